@@ -1,0 +1,113 @@
+"""Exceptions of bestdeploy: one class per kind of failure, each with its exit code and a hint.
+
+The message says what is wrong, with the offending name and value and what was expected; the hint
+says what to do next. The command line prints `error:`, `where:` and `hint:` lines from them and
+leaves with `exit_code`; a library caller catches `BestDeployError`.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArtifactError",
+    "BestDeployError",
+    "BudgetError",
+    "CheckpointError",
+    "GraphError",
+    "InputError",
+    "MissingToolError",
+    "NativeError",
+    "OutputError",
+    "PassError",
+    "UnsupportedModelError",
+    "UsageError",
+    "VerificationError",
+]
+
+
+class BestDeployError(Exception):
+    """Base of every error a user can cause or meet.
+
+    Args:
+        message: what is wrong, with the value and the expectation.
+        where: the layer, file, key or step that the message is about.
+        hint: what to do next; a command where there is one.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.where = where
+        self.hint = hint
+
+
+class UsageError(BestDeployError):
+    """A command or function was called with arguments that make no sense."""
+
+    exit_code = 2
+
+
+class MissingToolError(BestDeployError):
+    """A compiler, emulator or optional package is not installed."""
+
+    exit_code = 3
+
+
+class UnsupportedModelError(BestDeployError):
+    """The model family, op or setting is unknown, or a needed setting is missing."""
+
+    exit_code = 4
+
+
+class GraphError(UnsupportedModelError):
+    """A graph breaks a promise of its stage (names the node and the rule)."""
+
+
+class PassError(UnsupportedModelError):
+    """A pass cannot transform this graph (names the pass and the node)."""
+
+
+class VerificationError(BestDeployError):
+    """Two forms of one model disagree where they must not."""
+
+    exit_code = 5
+
+
+class BudgetError(BestDeployError):
+    """A limit given by the user was exceeded."""
+
+    exit_code = 6
+
+
+class CheckpointError(BestDeployError):
+    """A checkpoint is unreadable, or its tensors are missing, extra, mis-shaped or not finite."""
+
+    exit_code = 7
+
+
+class ArtifactError(BestDeployError):
+    """A .bstm, .onnx or bundle is not valid."""
+
+    exit_code = 7
+
+
+class InputError(BestDeployError):
+    """An image, array or data set cannot be used as input."""
+
+    exit_code = 7
+
+
+class OutputError(BestDeployError):
+    """An output file or folder cannot be written."""
+
+    exit_code = 8
+
+
+class NativeError(BestDeployError):
+    """The C runtime refused a call; `status` is its name (BAD_FILE, UNSUPPORTED, ...)."""
+
+    exit_code = 7
+
+    def __init__(self, message: str, *, status: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status

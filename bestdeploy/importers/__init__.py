@@ -1,0 +1,61 @@
+"""Model families: which checkpoints are known and how each becomes a spiking graph.
+
+To add a family, write `importers/<family>.py` (NAME, SETTINGS, recognises, build) and list it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bestdeploy import ir
+from bestdeploy.errors import UnsupportedModelError
+from bestdeploy.importers import bestformer, checkpoint, settings
+
+FAMILIES: tuple[ModuleType, ...] = (bestformer,)
+
+
+def import_checkpoint(
+    path: str | Path,
+    *,
+    family: str | None = None,
+    config: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> ir.Model:
+    """Read a checkpoint and build its spiking graph.
+
+    Args:
+        path: the checkpoint file.
+        family: name of the family; recognised from the tensor names when None.
+        config: TOML file with settings.
+        overrides: settings given by the caller, strongest.
+
+    Raises:
+        CheckpointError, UnsupportedModelError, UsageError: see `importers.settings`.
+    """
+    stated = settings.read_config(config)
+    content = checkpoint.read(path)
+    chosen = _choose(family or stated.pop("family", None), content)
+    sources = {"--set": dict(overrides or {}), "--config": stated, "checkpoint args": content.args}
+    return chosen.build(content, sources)
+
+
+def _choose(name: str | None, content: checkpoint.Checkpoint) -> ModuleType:
+    names = ", ".join(f.NAME for f in FAMILIES)
+    if name is not None:
+        for family in FAMILIES:
+            if name == family.NAME:
+                return family
+        raise UnsupportedModelError(f"family `{name}` is unknown", hint=f"known families: {names}")
+    keys = set(content.tensors)
+    for family in FAMILIES:
+        if family.recognises(keys):
+            return family
+    shown = ", ".join(f"`{k}`" for k in sorted(keys)[:3])
+    raise UnsupportedModelError(
+        f"no known model family has these {len(keys)} tensors ({shown}, ...)",
+        where=str(content.path),
+        hint=f"known families: {names}; name one with --family",
+    )

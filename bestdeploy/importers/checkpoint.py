@@ -1,0 +1,199 @@
+"""Reading a checkpoint file safely: tensors and plain values only, never arbitrary pickles.
+
+Understood layouts: the timm wrapper (`state_dict`, `args` as argparse.Namespace), `model`, and a
+bare dictionary of tensors; the prefix `module.` is dropped; so are `num_batches_tracked`. Torch is
+imported here and nowhere else in the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bestdeploy.errors import CheckpointError, MissingToolError
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors and settings of a file.
+
+    Attributes:
+        tensors: published key -> numpy array.
+        args: plain settings the file carries (empty when it carries none).
+        sha256: of the file.
+        path: where it was read.
+    """
+
+    tensors: dict[str, np.ndarray]
+    args: dict[str, Any]
+    sha256: str
+    path: Path
+
+
+def read(path: str | Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointError: unreadable, not a checkpoint, or holding anything but data.
+        MissingToolError: torch is not installed.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise CheckpointError(f"cannot read `{path}`: {e.strerror}", where=str(path)) from e
+    content = _load_torch(path)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(
+            f"`{path}` holds a {type(content).__name__}, expected a dictionary of tensors",
+            where=str(path),
+        )
+    state = _unwrap(content, path)
+    args = content.get("args") if state is not content else None
+    if isinstance(args, argparse.Namespace):
+        args = vars(args)
+    return Checkpoint(
+        tensors=_tensors(state, path),
+        args=dict(args) if isinstance(args, Mapping) else {},
+        sha256=hashlib.sha256(data).hexdigest(),
+        path=path,
+    )
+
+
+def _load_torch(path: Path) -> Any:
+    try:
+        import torch
+    except ImportError as e:
+        raise MissingToolError(
+            "reading a checkpoint needs torch, which is not installed",
+            hint="pip install 'bestdeploy[export]'",
+        ) from e
+    import pickle
+    import zipfile
+
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        raise CheckpointError(
+            f"`{path}` is refused: not a checkpoint, or it holds more than tensors and plain "
+            f"values ({str(e).splitlines()[0][:160]})",
+            where=str(path),
+            hint="save a file with only the state dict: torch.save(model.state_dict(), ...)",
+        ) from e
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as e:
+        raise CheckpointError(
+            f"`{path}` is truncated or not a torch checkpoint ({str(e).splitlines()[0][:160]})",
+            where=str(path),
+        ) from e
+    except Exception as e:  # torch's unpickler lets any exception of a hostile stream through
+        raise CheckpointError(
+            f"`{path}` is not a torch checkpoint ({type(e).__name__})", where=str(path)
+        ) from e
+
+
+def _unwrap(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    for key in ("state_dict", "model"):
+        if isinstance(content.get(key), Mapping):
+            return content[key]
+    if any(hasattr(v, "shape") for v in content.values()):
+        return content
+    raise CheckpointError(
+        f"`{path}` holds no state dict; its keys are {sorted(map(str, content))[:8]}",
+        where=str(path),
+        hint="expected `state_dict`, `model`, or the tensors themselves",
+    )
+
+
+def _tensors(state: Mapping[str, Any], path: Path) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = {}
+    for key, value in state.items():
+        name = str(key).removeprefix("module.")
+        if name.endswith("num_batches_tracked"):
+            continue
+        if not hasattr(value, "detach"):
+            raise CheckpointError(
+                f"`{name}` is a {type(value).__name__}, expected a tensor", where=str(path)
+            )
+        if value.is_complex() or value.is_quantized or value.is_sparse:
+            raise CheckpointError(f"`{name}` is {value.dtype}, expected real dense numbers")
+        if name in tensors:
+            raise CheckpointError(f"`{name}` is there twice (with and without `module.`)")
+        tensors[name] = value.detach().float().cpu().numpy()
+    return tensors
+
+
+class Tensors:
+    """Takes every tensor of a checkpoint exactly once, checking name, shape and values."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._tensors = dict(checkpoint.tensors)
+        self._left = set(self._tensors)
+        self._where = str(checkpoint.path)
+
+    def shape(self, key: str, rank: int) -> tuple[int, ...]:
+        """Return the shape of a tensor that must exist with this rank."""
+        array = self._get(key)
+        if array.ndim != rank or 0 in array.shape:
+            raise CheckpointError(
+                f"`{key}` has shape {array.shape}, expected {rank} axes", where=self._where
+            )
+        return array.shape
+
+    def take(self, key: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Return a float32 tensor of this shape, finite everywhere.
+
+        Raises:
+            CheckpointError: missing, mis-shaped or not finite.
+        """
+        array = self._get(key)
+        if array.shape != shape:
+            raise CheckpointError(
+                f"`{key}` has shape {array.shape}, expected {shape}", where=self._where
+            )
+        bad = np.argwhere(~np.isfinite(array))
+        if len(bad):
+            index = tuple(int(i) for i in bad[0])
+            raise CheckpointError(
+                f"`{key}` is {array[index]} at {index} ({len(bad)} values are not finite)",
+                where=self._where,
+            )
+        self._left.discard(key)
+        return array
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Mark dead keys as used."""
+        self._left.difference_update(keys)
+
+    def finish(self) -> None:
+        """Refuse tensors that nothing took.
+
+        Raises:
+            CheckpointError: names the first of them.
+        """
+        if self._left:
+            names = sorted(self._left)
+            raise CheckpointError(
+                f"{len(names)} tensors do not belong to this model: "
+                + ", ".join(f"`{n}`" for n in names[:5]),
+                where=self._where,
+                hint="is this another family or variant? see `bestdeploy export --help`",
+            )
+
+    def _get(self, key: str) -> np.ndarray:
+        if key not in self._tensors:
+            import difflib
+
+            near = difflib.get_close_matches(key, self._tensors, n=2)
+            raise CheckpointError(
+                f"tensor `{key}` is missing",
+                where=self._where,
+                hint=f"nearest names: {', '.join(near)}" if near else None,
+            )
+        return self._tensors[key]

@@ -1,0 +1,194 @@
+"""Settings that the weights cannot say: where they come from and how they are checked.
+
+Nothing is guessed. A setting comes from `--set KEY=VALUE`, else from the `--config` TOML file,
+else from the `args` of the checkpoint; when none has it, the export stops and names every missing
+key at once.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bestdeploy.errors import InputError, UnsupportedModelError, UsageError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a family.
+
+    Attributes:
+        name: its key in `--set`, `--config` and the model's metadata.
+        parse: turns a value of any source into the right type, or raises ValueError.
+        expected: what `parse` accepts, in words.
+        aliases: other keys under which checkpoints hold it.
+        default: used when no source has it; settings without one are required.
+        usual: what the published code uses, shown in the hint.
+    """
+
+    name: str
+    parse: Callable[[Any], Any]
+    expected: str
+    aliases: tuple[str, ...] = ()
+    default: Any = None
+    required: bool = True
+    usual: str | None = None
+
+
+def choice(*names: str) -> Callable[[Any], str]:
+    """Return a parser that accepts the given words."""
+
+    def parse(value: Any) -> str:
+        if value not in names:
+            raise ValueError(value)
+        return str(value)
+
+    return parse
+
+
+def number(low: float, high: float) -> Callable[[Any], float]:
+    """Return a parser for a finite number in [low, high]."""
+
+    def parse(value: Any) -> float:
+        if isinstance(value, bool):
+            raise ValueError(value)
+        result = float(value)
+        if not low <= result <= high:
+            raise ValueError(value)
+        return result
+
+    return parse
+
+
+def integer(low: int, high: int) -> Callable[[Any], int]:
+    """Return a parser for a whole number in [low, high]."""
+
+    def parse(value: Any) -> int:
+        if isinstance(value, bool) or float(value) != int(float(value)):
+            raise ValueError(value)
+        if not low <= int(float(value)) <= high:
+            raise ValueError(value)
+        return int(float(value))
+
+    return parse
+
+
+def boolean(value: Any) -> bool:
+    """Accept true and false."""
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if str(value).lower() not in words:
+        raise ValueError(value)
+    return words[str(value).lower()]
+
+
+def numbers(value: Any) -> tuple[float, ...]:
+    """Accept a list of finite numbers, or one written as `[0.1, 0.2]` or `0.1,0.2`."""
+    if isinstance(value, str):
+        value = [part for part in value.strip("[]() ").split(",") if part.strip()]
+    if isinstance(value, int | float):
+        value = [value]
+    result = tuple(number(-1e6, 1e6)(v) for v in value)
+    if not result:
+        raise ValueError(value)
+    return result
+
+
+def image_size(value: Any) -> tuple[int, int]:
+    """Accept one size or (height, width)."""
+    if isinstance(value, str):
+        value = value.strip("[]() ").replace("x", ",").split(",")
+    sizes = [value] if isinstance(value, int | float) else list(value)
+    if len(sizes) not in (1, 2):
+        raise ValueError(value)
+    parsed = [integer(1, 4096)(v) for v in sizes]
+    return parsed[0], parsed[-1]
+
+
+def read_config(path: str | Path | None) -> dict[str, Any]:
+    """Read the settings of a TOML file (top level, or its `[model]` table).
+
+    Raises:
+        InputError: unreadable or not TOML.
+    """
+    if path is None:
+        return {}
+    try:
+        table = tomllib.loads(Path(path).read_text("utf-8"))
+    except OSError as e:
+        raise InputError(f"cannot read `{path}`: {e.strerror}", where=str(path)) from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise InputError(f"`{path}` is not a TOML file: {e}", where=str(path)) from e
+    return {**{k: v for k, v in table.items() if not isinstance(v, dict)}, **table.get("model", {})}
+
+
+def resolve(
+    schema: tuple[Setting, ...],
+    sources: Mapping[str, Mapping[str, Any]],
+    *,
+    family: str,
+) -> dict[str, Any]:
+    """Take every setting from the first source that has it.
+
+    Args:
+        schema: the family's settings.
+        sources: name of the source -> its values, strongest first.
+        family: named in errors.
+
+    Raises:
+        UnsupportedModelError: a required setting is in no source.
+        UsageError: a value is not what the setting expects, or `--set` has an unknown key.
+    """
+    known = {alias for s in schema for alias in (s.name, *s.aliases)}
+    for key in sources.get("--set", {}):
+        if key not in known:
+            raise UsageError(
+                f"--set {key}: family `{family}` has no such setting",
+                hint="known settings: " + ", ".join(s.name for s in schema),
+            )
+    values: dict[str, Any] = {}
+    missing: list[Setting] = []
+    for setting in schema:
+        found = _find(setting, sources)
+        if found is not None:
+            values[setting.name] = _parse(setting, *found)
+        elif setting.required:
+            missing.append(setting)
+        else:
+            values[setting.name] = setting.default
+    if missing:
+        names = ", ".join(f"`{s.name}`" for s in missing)
+        usual = " ".join(f"--set {s.name}={s.usual or '...'}" for s in missing)
+        expected = "; ".join(f"{s.name}: {s.expected}" for s in missing)
+        raise UnsupportedModelError(
+            f"the checkpoint does not say {names} and nothing is guessed ({expected})",
+            where=f"family {family}",
+            hint=f"the published code uses: {usual}",
+        )
+    return values
+
+
+def _find(
+    setting: Setting, sources: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, str, Any] | None:
+    for source, table in sources.items():
+        for key in (setting.name, *setting.aliases):
+            if table.get(key) is not None:
+                return source, key, table[key]
+    return None
+
+
+def _parse(setting: Setting, source: str, key: str, value: Any) -> Any:
+    try:
+        return setting.parse(value)
+    except (ValueError, TypeError, OverflowError) as e:
+        error = UsageError if source.startswith("--") else UnsupportedModelError
+        raise error(
+            f"{key}={value!r} (from {source}): must be {setting.expected}",
+            where=f"setting {setting.name}",
+            hint=f"override it with --set {setting.name}={setting.usual or '...'}",
+        ) from e

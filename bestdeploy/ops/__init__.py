@@ -1,0 +1,96 @@
+"""The op table: every op of the domain `bestdeploy`, in the order of a network.
+
+To add an op, write `ops/<op>.py` and list it here; the ONNX function, the reference evaluator and
+the tests follow from the row.
+"""
+
+from bestdeploy.ops import (
+    attention_counts,
+    attention_neurons,
+    batch_norm,
+    binary_conv,
+    channel_affine,
+    count_affine,
+    count_neuron,
+    count_table,
+    from_fixed,
+    head_scale,
+    lif,
+    membrane_neuron,
+    or_pool,
+    packing,
+    read_out,
+    real_conv,
+    residual,
+    shift_counts,
+    sign_conv,
+    spike_conv,
+    spike_or_pool,
+    spike_read_out,
+    stem_conv,
+    stem_neuron,
+    stream_affine,
+    stream_neuron,
+    threshold_neuron,
+)
+from bestdeploy.ops.definition import MAX_STEPS, Op, function_of, parse_op_type
+
+SPIKING_OPS = (
+    real_conv.OP,
+    binary_conv.OP,
+    batch_norm.OP,
+    lif.OP,
+    lif.CONSTANT_OP,
+    or_pool.OP,
+    attention_counts.SCORES,
+    attention_counts.VALUES,
+    head_scale.OP,
+    residual.MIX,
+)
+BETWEEN_OPS = (sign_conv.OP, channel_affine.OP, count_affine.OP, from_fixed.OP)
+FOLDED_OPS = (
+    sign_conv.OP,
+    or_pool.OP,
+    attention_counts.SCORES,
+    attention_counts.VALUES,
+    stem_conv.OP,
+    threshold_neuron.OP,
+    stream_affine.OP,
+    residual.ADD,
+    membrane_neuron.OP,
+    membrane_neuron.CONSTANT_OP,
+    count_neuron.OP,
+    shift_counts.OP,
+    count_table.OP,
+    read_out.OP,
+)
+BIT_OPS = (packing.PACK, packing.UNPACK, packing.SIGNS)
+PACKED_OPS = (
+    stem_neuron.OP,
+    spike_or_pool.OP,
+    spike_conv.NEURON,
+    spike_conv.AFFINE,
+    stream_neuron.STREAM,
+    stream_neuron.RESIDUAL,
+    attention_neurons.SCORES,
+    attention_neurons.STREAM_SCORES,
+    attention_neurons.VALUES,
+    spike_read_out.OP,
+)
+
+OPS: dict[str, Op] = {
+    op.name: op for op in (*SPIKING_OPS, *BETWEEN_OPS, *FOLDED_OPS, *BIT_OPS, *PACKED_OPS)
+}
+
+__all__ = [
+    "BETWEEN_OPS",
+    "BIT_OPS",
+    "FOLDED_OPS",
+    "MAX_STEPS",
+    "OPS",
+    "PACKED_OPS",
+    "SPIKING_OPS",
+    "Op",
+    "function_of",
+    "parse_op_type",
+]

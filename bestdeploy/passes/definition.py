@@ -1,0 +1,54 @@
+"""What a pass is, and the small matchers that passes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from bestdeploy import ir, stages
+
+Kind = Literal["exact", "reals"]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One step of the pipeline.
+
+    Attributes:
+        name: as shown in the pass table and in the pass log.
+        kind: `exact` keeps every bit; `reals` is equal in exact arithmetic (or a stated rounding).
+        apply: changes the model in place; returns how many places it changed.
+    """
+
+    name: str
+    kind: Kind
+    apply: Callable[[ir.Model], int]
+
+
+def find(model: ir.Model, op_name: str) -> Iterator[ir.Node]:
+    """Yield the nodes of one of our ops, in order; safe against changes on the way."""
+    for node in list(model.graph):
+        if node.graph is not None and is_op(node, op_name):
+            yield node
+
+
+def is_op(node: ir.Node | None, op_name: str) -> bool:
+    """Tell whether a node is the given op of ours, whatever its number of steps."""
+    if node is None or node.domain != ir.DOMAIN:
+        return False
+    row = stages.op_of(node)
+    return row is not None and row[0].name == op_name
+
+
+def producer(value: ir.Value | None, op_name: str) -> ir.Node | None:
+    """Return the node behind a value when it is the given op, else None."""
+    node = None if value is None else value.producer()
+    return node if is_op(node, op_name) else None
+
+
+def n_steps_of(node: ir.Node) -> int:
+    """Return the number of steps in a node's op type."""
+    row = stages.op_of(node)
+    assert row is not None
+    return row[1]

@@ -1,0 +1,109 @@
+"""Threshold tables: a conv-fed neuron becomes an integer comparison (numerics section 4).
+
+    Lif(ChannelAffine(n, a, b))  ->  ThresholdNeuron(n', Theta)
+    Theta(t, s) = ceil((2^t theta - b (2^t - 2^s)) / a)        for a > 0
+Rows with a < 0 have their weights negated (n' = -n) and use |a|. For a = 0 the neuron fires iff
+b (2^t - 2^s) >= 2^t theta, whatever n is. Every Theta is clamped to [lo - 1, hi + 1], with
+[lo, hi] = (2^t - 2^s) [n_min, n_max] the reachable states, which changes no spike.
+
+Applies to tau = 2, hard reset to 0, T <= 8, and a convolution whose affine feeds this neuron only.
+Without input decay the same holds with theta/2. Exact in the reals.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import ceil
+
+import numpy as np
+
+from bestdeploy import ir
+from bestdeploy.ops.threshold_neuron import n_rows, row
+from bestdeploy.passes.definition import Pass, find, n_steps_of, producer
+from bestdeploy.passes.fixed_point import count_bounds
+
+MAX_STEPS = 8
+
+
+def table(
+    a: np.ndarray, b: np.ndarray, low: np.ndarray, high: np.ndarray, theta: Fraction, n_steps: int
+) -> np.ndarray:
+    """Return Theta int32 [T (T+1)/2, C], clamped to the reachable states.
+
+    Args:
+        a: non-negative float64 gains [C].
+        b: float64 shifts [C].
+        low: least count per channel, int64 [C].
+        high: greatest count per channel, int64 [C].
+        theta: threshold of the neuron (halved already without input decay).
+        n_steps: T.
+    """
+    out = np.empty((n_rows(n_steps), len(a)), np.int64)
+    for c in range(len(a)):
+        gain, shift = Fraction(float(a[c])), Fraction(float(b[c]))
+        for t in range(1, n_steps + 1):
+            for s in range(t):
+                reach = 2**t - 2**s
+                first, last = int(low[c]) * reach, int(high[c]) * reach
+                wanted = 2**t * theta - shift * reach
+                if gain == 0:
+                    value = first - 1 if wanted <= 0 else last + 1
+                else:
+                    value = ceil(wanted / gain)
+                out[row(t, s), c] = min(max(value, first - 1), last + 1)
+    return out.astype(np.int32)
+
+
+def is_eligible(lif: ir.Node) -> bool:
+    """Tell whether the integer form is exact for a neuron's kind."""
+    return (
+        n_steps_of(lif) <= MAX_STEPS
+        and ir.attribute(lif, "tau") == 2.0
+        and not ir.attribute(lif, "soft_reset")
+        and ir.attribute(lif, "v_reset") == 0.0
+    )
+
+
+def neuron_threshold(lif: ir.Node) -> Fraction:
+    """Return theta, or theta/2 without input decay."""
+    theta = Fraction(float(ir.attribute(lif, "v_threshold")))
+    return theta if ir.attribute(lif, "decay_input") else theta / 2
+
+
+def apply(model: ir.Model) -> int:
+    """Replace every eligible neuron with its affine."""
+    changes = 0
+    for lif in find(model, "Lif"):
+        affine = producer(lif.inputs[0], "ChannelAffine")
+        conv = None if affine is None else producer(affine.inputs[0], "SignConv")
+        if affine is None or conv is None or not is_eligible(lif):
+            continue
+        if ir.consumer(affine.outputs[0]) is not lif or ir.consumer(conv.outputs[0]) is not affine:
+            continue  # the stream reads the affine too, so its weights keep their signs
+        a, shift = (ir.array_of(v) for v in affine.inputs[1:])
+        signs = ir.array_of(conv.inputs[1])
+        signs = np.where((a < 0)[:, None, None, None], -signs, signs).astype(np.int8)
+        n_steps = n_steps_of(lif)
+        theta = table(np.abs(a), shift, *count_bounds(signs), neuron_threshold(lif), n_steps)
+        b = ir.Builder(f"{lif.name}.integer")
+        n = b.op(
+            "SignConv",
+            conv.inputs[0],
+            b.initializer(f"{conv.name}.rows", signs),
+            domain=ir.DOMAIN,
+            name=conv.name,
+            **ir.attributes(conv),
+        )
+        y = b.op(
+            f"ThresholdNeuron_T{n_steps}",
+            n,
+            b.initializer(f"{lif.name}.theta", theta),
+            domain=ir.DOMAIN,
+            name=lif.name,
+        )
+        ir.replace(model.graph, [conv, affine, lif], b, {lif.outputs[0]: y})
+        changes += 1
+    return changes
+
+
+PASS = Pass("threshold_tables", "reals", apply)
