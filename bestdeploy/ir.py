@@ -72,7 +72,7 @@ class Builder:
         self.nodes.append(node)
         return node.outputs[0] if len(names) == 1 else tuple(node.outputs)
 
-    def constant(self, array: np.ndarray | int | list[int]) -> Value:
+    def constant(self, array: np.ndarray | np.generic | int | list[int]) -> Value:
         """Append a Constant node holding an array (int lists become int64)."""
         data = np.asarray(array)
         if data.dtype == np.int_:
@@ -189,6 +189,29 @@ def drop_unused(graph: Graph) -> None:
             graph.remove([node], safe=True)
     for name in [n for n, v in graph.initializers.items() if not v.uses()]:
         del graph.initializers[name]
+
+
+def shape_of(value: Value | None) -> tuple[int | str, ...]:
+    """Return a value's shape, symbols as text.
+
+    Raises:
+        GraphError: the shape is not known.
+    """
+    if value is None or value.shape is None:
+        raise GraphError(f"value `{value and value.name}` has no shape")
+    return tuple(d if isinstance(d, int) else str(d.value) for d in value.shape)
+
+
+def size(value: Value | None, axis: int) -> int:
+    """Return one dimension that must be a number.
+
+    Raises:
+        GraphError: the dimension is not known or symbolic.
+    """
+    dim = shape_of(value)[axis]
+    if not isinstance(dim, int):
+        raise GraphError(f"axis {axis} of `{value and value.name}` is {dim}, expected a number")
+    return dim
 
 
 def new_model(

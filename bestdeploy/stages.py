@@ -120,9 +120,9 @@ def infer_types(model: ir.Model) -> None:
 
     def look(value: ir.Value) -> Typed:
         if value not in known:
-            if value.shape is None or value.dtype is None:
+            if value.dtype is None:
                 raise GraphError(f"value `{value.name}` has no shape", where=str(value.name))
-            shape = [d if isinstance(d, int) else str(d.value) for d in value.shape]
+            shape = ir.shape_of(value)
             known[value] = typed(value.dtype.numpy(), shape)
         return known[value]
 

@@ -171,10 +171,11 @@ class _Importer:
             for p, a in zip(("weight", "bias", "running_mean", "running_var"), parts, strict=True)
         ]
         constants.append(self.b.initializer(f"{name}.conv_bias", bias))
-        constants.append(self.b.initializer(f"{name}.epsilon", np.float64(EPSILON).reshape(())))
+        constants.append(self.b.initializer(f"{name}.epsilon", np.array(EPSILON)))
         return self.op("BatchNorm", x, *constants, name=name)
 
-    def binary_conv(self, name: str, x: ir.Value, n_in: int, n_out: int, k: int, rank: int = 4):  # noqa: ANN201
+    def binary_conv(self, name: str, x: ir.Value, n_in: int, n_out: int, k: int, rank: int = 4
+                    ) -> ir.Value:  # fmt: skip
         """Emit a binary convolution and its batch norm; `name` ends in `_conv`."""
         shape = (n_out, n_in, k, k)[:rank]
         latent = self.t.take(f"{name}.weight", shape).reshape(n_out, n_in, k, k)
@@ -202,9 +203,7 @@ class _Importer:
         x = b.op("Div", x, full, name="image.unit")
         x = b.op("Div", b.op("Sub", x, mean, name="image.centred"), std, name="image.normalised")
         w = self.t.take(f"{prefix}0_conv.weight", (self.widths[0], self.channels, 3, 3))
-        kernel = b.initializer(
-            f"{prefix}0_conv.weight", w.transpose(0, 2, 3, 1).astype(np.float64)
-        )
+        kernel = b.initializer(f"{prefix}0_conv.weight", w.transpose(0, 2, 3, 1).astype(np.float64))
         y = self.op("RealConv", x, kernel, name=f"{prefix}0_conv", strides=[1, 1], pads=[1] * 4)
         y = self.batch_norm(f"{prefix}0_bn", y, self.widths[0])
         for i in range(1, 5):

@@ -83,19 +83,25 @@ def _load_torch(path: Path) -> Any:
     except pickle.UnpicklingError as e:
         raise CheckpointError(
             f"`{path}` is refused: not a checkpoint, or it holds more than tensors and plain "
-            f"values ({str(e).splitlines()[0][:160]})",
+            f"values ({_reason(e)})",
             where=str(path),
             hint="save a file with only the state dict: torch.save(model.state_dict(), ...)",
         ) from e
     except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as e:
         raise CheckpointError(
-            f"`{path}` is truncated or not a torch checkpoint ({str(e).splitlines()[0][:160]})",
+            f"`{path}` is truncated or not a torch checkpoint ({_reason(e)})",
             where=str(path),
         ) from e
     except Exception as e:  # torch's unpickler lets any exception of a hostile stream through
         raise CheckpointError(
             f"`{path}` is not a torch checkpoint ({type(e).__name__})", where=str(path)
         ) from e
+
+
+def _reason(error: Exception) -> str:
+    """First line of an exception's text, or its type where it has none."""
+    lines = str(error).splitlines()
+    return lines[0][:160] if lines else type(error).__name__
 
 
 def _unwrap(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
@@ -197,3 +203,11 @@ class Tensors:
                 hint=f"nearest names: {', '.join(near)}" if near else None,
             )
         return self._tensors[key]
+
+
+def evaluate(module: Any, frames: np.ndarray) -> np.ndarray:
+    """Run a user's torch module on uint8 [B, H, W, C]; return logits [B, K] as numpy."""
+    import torch
+
+    with torch.no_grad():
+        return np.asarray(module(module.preprocess(frames)).float().cpu().numpy())

@@ -41,11 +41,11 @@ def convolve(
     n_out, kh, kw = w.shape[0], w.shape[1], w.shape[2]
     top, left, bottom, right = pads
     image = x.reshape(-1, h, width, n_in)
-    matrix = w.reshape(n_out, -1).T.astype(dtype)
+    matrix: np.ndarray = w.reshape(n_out, -1).T.astype(dtype)
     if kh == kw == 1 and not any(pads) and list(strides) == [1, 1]:
         out = image.reshape(-1, n_in).astype(dtype) @ matrix
         return out.reshape(*lead, h, width, n_out)
-    padded = np.pad(image.astype(dtype), ((0, 0), (top, bottom), (left, right), (0, 0)))
+    padded: np.ndarray = np.pad(image.astype(dtype), ((0, 0), (top, bottom), (left, right), (0, 0)))
     windows = sliding_window_view(padded, (kh, kw), axis=(1, 2))[:, :: strides[0], :: strides[1]]
     columns = windows.transpose(0, 1, 2, 4, 5, 3)  # [B, Ho, Wo, kh, kw, I]
     rows = columns.reshape(-1, kh * kw * n_in)

@@ -1,7 +1,7 @@
 """Scores and Values: the two integer products of binary attention ([bestformer] BSSA).
 
-    Scores: A[t, b, h, n, j] = sum_c q[t, b, n, c] k[t, b, j, c]      over the d channels of head h
-    Values: m[t, b, n, c]    = sum_j a[t, b, h(c), n, j] v[t, b, j, c]
+Scores: A[t, b, h, n, j] = sum_c q[t, b, n, c] k[t, b, j, c]      over the d channels of head h
+Values: m[t, b, n, c]    = sum_j a[t, b, h(c), n, j] v[t, b, j, c]
 """
 
 from __future__ import annotations

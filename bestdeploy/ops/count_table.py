@@ -1,6 +1,6 @@
 """CountTable: x = table[t, head, m], the Q(F) input of the neuron after the value product.
 
-    table[t, head, m] = rint(scale lambda[t, head] m 2^F),  m = 0..max         (numerics section 7)
+table[t, head, m] = rint(scale lambda[t, head] m 2^F),  m = 0..max         (numerics section 7)
 """
 
 from __future__ import annotations

@@ -24,11 +24,7 @@ def reference(x: np.ndarray, *, bits: int) -> tuple[np.ndarray]:
 def body(b: ir.Builder, x: list[ir.Value], n_steps: int) -> list[ir.Value]:
     """Cast and divide by 2^bits."""
     bits = f.cast(b, f.int_attribute(b, "bits"), f.DOUBLE)
-    return [
-        b.op(
-            "Div", f.cast(b, x[0], f.DOUBLE), b.op("Pow", b.constant(np.float64(2)), bits)
-        )
-    ]
+    return [b.op("Div", f.cast(b, x[0], f.DOUBLE), b.op("Pow", b.constant(np.float64(2)), bits))]
 
 
 def shapes(inputs: list[Typed], attrs: Mapping[str, Any], n_steps: int) -> list[Typed]:

@@ -32,7 +32,13 @@ ATTRIBUTES = {
 
 
 def parameters(
-    *, tau: float, v_threshold: float, v_reset: float, soft_reset: bool, decay_input: bool, bits: int
+    *,
+    tau: float,
+    v_threshold: float,
+    v_reset: float,
+    soft_reset: bool,
+    decay_input: bool,
+    bits: int,
 ) -> dict[str, int]:
     """Return the integer parameters of a neuron in Q(bits), from its real ones."""
     leak = 1 / Fraction(tau)

@@ -30,10 +30,11 @@ def reference(
 def pool(b: ir.Builder, bits: ir.Value) -> ir.Value:
     """MaxPool of uint8 {0,1} [T, B, H, W, C] with the op's attributes."""
     image = f.reshape(b, bits, -1, f.dims(b, bits, 2, 5))
+    window: dict[str, Any] = {a: ir.reference_attribute(a, a, "INTS") for a in ATTRIBUTES}
     y = b.op(
         "MaxPool",
         b.op("Transpose", image, perm=[0, 3, 1, 2]),
-        **{a: ir.reference_attribute(a, a, "INTS") for a in ATTRIBUTES},
+        **window,
     )
     y = b.op("Transpose", y, perm=[0, 2, 3, 1])
     return f.reshape(b, y, f.dims(b, bits, 0, 2), f.dims(b, y, 1, 4))

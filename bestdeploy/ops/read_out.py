@@ -1,9 +1,9 @@
 """ReadOut: from the last two streams and the last spikes to raw logits (numerics section 9).
 
-    S0 = sum over t, tokens of x2                                             int64 [B, D]
-    c  = w cnt,  Y = c Ai + ((c Af + 2^14) >> 15) + T N rint(b 2^F)
-    S1 = sum over t, tokens of ((x1 + x2) >> 1), plus Y
-    f  = S >> q;   raw = V0 f0 + V1 f1 + C                                    int64 [B, K]
+S0 = sum over t, tokens of x2                                             int64 [B, D]
+c  = w cnt,  Y = c Ai + ((c Af + 2^14) >> 15) + T N rint(b 2^F)
+S1 = sum over t, tokens of ((x1 + x2) >> 1), plus Y
+f  = S >> q;   raw = V0 f0 + V1 f1 + C                                    int64 [B, K]
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The reversible residual ([bestformer] reversible block), in float64 and in Q(F) integers.
 
-    ReversibleMix: out = y + (x0 + x1) / 2            float64
-    ReversibleAdd: out = y + ((x0 + x1) >> 1)         int32, floor
+ReversibleMix: out = y + (x0 + x1) / 2            float64
+ReversibleAdd: out = y + ((x0 + x1) >> 1)         int32, floor
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """StreamAffine: counts into the int32 stream (numerics section 6).
 
-    y = n Ai + ((n Af + 2^14) >> 15) + B,     A = a 2^F = Ai + Af 2^-15,  B = rint(b 2^F)
+y = n Ai + ((n Af + 2^14) >> 15) + B,     A = a 2^F = Ai + Af 2^-15,  B = rint(b 2^F)
 """
 
 from __future__ import annotations

@@ -21,9 +21,7 @@ def apply(model: ir.Model) -> int:
         spikes, latent = node.inputs
         signs = binarise(ir.array_of(latent), ir.attribute(node, "sign_of_zero"))
         if (signs == 0).any():
-            raise PassError(
-                f"{int((signs == 0).sum())} weights have sign 0", where=str(node.name)
-            )
+            raise PassError(f"{int((signs == 0).sum())} weights have sign 0", where=str(node.name))
         b = ir.Builder(f"{node.name}.signs")
         w = b.initializer(f"{node.name}.signs", signs)
         kept = {k: ir.attribute(node, k) for k in ("strides", "pads")}

@@ -11,7 +11,7 @@ import json
 
 import numpy as np
 
-from bestdeploy import ir, stages
+from bestdeploy import ir
 from bestdeploy.errors import PassError
 from bestdeploy.passes.definition import is_op
 
@@ -78,18 +78,11 @@ def _node_bound(node: ir.Node, bound: dict[ir.Value, float]) -> float | None:
         return y + max(x0, x1)
     if is_op(node, "HeadScale"):
         counts = node.inputs[0]
-        assert counts is not None and counts.producer() is not None
-        shape = stages.op_of(counts.producer())  # type: ignore[arg-type]
-        assert shape is not None
-        n_keys = _n_keys(counts)
+        values = None if counts is None else counts.producer()
+        assert values is not None
+        n_keys = ir.size(values.inputs[0], -1)
         return float(np.abs(ir.array_of(node.inputs[1])).max() * n_keys)
     return None
-
-
-def _n_keys(counts: ir.Value) -> int:
-    node = counts.producer()
-    assert node is not None and node.inputs[0] is not None and node.inputs[0].shape is not None
-    return int(node.inputs[0].shape[-1])  # type: ignore[call-overload,no-any-return]
 
 
 def _pixel_reach(node: ir.Node) -> float:

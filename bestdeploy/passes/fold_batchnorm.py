@@ -20,8 +20,8 @@ def apply(model: ir.Model) -> int:
     """Replace every BatchNorm."""
     changes = 0
     for node in find(model, "BatchNorm"):
-        *parts, epsilon = (ir.array_of(v) for v in node.inputs[1:])
-        a, shift = coefficients(*parts, float(epsilon))
+        gamma, beta, mean, var, bias, epsilon = (ir.array_of(v) for v in node.inputs[1:])
+        a, shift = coefficients(gamma, beta, mean, var, bias, float(epsilon))
         if not (np.isfinite(a).all() and np.isfinite(shift).all()):
             channel = int(np.argmin(np.isfinite(a) & np.isfinite(shift)))
             raise PassError(

@@ -16,6 +16,8 @@ Exact: the fused ops are defined as these compositions.
 
 from __future__ import annotations
 
+from typing import Any
+
 from bestdeploy import ir, stages
 from bestdeploy.passes.definition import Pass, find, n_steps_of, producer
 
@@ -30,9 +32,7 @@ def _packed(value: ir.Value | None) -> tuple[ir.Value, int] | None:
 
 
 def _width(neuron: ir.Node) -> int:
-    shape = neuron.outputs[0].shape
-    assert shape is not None
-    return int(shape[-1])  # type: ignore[call-overload]
+    return ir.size(neuron.outputs[0], -1)
 
 
 class _Fusion:
@@ -47,7 +47,7 @@ class _Fusion:
         inputs: list[ir.Value | None],
         outputs: list[ir.Value],
         n_channels: int = 0,
-        **attrs: object,
+        **attrs: Any,
     ) -> None:
         b = ir.Builder(f"{self.name}.fused")
         made = b.op(

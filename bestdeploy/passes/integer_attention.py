@@ -8,6 +8,8 @@ The first form is exact; the second rounds the state to Q(F).
 
 from __future__ import annotations
 
+from typing import Any
+
 from bestdeploy import ir
 from bestdeploy.ops import neuron
 from bestdeploy.passes.definition import Pass, find, n_steps_of, producer
@@ -15,7 +17,7 @@ from bestdeploy.passes.fixed_point import frac_bits
 from bestdeploy.passes.threshold_tables import neuron_threshold
 
 
-def neuron_attributes(lif: ir.Node, bits: int) -> dict[str, int]:
+def neuron_attributes(lif: ir.Node, bits: int) -> dict[str, Any]:
     """Return the integer parameters of a Lif node in Q(bits)."""
     given = ir.attributes(lif)
     return neuron.parameters(

@@ -110,10 +110,7 @@ def apply(model: ir.Model) -> int:
             "a read-out with one head is not supported yet",
             hint="only variant=official exports",
         )
-    shape = heads.first.shape
-    assert shape is not None
-    n_steps, _, height, width, _ = shape
-    positions = int(n_steps) * int(height) * int(width)  # type: ignore[call-overload]
+    positions = ir.size(heads.first, 0) * ir.size(heads.first, 2) * ir.size(heads.first, 3)
     q = (positions - 1).bit_length()
     b = ir.Builder("readout.integer")
     constants = _constants(heads, positions, bits, q)

@@ -70,8 +70,7 @@ def _constants(
     a, b = (ir.array_of(v) for v in affine.inputs[1:])
     n_out, kh, kw, n_in = w.shape
     strides, pads = ir.attribute(conv, "strides"), ir.attribute(conv, "pads")
-    assert conv.inputs[0] is not None and conv.inputs[0].shape is not None
-    sizes = [int(conv.inputs[0].shape[i]) for i in (1, 2)]  # type: ignore[call-overload]
+    sizes = [ir.size(conv.inputs[0], axis) for axis in (1, 2)]
     rows, row_class = border_classes(sizes[0], kh, strides[0], pads[0], pads[2])
     cols, col_class = border_classes(sizes[1], kw, strides[1], pads[1], pads[3])
     mu = [Fraction(float(m)) for m in np.broadcast_to(mean, n_in)]

@@ -1,7 +1,7 @@
 """Integer stream: affines, residuals and the neurons that read them in Q(F) (sections 5, 6, 8).
 
     ChannelAffine(n, a, b)   ->  FromFixed(StreamAffine(n, Ai, Af, B))
-                                 A = a 2^F,  Ai = rint(A),  Af = rint((A - Ai) 2^15),  B = rint(b 2^F)
+        A = a 2^F,  Ai = rint(A),  Af = rint((A - Ai) 2^15),  B = rint(b 2^F)
     ReversibleMix(y, x0, x1) ->  FromFixed(ReversibleAdd(y, x0, x1))
     Lif(FromFixed(x))        ->  MembraneNeuron(x)
 

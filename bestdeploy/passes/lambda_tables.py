@@ -37,10 +37,9 @@ def apply(model: ir.Model) -> int:
         if scaled is None:
             continue
         values = producer(scaled.inputs[0], "Values")
-        assert values is not None and values.inputs[0] is not None
-        shape = values.inputs[0].shape
-        assert shape is not None
-        constant = table(ir.array_of(scaled.inputs[1]), int(shape[-1]), bits)  # type: ignore[call-overload]
+        assert values is not None
+        n_keys = ir.size(values.inputs[0], -1)
+        constant = table(ir.array_of(scaled.inputs[1]), n_keys, bits)
         b = ir.Builder(f"{lif.name}.integer")
         name = f"{lif.name}.table"
         x = b.op("CountTable", scaled.inputs[0], b.initializer(name, constant),
@@ -48,7 +47,7 @@ def apply(model: ir.Model) -> int:
         y = b.op(f"MembraneNeuron_T{n_steps_of(lif)}", x, domain=ir.DOMAIN, name=lif.name,
                  **neuron_attributes(lif, bits))  # fmt: skip
         gain = ir.array_of(scaled.inputs[1])
-        y.producer().metadata_props["gain"] = ",".join(float(g).hex() for g in gain.ravel())
+        b.nodes[-1].metadata_props["gain"] = ",".join(float(g).hex() for g in gain.ravel())
         ir.replace(model.graph, [scaled, lif], b, {lif.outputs[0]: y})
         changes += 1
     return changes

@@ -27,8 +27,7 @@ WEIGHT_INPUT = {"SignConv": 1, "ReadOut": 3}
 def _pack_spikes(model: ir.Model, node: ir.Node) -> None:
     bits = node.outputs[0]
     name = str(bits.name)
-    assert bits.shape is not None
-    channels = int(bits.shape[-1])  # type: ignore[call-overload]
+    channels = ir.size(bits, -1)
     readers = [(use.node, use.idx) for use in bits.uses()]
     b = ir.Builder(f"{name}.packing")
     packed = b.op("PackBits", bits, domain=ir.DOMAIN, name=f"{name}.pack")

@@ -1,0 +1,176 @@
+"""`run`: predictions of a model on any source; every engine gives the same integers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bestdeploy import images, runtime
+from bestdeploy._bundle import lowered_bytes
+from bestdeploy.errors import ArtifactError, UnsupportedModelError, UsageError
+
+__all__ = ["ENGINES", "Engine", "Prediction", "open_engine", "predict", "sibling"]
+
+ENGINES = ("c", "ort", "std", "tvm", "reference")
+
+
+Raw = npt.NDArray[np.int64]
+Logits = npt.NDArray[np.float32]
+
+
+class Runs(Protocol):
+    """What every engine's model can do."""
+
+    def infer(self, frames: npt.NDArray[np.uint8]) -> tuple[Raw, Logits]:
+        """Return raw logits int64 and logits float32, both `[B, K]`, of `[B, H, W, C]`."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model opened by an engine, with what is needed to prepare its input and read its output."""
+
+    name: str
+    model: Runs
+    input_shape: tuple[int, int, int]
+    preprocessing: dict[str, Any]
+    class_names: list[str]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One frame's result.
+
+    Attributes:
+        name: file, or source[index].
+        top: class numbers, most likely first.
+        label: true class where the source has labels.
+        microseconds: time of the engine for this frame (its share of the batch).
+    """
+
+    name: str
+    top: tuple[int, ...]
+    logits: Logits
+    raw: Raw
+    label: int | None
+    microseconds: float
+
+
+class _Reference:
+    """The numpy reference of every op: slow, and the meaning of the model."""
+
+    def __init__(self, model: Any) -> None:
+        from bestdeploy import stages
+
+        self._executor = stages.Executor(model)
+
+    def infer(self, frames: npt.NDArray[np.uint8]) -> tuple[Raw, Logits]:
+        outputs = self._executor.run(frames)
+        return outputs["raw"], outputs["logits"]
+
+
+def sibling(path: Path, kind: str) -> Path:
+    """Return model.<kind>.onnx beside model.onnx: kind "std" or "float", "" for itself."""
+    stem = path.name.removesuffix(".onnx").removesuffix(".std").removesuffix(".float")
+    return path.with_name(f"{stem}.{kind}.onnx" if kind else f"{stem}.onnx")
+
+
+def open_engine(path: str | Path, engine: str = "c", threads: int = 1) -> Engine:
+    """Open a model (.bstm, .onnx or bundle folder) with an engine.
+
+    Raises:
+        UsageError: the engine is unknown, or cannot run this kind of file.
+    """
+    if engine not in ENGINES:
+        raise UsageError(
+            f"unknown engine `{engine}`, expected one of {', '.join(ENGINES)}", hint="--engine c"
+        )
+    if engine == "c":
+        model = runtime.load(lowered_bytes(path), threads=threads)
+        return Engine("c", model, model.input_shape, *_facts(model.meta))
+    if engine == "tvm":
+        raise UnsupportedModelError(
+            "engine `tvm` is not available in this version", hint="use --engine c"
+        )
+    path = Path(path)
+    if path.suffix != ".onnx":
+        raise UsageError(
+            f"engine `{engine}` runs .onnx files, not `{path.name}`",
+            hint="give the model.onnx that the .bstm was compiled from, or use --engine c",
+        )
+    return _open_onnx(path, engine, threads)
+
+
+def _open_onnx(path: Path, engine: str, threads: int) -> Engine:
+    from bestdeploy import ir
+
+    if engine == "reference":
+        graph = ir.load(path)
+        model: Any = _Reference(graph)
+        metadata = dict(graph.metadata_props)
+        shape = tuple(d for d in graph.graph.inputs[0].shape or () if isinstance(d, int))
+    else:
+        from bestdeploy import onnxruntime
+
+        file = sibling(path, "std") if engine == "std" else path
+        model = onnxruntime.load(file, threads)
+        metadata, shape = model.metadata, model.input_shape
+    if len(shape) != 3:
+        raise ArtifactError(f"`{path}` takes an input of shape {list(shape)}, expected [H, W, C]")
+    meta = {key: _parsed(metadata.get(key)) for key in ("preprocessing", "class_names")}
+    return Engine(
+        engine,
+        model,
+        (shape[0], shape[1], shape[2]),
+        *_facts(meta),
+    )
+
+
+def _parsed(text: str | None) -> Any:
+    try:
+        return json.loads(text) if text else None
+    except ValueError:
+        return None
+
+
+def _facts(meta: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    preprocessing, names = meta.get("preprocessing"), meta.get("class_names")
+    return (
+        preprocessing if isinstance(preprocessing, dict) else {},
+        [str(name) for name in names] if isinstance(names, list) else [],
+    )
+
+
+def predict(
+    engine: Engine,
+    sources: Sequence[str | Path],
+    *,
+    top: int = 5,
+    limit: int | None = None,
+    batch_size: int = 16,
+) -> Iterator[Prediction]:
+    """Yield the predictions for every frame of the sources, in order."""
+    size = 1 if "-" in [str(s) for s in sources] else batch_size
+    batches = images.read_batches(
+        sources, engine.input_shape, engine.preprocessing, batch_size=size, limit=limit
+    )
+    for batch in batches:
+        start = time.perf_counter()
+        raw, logits = engine.model.infer(batch.frames)
+        each = (time.perf_counter() - start) * 1e6 / len(batch.frames)
+        order = np.argsort(-raw, axis=1, kind="stable")[:, :top]  # ties: the lower class first
+        for index, name in enumerate(batch.names):
+            yield Prediction(
+                name=name,
+                top=tuple(int(k) for k in order[index]),
+                logits=logits[index],
+                raw=raw[index],
+                label=None if batch.labels is None else int(batch.labels[index]),
+                microseconds=each,
+            )

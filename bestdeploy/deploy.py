@@ -1,0 +1,193 @@
+"""The public Python API: export, compile, run, verify, bench, inspect.
+
+    from bestdeploy import deploy
+
+    deploy.export("ckpt.pt", "model.onnx", settings={"variant": "official"})
+    deploy.compile("model.onnx", target="arm", output="bundle")
+    for prediction in deploy.run("bundle", "photos/"):
+        print(prediction.name, prediction.top[0])
+
+Each function does what the command of the same name does, and raises `BestDeployError` where the
+command prints `error:`. Importing this module costs nothing: every function imports what it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bestdeploy._bench import BenchReport
+    from bestdeploy._bundle import CompileReport
+    from bestdeploy._export import ExportReport
+    from bestdeploy._run import Prediction
+    from bestdeploy._verify import VerifyReport
+
+__all__ = ["bench", "compile", "export", "inspect", "run", "verify"]
+
+Source = str | Path | Sequence[str | Path]
+Progress = Callable[[str], None]
+
+
+def export(
+    checkpoint: str | Path,
+    output: str | Path = "model.onnx",
+    family: str | None = None,
+    config: str | Path | None = None,
+    settings: Mapping[str, str] | None = None,
+    data: Source | None = None,
+    dump_passes: str | Path | None = None,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Turn a checkpoint into model.onnx, model.std.onnx and model.float.onnx, and verify them.
+
+    Args:
+        checkpoint: .pt, .pth or .safetensors file.
+        output: where model.onnx goes; the other two lie beside it.
+        family: model family; None = found from the checkpoint.
+        config: TOML file with settings.
+        settings: single settings, they win over the file and the checkpoint.
+        data: frames to verify on; None = 16 built-in structured images.
+        dump_passes: folder that receives the graph after every pass.
+        progress: called with a sentence before every long step.
+    """
+    from bestdeploy._export import export as implementation
+
+    return implementation(
+        checkpoint,
+        output,
+        family=family,
+        config=config,
+        settings=dict(settings or {}),
+        data=data,
+        dump_passes=dump_passes,
+        progress=progress,
+    )
+
+
+def compile(
+    model: str | Path,
+    target: str = "host",
+    backend: str = "c",
+    output: str | Path | None = None,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> CompileReport:
+    """Compile model.onnx (or a .bstm) into a bundle for a device, and check it by running it.
+
+    Args:
+        model: model.onnx of `export`, or a .bstm.
+        target: a name of `bestdeploy.toolchain.TARGETS`.
+        backend: "c", or "tvm" to add a TVM module.
+        output: folder of the bundle; None = build/<model>/<target>.
+        force: replace a folder that is not a bundle.
+        progress: called with a sentence before every long step.
+
+    Raises:
+        MissingToolError: no compiler for the target.
+        VerificationError: the golden vectors fail.
+        OutputError: the folder cannot be written, or is not ours.
+    """
+    from bestdeploy._bundle import compile_bundle
+
+    return compile_bundle(model, target, backend, output, force=force, progress=progress)
+
+
+def run(
+    model: str | Path,
+    sources: Source,
+    engine: str = "c",
+    *,
+    top: int = 5,
+    threads: int = 1,
+    limit: int | None = None,
+) -> Iterator[Prediction]:
+    """Yield a prediction for every frame of the sources.
+
+    Args:
+        model: .bstm, .onnx or bundle folder.
+        sources: see `bestdeploy.images`.
+        engine: "c", "ort" (model.onnx in ONNX Runtime), "std" (model.std.onnx), "reference".
+        top: number of classes in `Prediction.top`.
+        threads: threads of the engine.
+        limit: stop after this many frames.
+    """
+    from bestdeploy._run import open_engine, predict
+
+    names = [sources] if isinstance(sources, str | Path) else list(sources)
+    return predict(open_engine(model, engine, threads), names, top=top, limit=limit)
+
+
+def verify(
+    a: str | Path,
+    against: str | Path,
+    data: Source | None = None,
+    model: str | None = None,
+    budget: Mapping[str, float] | None = None,
+    limit: int | None = None,
+    config: str | Path | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> VerifyReport:
+    """Compare two forms of one model (checkpoint, .onnx, .bstm, bundle), spike by spike.
+
+    Args:
+        a: first form.
+        against: second form.
+        data: frames; None = 16 built-in structured images.
+        model: "pkg.mod:factory" of a torch module that evaluates a checkpoint.
+        budget: limits by name, BudgetError when one is exceeded.
+        limit: number of frames to compare at most.
+        config: TOML file with settings, where a checkpoint needs them.
+        settings: single settings.
+    """
+    from bestdeploy._verify import verify as implementation
+
+    return implementation(
+        a,
+        against,
+        data=data,
+        model=model,
+        budget=dict(budget) if budget else None,
+        limit=limit,
+        config=config,
+        settings=dict(settings or {}),
+    )
+
+
+def bench(
+    model: str | Path,
+    float_model: str | Path | None = None,
+    against: Sequence[str] = ("onnxruntime",),
+    threads: int = 1,
+    *,
+    seconds: float = 3.0,
+    progress: Progress | None = None,
+) -> BenchReport:
+    """Measure the latency of one frame in the C runtime and in a competitor, interleaved.
+
+    Args:
+        model: .bstm, .onnx or bundle folder.
+        float_model: the float network; None = model.float.onnx beside the model.
+        against: competitors, today "onnxruntime" only.
+        threads: threads of the competitor.
+        seconds: length of the measurement.
+        progress: called with a sentence before every long step.
+    """
+    from bestdeploy._bench import bench_model
+
+    return bench_model(model, float_model, against, threads, seconds=seconds, progress=progress)
+
+
+def inspect(path: str | Path, data: Source | None = None) -> dict[str, Any]:
+    """Describe a .bstm, bundle or .onnx: steps, constants, bytes, memory.
+
+    Args:
+        path: the file or folder.
+        data: frames to measure firing rates on.
+    """
+    from bestdeploy._inspect import inspect_file
+
+    names = [data] if isinstance(data, str | Path) else data
+    return inspect_file(path, names)

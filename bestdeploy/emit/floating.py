@@ -1,0 +1,227 @@
+"""`model.float.onnx`: the float32 network that a user would deploy without us, for benchmarks.
+
+Standard ops only, batch norm folded into the convolutions, time steps folded into the batch
+(outermost), the image convolved once. Neurons are unrolled over T. Nothing is made slow on
+purpose: channel-first tensors, 1x1 convolutions as convolutions, attention without transposes of
+its largest operands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bestdeploy import ir, stages
+from bestdeploy.errors import PassError
+from bestdeploy.passes import binarise, fold_batchnorm
+from bestdeploy.passes.definition import is_op, n_steps_of, producer
+
+
+def float_model(spiking: ir.Model) -> bytes:
+    """Serialise the float network of a spiking graph (which is not changed)."""
+    model = ir.clone(spiking)
+    for step in (binarise.PASS, fold_batchnorm.PASS):
+        step.apply(model)
+        stages.infer_types(model)
+    return ir.to_bytes(_Floating(model).build())
+
+
+class _Floating:
+    """Walks the folded graph and emits float ops; `made` maps old values to new ones."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        self.b = ir.Builder("f")
+        self.made: dict[ir.Value, ir.Value] = {}
+        steps = (r for n in model.graph if (r := stages.op_of(n)) and r[0].unrolled)
+        self.n_steps = next(steps)[1]
+        self.ours: dict[str, Callable[[ir.Node], None]] = {
+            "RealConv": self.skip,
+            "SignConv": self.skip,
+            "ChannelAffine": self.conv,
+            "Lif": self.lif,
+            "ConstantLif": self.lif,
+            "OrPool": self.pool,
+            "Scores": self.scores,
+            "Values": self.values,
+            "HeadScale": self.skip,
+            "ReversibleMix": self.mix,
+        }
+        self.standard: dict[str, Callable[[ir.Node], None]] = {
+            "Cast": self.skip,
+            "Div": self.skip,
+            "Sub": self.skip,
+            "ReduceMean": self.mean,
+            "MatMul": self.arithmetic,
+            "Add": self.arithmetic,
+            "Mul": self.arithmetic,
+        }
+
+    def build(self) -> ir.Model:
+        """Emit the whole network."""
+        image = self.model.graph.inputs[0]
+        source = ir.typed_value("image", np.uint8, ir.shape_of(image))
+        pixels = self.b.op("Transpose", self.b.op("Cast", source, to=1), perm=[0, 3, 1, 2])
+        mean, std = (
+            ir.array_of(self.model.graph.initializers[f"image.{n}"]) for n in ("mean", "std")
+        )
+        gain = self.constant("image.gain", (1 / (255 * std)).reshape(-1, 1, 1))
+        drop = self.constant("image.drop", (mean / std).reshape(-1, 1, 1))
+        self.pixels = self.b.op("Sub", self.b.op("Mul", pixels, gain), drop)
+        for node in self.model.graph:
+            row = stages.op_of(node)
+            (self.standard[node.op_type] if row is None else self.ours[row[0].name])(node)
+        logits = self.made[self.model.graph.outputs[0]]
+        logits.name = "logits"
+        ir.set_type(logits, np.float32, ["B", ir.size(self.model.graph.outputs[0], 1)])
+        kept = ("family", "config", "preprocessing", "source_sha256")
+        metadata = {k: self.model.metadata_props[k] for k in kept}
+        return ir.new_model(self.b, [source], [logits], name="float", metadata=metadata)
+
+    def constant(self, name: str, array: np.ndarray) -> ir.Value:
+        return self.b.initializer(name, np.asarray(array, np.float32))
+
+    def get(self, value: ir.Value | None) -> ir.Value:
+        if value is None or value not in self.made:
+            raise PassError(f"no float form of `{value and value.name}`")
+        return self.made[value]
+
+    def skip(self, node: ir.Node) -> None:
+        """Leave it to the reader of this node, which takes it in."""
+
+    def conv(self, node: ir.Node) -> None:
+        inner = producer(node.inputs[0], "SignConv") or producer(node.inputs[0], "RealConv")
+        if inner is None:
+            raise PassError("an affine without a convolution", where=str(node.name))
+        a, shift = (ir.array_of(v) for v in node.inputs[1:])
+        w = ir.array_of(inner.inputs[1]).astype(np.float64) * a[:, None, None, None]
+        x = self.pixels if is_op(inner, "RealConv") else self.get(inner.inputs[0])
+        self.made[node.outputs[0]] = self.b.op(
+            "Conv",
+            x,
+            self.constant(f"{inner.name}.weight", w.transpose(0, 3, 1, 2)),
+            self.constant(f"{inner.name}.bias", shift),
+            name=inner.name,
+            strides=ir.attribute(inner, "strides"),
+            pads=ir.attribute(inner, "pads"),
+        )
+
+    def _steps(self, x: ir.Value, *, constant: bool) -> list[ir.Value]:
+        if constant:
+            return [x] * self.n_steps
+        if self.n_steps == 1:
+            return [x]
+        parts = self.b.op("Split", x, n_outputs=self.n_steps, axis=0)
+        return list(parts)
+
+    def lif(self, node: ir.Node) -> None:
+        """Unroll the neuron over T float32 steps; 0 and 1 as floats."""
+        b, settings = self.b, ir.attributes(node)
+        scaled = producer(node.inputs[0], "HeadScale")
+        source = node.inputs[0] if scaled is None else scaled.inputs[0]
+        steps = self._steps(self.get(source), constant=is_op(node, "ConstantLif"))
+        if scaled is not None:
+            gains = ir.array_of(scaled.inputs[1])
+            steps = [
+                b.op("Mul", x, self.constant(f"{scaled.name}.{t}", gains[t].reshape(1, -1, 1, 1)))
+                for t, x in enumerate(steps)
+            ]
+        assert n_steps_of(node) == self.n_steps
+        threshold = self.constant(f"{node.name}.threshold", np.array(settings["v_threshold"]))
+        leak = self.constant(f"{node.name}.leak", np.array(1 / settings["tau"]))
+        reset = float(settings["v_reset"])
+        v: ir.Value | None = None
+        spikes = []
+        for t, x in enumerate(steps):
+            h = self._charge(x, v, leak, node, reset)
+            fired = b.op("Cast", b.op("GreaterOrEqual", h, threshold), to=1)
+            spikes.append(fired)
+            if t + 1 < self.n_steps:
+                v = self._reset(h, fired, threshold, node, reset)
+        out = b.op("Concat", *spikes, axis=0) if len(spikes) > 1 else spikes[0]
+        if scaled is not None:  # [TB, heads, d, N] -> [TB, D, H, W]
+            out = self._to_image(out, node.outputs[0])
+        self.made[node.outputs[0]] = out
+
+    def _charge(
+        self, x: ir.Value, v: ir.Value | None, leak: ir.Value, node: ir.Node, reset: float
+    ) -> ir.Value:
+        b, decay = self.b, ir.attribute(node, "decay_input")
+        if v is None and reset == 0.0:
+            return b.op("Mul", x, leak) if decay else x
+        if v is None:
+            v = self.constant(f"{node.name}.start", np.array(reset))
+        if decay:
+            return b.op("Add", v, b.op("Mul", b.op("Sub", x, v), leak))
+        return b.op("Add", b.op("Sub", v, b.op("Mul", v, leak)), x)
+
+    def _reset(
+        self, h: ir.Value, fired: ir.Value, threshold: ir.Value, node: ir.Node, reset: float
+    ) -> ir.Value:
+        b = self.b
+        if ir.attribute(node, "soft_reset"):
+            return b.op("Sub", h, b.op("Mul", fired, threshold))
+        if reset == 0.0:
+            return b.op("Sub", h, b.op("Mul", fired, h))
+        mask = b.op("Cast", fired, to=9)
+        return b.op("Where", mask, b.constant(np.float32(reset)), h)
+
+    def pool(self, node: ir.Node) -> None:
+        kept = {k: ir.attribute(node, k) for k in ("kernel_shape", "strides", "pads")}
+        x = self.get(node.inputs[0])
+        self.made[node.outputs[0]] = self.b.op("MaxPool", x, name=node.name, **kept)
+
+    def _heads(self, value: ir.Value | None, heads: int) -> ir.Value:
+        """[TB, D, H, W] -> [TB, heads, d, N]."""
+        h, w, dim = (ir.size(value, axis) for axis in (2, 3, 4))
+        shape = [-1, heads, dim // heads, h * w]
+        return self.b.op("Reshape", self.get(value), self.b.constant(shape))
+
+    def _to_image(self, x: ir.Value, like: ir.Value) -> ir.Value:
+        h, w, dim = (ir.size(like, axis) for axis in (2, 3, 4))
+        shape = [-1, dim, h, w]
+        return self.b.op("Reshape", x, self.b.constant(shape))
+
+    def scores(self, node: ir.Node) -> None:
+        """Emit the transposed scores k^T q [TB, heads, N keys, N queries]."""
+        heads = ir.attribute(node, "heads")
+        q, k = (self._heads(v, heads) for v in node.inputs)
+        self.made[node.outputs[0]] = self.b.op(
+            "MatMul", self.b.op("Transpose", k, perm=[0, 1, 3, 2]), q, name=node.name
+        )
+
+    def values(self, node: ir.Node) -> None:
+        """Emit v a^T [TB, heads, d, N]; the attention bits are transposed already."""
+        v = self._heads(node.inputs[1], ir.attribute(node, "heads"))
+        self.made[node.outputs[0]] = self.b.op(
+            "MatMul", v, self.get(node.inputs[0]), name=node.name
+        )
+
+    def mix(self, node: ir.Node) -> None:
+        y, x0, x1 = (self.get(v) for v in node.inputs)
+        if x0 is x1:
+            mixed = x0
+        else:
+            half = self.constant(f"{node.name}.half", np.array(0.5))
+            mixed = self.b.op("Mul", self.b.op("Add", x0, x1), half)
+        self.made[node.outputs[0]] = self.b.op("Add", y, mixed, name=node.name)
+
+    def mean(self, node: ir.Node) -> None:
+        """Mean over tokens, then over time."""
+        x = self.get(node.inputs[0])
+        spatial = self.b.op("ReduceMean", x, axes=[2, 3], keepdims=0)
+        dim = ir.size(node.inputs[0], 4)
+        steps = self.b.op("Reshape", spatial, self.b.constant([self.n_steps, -1, dim]))
+        self.made[node.outputs[0]] = self.b.op("ReduceMean", steps, axes=[0], keepdims=0)
+
+    def arithmetic(self, node: ir.Node) -> None:
+        """Copy a standard op; its constants become float32."""
+        inputs = []
+        for value in node.inputs:
+            assert value is not None
+            if value in self.made:
+                inputs.append(self.made[value])
+            else:
+                inputs.append(self.constant(str(value.name), ir.array_of(value)))
+        self.made[node.outputs[0]] = self.b.op(node.op_type, *inputs, name=node.name)

@@ -1,0 +1,476 @@
+"""The single bridge from a packed graph to a Program: order, buffers, constants, arena.
+
+Nothing flows back. Each packed op becomes one step; tables are brought into the compact form of
+the `.bstm` where that gives the same integers (see `threshold_forms` and `gain_form`), and kept as
+explicit tables where it does not.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from bestdeploy import ir, stages
+from bestdeploy.errors import GraphError
+from bestdeploy.ops.arithmetic import unpack_signs
+from bestdeploy.ops.neuron import RATE_BITS
+from bestdeploy.ops.stem_conv import from_limbs
+from bestdeploy.ops.threshold_neuron import n_rows, row
+from bestdeploy.program import (
+    NEURON_DECAY_INPUT,
+    NEURON_HALVING,
+    NEURON_SOFT_RESET,
+    Buffer,
+    BufferKind,
+    Constant,
+    ConstantType,
+    Golden,
+    Op,
+    Program,
+    Step,
+    align,
+    scale_half_even,
+    validate,
+)
+
+ARENA_ALIGN = 64
+THETA_BITS = 18
+_NUDGES = tuple(sorted(range(-4, 5), key=abs))
+
+
+# -- compact tables ------------------------------------------------------------------------------
+
+
+def _formula(u: np.ndarray, w: np.ndarray, n_steps: int) -> np.ndarray:
+    """Theta = ceil((u 2^t + w 2^s) / 2^18), int64 [T (T+1)/2, C]."""
+    out = np.empty((n_rows(n_steps), len(u)), np.int64)
+    for t in range(1, n_steps + 1):
+        for s in range(t):
+            out[row(t, s)] = -((-(u * 2**t + w * 2**s)) >> THETA_BITS)
+    return out
+
+
+def threshold_forms(
+    theta: np.ndarray, low: np.ndarray, high: np.ndarray, n_steps: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find (u, w) per channel whose formula fires exactly as a table does.
+
+    With Theta(t, s) = (2^t theta - b (2^t - 2^s)) / a before rounding up, u = (theta - b)/a and
+    w = b/a in units of 2^-18 give the table. Any other pair that the table allows is as good, so
+    the table alone decides; rounding to the grid of 2^-18 is nudged where it leaves the polygon.
+
+    Args:
+        theta: thresholds int32 [T (T+1)/2, C].
+        low: least count per channel, int64 [C].
+        high: greatest count per channel, int64 [C].
+        n_steps: T.
+
+    Returns:
+        u int32 [C], w int32 [C], and the channels that need their explicit table, int64 [E].
+    """
+    reach = np.array([2**t - 2**s for t in range(1, n_steps + 1) for s in range(t)])[:, None]
+    first, last = reach * low, reach * high
+    wanted = np.clip(theta, first, last + 1)
+    u, w = _estimate(theta.astype(np.float64), first, last, n_steps)
+    open_channels = np.arange(theta.shape[1])
+    best_u, best_w = np.zeros_like(u), np.zeros_like(w)
+    limit = 2**31 - 1
+    fits = (np.abs(u) <= limit - 8) & (np.abs(w) <= limit - 8)
+    open_channels = open_channels[fits]
+    for du in _NUDGES:
+        for dw in _NUDGES:
+            c = open_channels
+            found = _formula(u[c] + du, w[c] + dw, n_steps)
+            same = (np.clip(found, first[:, c], last[:, c] + 1) == wanted[:, c]).all(axis=0)
+            best_u[c[same]], best_w[c[same]] = u[c[same]] + du, w[c[same]] + dw
+            open_channels = c[~same]
+    explicit = np.sort(np.concatenate([np.flatnonzero(~fits), open_channels]))
+    return best_u.astype(np.int32), best_w.astype(np.int32), explicit
+
+
+def _estimate(
+    theta: np.ndarray, first: np.ndarray, last: np.ndarray, n_steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a point (u, w) per channel well inside what a table allows, in units of 2^-18.
+
+    Each row of the table bounds z = u 2^t + w 2^s: Theta - 1 < z <= Theta, and on one side only
+    where it was clamped. These half-planes and a box make a convex polygon; the mean of its corners
+    is inside it. Channels without a polygon get some point, which the caller's check refuses.
+    """
+    steps = [(t, s) for t in range(1, n_steps + 1) for s in range(t)]
+    basis = np.array([(2.0**t, 2.0**s) for t, s in steps])
+    normals = np.concatenate([basis, -basis, np.eye(2), -np.eye(2)])  # normal . (u, w) <= bound
+    upper = np.where(theta > last, np.inf, np.where(theta <= first, first, theta))
+    lower = np.where(theta <= first, -np.inf, np.where(theta > last, last, theta - 1))
+    box = np.full((4, theta.shape[1]), 2.0**13 - 1)
+    bounds = np.concatenate([upper, -lower, box])  # [planes, C]
+    i, j = np.triu_indices(len(normals), k=1)
+    determinant = normals[i, 0] * normals[j, 1] - normals[i, 1] * normals[j, 0]
+    crossing = determinant != 0
+    i, j, determinant = i[crossing], j[crossing], determinant[crossing]
+    points = np.zeros((2, theta.shape[1]))
+    for c in range(theta.shape[1]):
+        with np.errstate(invalid="ignore"):
+            x = (bounds[i, c] * normals[j, 1] - bounds[j, c] * normals[i, 1]) / determinant
+            y = (bounds[j, c] * normals[i, 0] - bounds[i, c] * normals[j, 0]) / determinant
+            corners = np.stack([x, y])[:, np.isfinite(x) & np.isfinite(y)]
+            inside = (normals @ corners <= bounds[:, c : c + 1] + 1e-6).all(axis=0)
+        if inside.any():
+            points[:, c] = corners[:, inside].mean(axis=1)
+    u, w = np.rint(points * 2.0**THETA_BITS).astype(np.int64)
+    return u, w
+
+
+def gain_form(node: ir.Node, table: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return gain int64 and exponent int32 [T, heads] that give the table exactly, or None.
+
+    The exact gains stand in the node's metadata; the table is checked against them here.
+    """
+    text = node.metadata_props.get("gain")
+    if text is None:
+        return None
+    values = [Fraction(float.fromhex(g)) for g in text.split(",")]
+    if len(values) != table.shape[0] * table.shape[1]:
+        return None
+    gain, exponent = np.zeros(len(values), np.int64), np.zeros(len(values), np.int32)
+    for i, value in enumerate(values):
+        mantissa, power = value.numerator, -(value.denominator.bit_length() - 1)
+        while mantissa and mantissa % 2 == 0:
+            mantissa, power = mantissa // 2, power + 1
+        gain[i], exponent[i] = mantissa, (power + bits if mantissa else 0)
+        row_values = table.reshape(len(values), -1)[i]
+        if abs(mantissa) >= 2**52 or any(
+            scale_half_even(mantissa, m, int(exponent[i])) != int(v)
+            for m, v in enumerate(row_values)
+        ):
+            return None
+    return gain.reshape(table.shape[:2]), exponent.reshape(table.shape[:2])
+
+
+# -- steps ---------------------------------------------------------------------------------------
+
+
+class _Lowering:
+    """Collects constants and steps while walking the graph."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        self.bits = int(model.metadata_props["frac_bits"])
+        self.n_steps = next(r[1] for n in model.graph if (r := stages.op_of(n)) and r[0].unrolled)
+        self.constants: list[Constant] = []
+        self.buffers: list[Buffer] = []
+        self.steps: list[Step] = []
+        self.number: dict[ir.Value, int] = {}
+        self.channels: dict[ir.Value, int] = {}
+        self._shared: dict[tuple[int, int, tuple[int, ...], bytes], int] = {}
+
+    def constant(self, constant: Constant) -> int:
+        """Number a constant; equal ones share a number."""
+        key = (int(constant.type), len(constant.dims), constant.dims, constant.data.tobytes())
+        if key not in self._shared:
+            self._shared[key] = len(self.constants)
+            self.constants.append(constant)
+        return self._shared[key]
+
+    def add(self, value: ir.Value, kind: BufferKind, shape: Iterable[int]) -> int:
+        """Number a buffer [t, h, w, c]."""
+        t, h, w, c = shape
+        self.number[value] = len(self.buffers)
+        self.buffers.append(Buffer(kind, t, h, w, c))
+        return self.number[value]
+
+    def shape(self, value: ir.Value) -> tuple[int, ...]:
+        """Shape of a [T, B, H, W, C] value without B, packed rows with their true channels."""
+        t, h, w, c = (ir.size(value, axis) for axis in (0, 2, 3, 4))
+        return t, h, w, self.channels.get(value, c)
+
+    def spikes(self, node: ir.Node, index: int = -1) -> int:
+        """Number a spike output, with the channel count of its source."""
+        value = node.outputs[index]
+        stated = node.metadata_props.get("channels")
+        if stated is not None:
+            self.channels[value] = int(stated)
+        elif node.inputs[0] is not None:
+            self.channels[value] = self.channels[node.inputs[0]]
+        return self.add(value, BufferKind.SPIKES, self.shape(value))
+
+    def stream(self, value: ir.Value) -> int:
+        """Number a stream output."""
+        return self.add(value, BufferKind.STREAM, self.shape(value))
+
+    def emit(
+        self,
+        op: Op,
+        node: ir.Node,
+        n_inputs: int,
+        outputs: tuple[int, ...],
+        constants: Iterable[Constant | None] = (),
+        params: tuple[int, ...] = (),
+    ) -> None:
+        """Append a step whose first `n_inputs` inputs are buffers."""
+        inputs = tuple(self.number[v] for v in node.inputs[:n_inputs] if v is not None)
+        numbers = tuple(None if c is None else self.constant(c) for c in constants)
+        name = str(node.name).replace("/", ".")
+        self.steps.append(Step(op, name, inputs, outputs, numbers, params))
+
+
+def _neuron_params(attrs: dict[str, Any]) -> tuple[int, int, int, int]:
+    halving = attrs["rounding"] == 0
+    if halving and attrs["rate"] != 2 ** (RATE_BITS - 1):
+        raise GraphError(f"a neuron without rounding has rate {attrs['rate']}, expected 2^29")
+    flags = (
+        NEURON_DECAY_INPUT * attrs["decay_input"]
+        | NEURON_SOFT_RESET * attrs["soft_reset"]
+        | NEURON_HALVING * halving
+    )
+    return flags, attrs["v_threshold"], attrs["v_reset"], 0 if halving else attrs["rate"]
+
+
+def _window(node: ir.Node) -> tuple[int, int]:
+    strides, pads = set(ir.attribute(node, "strides")), set(ir.attribute(node, "pads"))
+    if len(strides) != 1 or len(pads) != 1:
+        raise GraphError("stride and padding must be the same on every side", where=str(node.name))
+    return strides.pop(), pads.pop()
+
+
+def _i32(values: np.ndarray) -> Constant:
+    return Constant.of(values, ConstantType.I32)
+
+
+def _i64(values: np.ndarray) -> Constant:
+    return Constant.of(values, ConstantType.I64)
+
+
+def _u8(values: np.ndarray) -> Constant:
+    return Constant.of(values, ConstantType.U8)
+
+
+def _affine_constants(arrays: list[np.ndarray]) -> list[Constant]:
+    return [_i32(arrays[0]), Constant.of(arrays[1], ConstantType.I16)]
+
+
+def _weight(node: ir.Node, index: int) -> np.ndarray:
+    return unpack_signs(ir.array_of(node.inputs[index]), ir.attribute(node, "in_channels"))
+
+
+def _stem(lo: _Lowering, node: ir.Node) -> None:
+    limbs, bias, rows, cols, shift = (ir.array_of(v) for v in node.inputs[1:])
+    constants = [
+        _i32(from_limbs(limbs)),
+        _i64(bias.reshape(-1, bias.shape[-1])),
+        _u8(shift),
+        _u8(rows),
+        _u8(cols),
+    ]
+    params = (*_window(node), bias.shape[1], 0, *_neuron_params(ir.attributes(node)))
+    lo.emit(Op.STEM_NEURON, node, 1, (lo.spikes(node),), constants, params)
+
+
+def _pool(lo: _Lowering, node: ir.Node) -> None:
+    kernel = set(ir.attribute(node, "kernel_shape"))
+    if len(kernel) != 1:
+        raise GraphError("a pooling window must be square", where=str(node.name))
+    stride, pad = _window(node)
+    lo.emit(Op.OR_POOL, node, 1, (lo.spikes(node),), (), (kernel.pop(), stride, pad))
+
+
+def _conv_neuron(lo: _Lowering, node: ir.Node) -> None:
+    signs, theta = _weight(node, 1), ir.array_of(node.inputs[2])
+    rows = signs.reshape(signs.shape[0], -1)
+    low, high = -(rows < 0).sum(axis=1, dtype=np.int64), (rows > 0).sum(axis=1, dtype=np.int64)
+    u, w, explicit = threshold_forms(theta, low, high, lo.n_steps)
+    constants: list[Constant | None] = [Constant.of_signs(signs), _i32(u), _i32(w)]
+    if len(explicit):
+        constants += [_i32(explicit), _i32(theta[:, explicit].T)]
+    lo.emit(Op.CONV_NEURON, node, 1, (lo.spikes(node),), constants, _window(node))
+
+
+def _conv_affine(lo: _Lowering, node: ir.Node) -> None:
+    arrays = [ir.array_of(v) for v in node.inputs[2:]]
+    constants = [
+        Constant.of_signs(_weight(node, 1)),
+        *_affine_constants(arrays),
+        _i32(arrays[2]),
+    ]
+    lo.emit(Op.CONV_AFFINE, node, 1, (lo.stream(node.outputs[0]),), constants, _window(node))
+
+
+def _stream_neuron(lo: _Lowering, node: ir.Node) -> None:
+    params = (0, 0, 0, 0, *_neuron_params(ir.attributes(node)))
+    lo.emit(Op.STREAM_NEURON, node, 1, (lo.spikes(node),), (), params)
+
+
+def _residual_neuron(lo: _Lowering, node: ir.Node) -> None:
+    params = (0, 0, 0, 0, *_neuron_params(ir.attributes(node)))
+    outputs = (lo.stream(node.outputs[0]), lo.spikes(node))
+    lo.emit(Op.RESIDUAL_NEURON, node, 3, outputs, (), params)
+
+
+def _scores(lo: _Lowering, node: ir.Node) -> None:
+    params = (ir.attribute(node, "heads"), 0, ir.attribute(node, "first"))
+    lo.emit(Op.SCORE_NEURON, node, 2, (lo.spikes(node),), (), params)
+
+
+def _stream_scores(lo: _Lowering, node: ir.Node) -> None:
+    if ir.attribute(node, "bits") != lo.bits:
+        raise GraphError("attention counts are shifted by another F", where=str(node.name))
+    params = (ir.attribute(node, "heads"), 1, 0, 0, *_neuron_params(ir.attributes(node)))
+    lo.emit(Op.SCORE_NEURON, node, 2, (lo.spikes(node),), (), params)
+
+
+def _values(lo: _Lowering, node: ir.Node) -> None:
+    table = ir.array_of(node.inputs[2])
+    compact = gain_form(node, table, lo.bits)
+    constants: list[Constant | None]
+    if compact is None:
+        constants, form = [None, None, _i32(table)], 1
+    else:
+        constants, form = [_i64(compact[0]), _i32(compact[1])], 0
+    params = (ir.attribute(node, "heads"), form, 0, 0, *_neuron_params(ir.attributes(node)))
+    lo.emit(Op.VALUE_NEURON, node, 2, (lo.spikes(node),), constants, params)
+
+
+def _read_out(lo: _Lowering, node: ir.Node) -> None:
+    arrays = [ir.array_of(v) for v in node.inputs[4:]]
+    constants = [
+        Constant.of_signs(_weight(node, 3)),
+        *_affine_constants(arrays),
+        _i64(arrays[2]),
+        _i32(arrays[3]),
+        _i32(arrays[4]),
+        _i64(arrays[5]),
+    ]
+    raw = lo.add(node.outputs[0], BufferKind.RAW, (1, 1, 1, len(arrays[5])))
+    lo.emit(Op.READOUT, node, 3, (raw,), constants, (ir.attribute(node, "q"),))
+
+
+_STEPS: dict[str, Callable[[_Lowering, ir.Node], None]] = {
+    "StemNeuron": _stem,
+    "SpikeOrPool": _pool,
+    "SpikeConvNeuron": _conv_neuron,
+    "SpikeConvAffine": _conv_affine,
+    "StreamNeuron": _stream_neuron,
+    "ResidualNeuron": _residual_neuron,
+    "SpikeScores": _scores,
+    "SpikeScoresStream": _stream_scores,
+    "SpikeValues": _values,
+    "SpikeReadOut": _read_out,
+}
+
+
+# -- arena ---------------------------------------------------------------------------------------
+
+
+def plan_arena(buffers: list[Buffer], steps: list[Step]) -> tuple[list[Buffer], int]:
+    """Give every buffer an offset so that buffers alive together do not overlap.
+
+    Large buffers first, each at the lowest offset that is free over its whole life.
+
+    Returns:
+        The placed buffers and the arena's size in bytes.
+    """
+    born = [-1] * len(buffers)
+    dies = [0] * len(buffers)
+    for at, step in enumerate(steps):
+        for i in step.outputs:
+            born[i], dies[i] = at, max(dies[i], at)
+        for i in step.inputs:
+            dies[i] = at
+    placed: list[tuple[int, int]] = []  # (buffer, offset)
+    offsets = [0] * len(buffers)
+    for i in sorted(range(len(buffers)), key=lambda i: (-buffers[i].n_bytes, i)):
+        size = align(buffers[i].n_bytes, ARENA_ALIGN)
+        busy = sorted(
+            (offset, offset + align(buffers[j].n_bytes, ARENA_ALIGN))
+            for j, offset in placed
+            if born[i] <= dies[j] and born[j] <= dies[i]
+        )
+        offset = 0
+        for start, end in busy:
+            if offset + size <= start:
+                break
+            offset = max(offset, end)
+        offsets[i] = offset
+        placed.append((i, offset))
+    out = [
+        Buffer(b.kind, b.t, b.h, b.w, b.c, offset)
+        for b, offset in zip(buffers, offsets, strict=True)
+    ]
+    total = max(b.offset + align(b.n_bytes, ARENA_ALIGN) for b in out)
+    return out, total
+
+
+_JSON_META = ("config", "preprocessing")
+_GRAPH_META = ("stage", "golden", "passes")  # of use beside the graph only
+
+
+def _meta(model: ir.Model) -> dict[str, Any]:
+    """Return the metadata for people and tools; values that are JSON are taken apart."""
+    kept = {k: v for k, v in model.metadata_props.items() if k not in _GRAPH_META}
+    try:
+        return {k: json.loads(v) if k in _JSON_META else v for k, v in kept.items()}
+    except ValueError as e:
+        raise GraphError(f"the model's metadata is damaged: {e}", where="metadata") from e
+
+
+def _stored_golden(model: ir.Model) -> tuple[Golden, ...]:
+    """Read the golden vectors that the export wrote into the metadata, if any."""
+    text = model.metadata_props.get("golden")
+    if not text:
+        return ()
+    try:
+        stored = json.loads(text)
+        content = zlib.decompress(base64.b64decode(stored["frames"], validate=True))
+        frames = np.frombuffer(content, np.uint8).reshape(stored["shape"])
+        raw = np.array(stored["raw"], np.int64)
+    except (ValueError, KeyError, TypeError, OverflowError, zlib.error) as e:
+        raise GraphError("the golden vectors in the metadata are damaged", where="golden") from e
+    return tuple(Golden(f, r) for f, r in zip(frames, raw, strict=True))
+
+
+def lower(model: ir.Model, golden: Iterable[Golden] = ()) -> Program:
+    """Turn a packed graph into a Program.
+
+    Args:
+        model: a graph of stage "packed".
+        golden: frames and exact raw logits to carry along; those of the export's metadata when
+            empty.
+
+    Raises:
+        GraphError: the graph is not packed, or holds what the runtime has no step for.
+    """
+    stages.verify(model, "packed")
+    stages.infer_types(model)
+    lo = _Lowering(model)
+    image = model.graph.inputs[0]
+    height, width, channels = (ir.size(image, axis) for axis in (1, 2, 3))
+    lo.add(image, BufferKind.IMAGE, (1, height, width, channels))
+    for node in model.graph:
+        found = stages.op_of(node)
+        if found is not None:
+            _STEPS[found[0].name](lo, node)
+    buffers, arena_bytes = plan_arena(lo.buffers, lo.steps)
+    meta = _meta(model)
+    program = Program(
+        input_height=height,
+        input_width=width,
+        input_channels=channels,
+        n_classes=buffers[-1].c,
+        n_steps=lo.n_steps,
+        frac_bits=lo.bits,
+        logit_shift=int(model.metadata_props["logit_shift"]),
+        arena_bytes=arena_bytes,
+        buffers=tuple(buffers),
+        steps=tuple(lo.steps),
+        constants=tuple(lo.constants),
+        meta=json.dumps(meta, sort_keys=True, ensure_ascii=False),
+        golden=tuple(golden) or _stored_golden(model),
+    )
+    validate(program)
+    return program

@@ -1,0 +1,179 @@
+"""Checkpoints in: the layouts that are read, and everything that is refused."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from random_nets import Spec, images_of, random_network, save
+
+from bestdeploy import importers, ir, stages
+from bestdeploy.errors import (
+    BestDeployError,
+    CheckpointError,
+    InputError,
+    UnsupportedModelError,
+    UsageError,
+)
+
+SPEC = Spec(seed=31, dim=16, heads=2, n_steps=2, size=8, classes=3)
+PUBLISHED = {"attention": "qk", "tau": "2.0", "decay_input": "true", "variant": "official"}
+
+
+@pytest.fixture
+def content(tmp_path):
+    return torch.load(save(tmp_path / "c.pt", SPEC), weights_only=True)
+
+
+def write(tmp_path, content, name="x.pt"):
+    torch.save(content, tmp_path / name)
+    return tmp_path / name
+
+
+@pytest.mark.parametrize("wrapper", ["ours", "timm", "module", "model", "bare"])
+def test_every_wrapper_gives_the_same_network(tmp_path, wrapper):
+    path = save(tmp_path / "c.pt", SPEC, wrapper=wrapper)
+    settings = random_network(SPEC).settings if wrapper == "bare" else {}
+    settings = {k: v for k, v in settings.items() if k not in ("num_heads", "time_step")}
+    model = importers.import_checkpoint(path, overrides=settings)
+    images = images_of(SPEC, 2)
+    expected = random_network(SPEC).logits(images)
+    np.testing.assert_allclose(stages.run(model, images)["logits"], expected, atol=1e-12, rtol=0)
+
+
+def test_published_file_names_every_missing_key(golden_checkpoint):
+    with pytest.raises(UnsupportedModelError) as e:
+        importers.import_checkpoint(golden_checkpoint)
+    for key in PUBLISHED:
+        assert f"`{key}`" in str(e.value)
+        assert f"--set {key}=" in e.value.hint
+    assert e.value.exit_code == 4
+
+
+def test_published_file_with_settings_is_the_golden_network(golden_checkpoint, golden_vectors):
+    model = importers.import_checkpoint(golden_checkpoint, overrides=PUBLISHED)
+    found = stages.run(model, golden_vectors["images"])["logits"]
+    np.testing.assert_allclose(found, golden_vectors["float64"], atol=1e-12, rtol=0)
+
+
+def test_config_file_and_precedence(tmp_path, golden_checkpoint):
+    config = tmp_path / "c.toml"
+    config.write_text('family = "bestformer"\n[model]\nattention = "qk"\ntau = 3.0\n'
+                      'decay_input = true\nvariant = "official"\n')  # fmt: skip
+    model = importers.import_checkpoint(golden_checkpoint, config=config)
+    assert '"tau": 3.0' in model.metadata_props["config"]
+    model = importers.import_checkpoint(golden_checkpoint, config=config, overrides={"tau": "2"})
+    assert '"tau": 2.0' in model.metadata_props["config"]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda s: s.pop("head.bias"), "`head.bias` is missing"),
+        (lambda s: s.pop("block.0.mlp.mlp2_bn.running_var"), "running_var` is missing"),
+        (lambda s: s.update({"surplus": torch.zeros(2)}), "`surplus`"),
+        (lambda s: s["head.weight"].fill_(float("nan")), "`head.weight` is nan"),
+        (lambda s: s["patch_embed.block2_bn.weight"].fill_(float("inf")), "block2_bn.weight` is inf"),
+        (lambda s: s["patch_embed.block3_bn.running_var"].fill_(-1.0), "block3_bn.running_var` is -1"),
+        (lambda s: s.update({"head.bias": torch.zeros(4)}), "has shape (4,), expected (3,)"),
+        (lambda s: s.update({"block.0.attn.lambda_attn": torch.zeros(3)}), "expected 5 axes"),
+        (lambda s: s.update({"head.weight": torch.zeros(0, 16)}), "`head.weight`"),
+        (lambda s: s["block.0.attn.q_conv.weight"].fill_(0.5), "equal their row mean"),
+    ],
+)
+def test_broken_tensors_are_named(tmp_path, content, change, text):
+    change(content["state_dict"])
+    with pytest.raises(CheckpointError) as e:
+        importers.import_checkpoint(write(tmp_path, content))
+    assert text in str(e.value)
+    assert e.value.exit_code == 7
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error"),
+    [
+        ("attention", "softmax", UsageError),
+        ("attention", "kv", UnsupportedModelError),
+        ("tau", "0.5", UsageError),
+        ("tau", "nan", UsageError),
+        ("image_size", "30", UnsupportedModelError),
+        ("mean", "0.5", UnsupportedModelError),
+        ("std", "0,0,0", UnsupportedModelError),
+        ("colour", "red", UsageError),
+    ],
+)
+def test_bad_settings_are_named(small_checkpoint, key, value, error):
+    with pytest.raises(error) as e:
+        importers.import_checkpoint(small_checkpoint, overrides={key: value})
+    assert key in f"{e.value} {e.value.where}"
+
+
+def test_foreign_and_damaged_files(tmp_path, small_checkpoint):
+    data = small_checkpoint.read_bytes()
+    cases = {
+        "empty.pt": b"",
+        "text.pt": b"not a checkpoint\n",
+        "half.pt": data[: len(data) // 2],
+        "tail.pt": data[1000:],
+        "pickle.pt": pickle.dumps({"a": 1}),
+    }
+    for name, content in cases.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError) as e:
+            importers.import_checkpoint(path)
+        assert name in f"{e.value} {e.value.where}"
+    with pytest.raises(CheckpointError, match="cannot read"):
+        importers.import_checkpoint(tmp_path / "missing.pt")
+
+
+class Bomb:
+    def __reduce__(self):
+        import os
+
+        return os.system, ("touch /tmp/bestdeploy_bomb",)
+
+
+def test_a_hostile_pickle_does_nothing(tmp_path):
+    from pathlib import Path
+
+    with pytest.raises(CheckpointError, match="refused"):
+        importers.import_checkpoint(write(tmp_path, {"state_dict": {}, "args": Bomb()}))
+    assert not Path("/tmp/bestdeploy_bomb").exists()
+
+
+def test_namespace_with_nested_values_is_read(tmp_path, content):
+    args = argparse.Namespace(**content["args"], opt_betas=None, nested={"a": [1, (2, 3)]})
+    path = write(tmp_path, {"state_dict": content["state_dict"], "args": args})
+    assert importers.import_checkpoint(path)
+
+
+def test_unknown_family(tmp_path):
+    path = write(tmp_path, {"conv.weight": torch.zeros(3, 3)})
+    with pytest.raises(UnsupportedModelError, match="no known model family"):
+        importers.import_checkpoint(path)
+    with pytest.raises(UnsupportedModelError, match="`resnet` is unknown"):
+        importers.import_checkpoint(path, family="resnet")
+
+
+def test_config_errors(tmp_path, small_checkpoint):
+    bad = tmp_path / "bad.toml"
+    bad.write_text("a = = 1")
+    with pytest.raises(InputError, match="not a TOML file"):
+        importers.import_checkpoint(small_checkpoint, config=bad)
+
+
+def test_tensors_of_another_type_are_refused(tmp_path, content):
+    content["state_dict"]["head.bias"] = [1, 2, 3]
+    with pytest.raises(BestDeployError, match="head.bias"):
+        importers.import_checkpoint(write(tmp_path, content))
+
+
+def test_half_precision_weights_are_read(tmp_path, content):
+    content["state_dict"] = {k: v.half() if v.is_floating_point() else v
+                             for k, v in content["state_dict"].items()}  # fmt: skip
+    model = importers.import_checkpoint(write(tmp_path, content))
+    assert isinstance(model, ir.Model)

@@ -1,0 +1,453 @@
+"""The command line: results on stdout, errors as three lines, exit codes, JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_bstm import CIN, H, K, W, tiny_bytes
+
+from bestdeploy import cli, deploy, errors, images, runtime, toolchain
+
+TOOLS = toolchain.find_sources() / "tools" / "bst_run.c"
+needs_tools = pytest.mark.skipif(not TOOLS.is_file(), reason="runtime/tools/ is not there")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.bstm"
+    path.write_bytes(tiny_bytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("frames") / "frames.npz"
+    stack = images.builtin_images((H, W, CIN), 6)
+    np.savez(path, images=stack, labels=np.arange(6) % K)
+    return path
+
+
+def call(capsys, *words) -> tuple[int, str, str]:
+    code = cli.main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def result(out: str, command: str):
+    document = json.loads(out)
+    assert document["schema_version"] == 1 and document["command"] == command
+    assert {"bestdeploy", "python", "cpu", "machine"} <= set(document["environment"])
+    return document["result"]
+
+
+# ------------------------------------------------------------------- help, version, usage
+
+
+def test_help_lists_every_command(capsys):
+    code, out, _ = call(capsys, "--help")
+    assert code == 0
+    for name in ("export", "compile", "run", "verify", "bench", "inspect", "targets", "doctor"):
+        assert f"  {name} " in out
+        assert call(capsys, name, "--help")[0] == 0
+    assert call(capsys)[1] == out
+
+
+def test_version(capsys):
+    assert call(capsys, "--version")[:2] == (0, "bestdeploy 0.1.0\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["comple"], "compile"),
+        (["run"], "Missing argument"),
+        (["run", "m", "x", "--engin", "c"], "--engine"),
+        (["run", "m.bstm", "x", "--engine", "gpu"], "unknown engine `gpu`, expected one of c, ort"),
+        (["compile", "m.onnx", "--target", "vax"], "unknown target `vax`"),
+        (["compile", "m.onnx", "--backend", "vax"], "unknown backend `vax`"),
+        (["export", "c.pt", "--set", "tau"], "--set tau is not of the form KEY=VALUE"),
+        (["verify", "a", "--against", "b", "--budget", "x=y"], "--budget x=y"),
+        (["bench", "m", "--against", "vax"], "unknown --against `vax`"),
+    ],
+)
+def test_usage_errors(capsys, words, says):
+    code, out, err = call(capsys, *words)
+    assert code == 2 and out == ""
+    assert err.startswith("error: ") and says in err and "\nhint: " in err
+
+
+def test_heavy_modules_are_not_imported_by_help():
+    code = (
+        "import sys; from bestdeploy import cli; cli.main(['--help']);"
+        "print([m for m in ('numpy', 'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'tvm', 'PIL')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+# ------------------------------------------------------------------- run
+
+
+def test_run_prints_one_line_per_frame(capsys, model, frames):
+    code, out, err = call(capsys, "run", model, frames, "--top", "2")
+    lines = out.splitlines()
+    assert code == 0 and len(lines) == 7
+    assert lines[0].startswith(f"{frames}[0]: ")
+    assert lines[6].startswith("top-1: ")
+    assert "6 frames, engine c" in err
+
+
+def test_run_json_holds_the_exact_integers(capsys, model, frames):
+    code, out, _ = call(capsys, "run", model, frames, "--json", "--limit", "4")
+    found = result(out, "run")
+    assert code == 0 and found["n_labels"] == 4 and 0 <= found["top1"] <= 1
+    expected = runtime.load(model).run_raw(np.load(frames)["images"][:4])
+    np.testing.assert_array_equal([f["raw"] for f in found["frames"]], expected)
+    for frame, raw in zip(found["frames"], expected, strict=True):
+        assert frame["top"][0] == int(np.argmax(raw))
+
+
+def test_run_prepares_images_as_the_metadata_says(capsys, model, tmp_path):
+    Image.new("RGB", (9, 12), (255, 255, 255)).save(tmp_path / "photo.png")
+    code, out, _ = call(capsys, "run", model, tmp_path / "photo.png", "--json")
+    white = runtime.load(model).run_raw(np.full((1, H, W, CIN), 255, np.uint8))
+    assert code == 0
+    np.testing.assert_array_equal(result(out, "run")["frames"][0]["raw"], white[0])
+
+
+def test_run_names_classes(capsys, model, frames):
+    assert any(f"{k} {'abc'[k]} (" in call(capsys, "run", model, frames)[1] for k in range(K))
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "says"),
+    [("none.png", 7, "does not exist"), ("x.txt", 7, "no known type")],
+)
+def test_bad_sources(capsys, model, tmp_path, source, code, says):
+    (tmp_path / "x.txt").write_text("?")
+    got, out, err = call(capsys, "run", model, tmp_path / source)
+    assert got == code and says in err and "hint:" in err and out == ""
+
+
+def test_bad_models(capsys, tmp_path, frames):
+    (tmp_path / "bad.bstm").write_bytes(tiny_bytes()[:-1])
+    (tmp_path / "text.bstm").write_text("?")
+    for name, says in (("bad.bstm", "BAD_FILE"), ("text.bstm", "is not a .bstm"), ("x", "read")):
+        code, _, err = call(capsys, "run", tmp_path / name, frames)
+        assert code == 7 and says in err, err
+    code, _, err = call(capsys, "run", tmp_path / "m.bstm", frames, "--engine", "ort")
+    assert code == 2 and "runs .onnx files" in err
+
+
+def test_raw_frames_from_a_pipe(model):
+    stack = images.builtin_images((H, W, CIN), 3)
+    done = subprocess.run(
+        [sys.executable, "-m", "bestdeploy.cli", "run", str(model), "-", "--json"],
+        input=stack.tobytes(),
+        capture_output=True,
+        check=True,
+    )
+    found = result(done.stdout.decode(), "run")
+    expected = runtime.load(model).run_raw(stack)
+    np.testing.assert_array_equal([f["raw"] for f in found["frames"]], expected)
+
+
+# ------------------------------------------------------------------- errors of all kinds
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "lines"),
+    [
+        (errors.MissingToolError("no cc", hint="apt install gcc"), 3, "hint: apt install gcc"),
+        (errors.GraphError("op X", where="layer 3"), 4, "where: layer 3"),
+        (errors.VerificationError("differ"), 5, "error: differ"),
+        (errors.BudgetError("too many"), 6, "error: too many"),
+        (errors.CheckpointError("unreadable"), 7, "error: unreadable"),
+        (errors.OutputError("disk full"), 8, "error: disk full"),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+        (KeyError("x"), 1, "error: this is a bug in bestdeploy 0.1.0: KeyError: 'x'"),
+        (ModuleNotFoundError("no", name="torch"), 3, "hint: pip install 'bestdeploy[export]'"),
+    ],
+)
+def test_every_kind_of_failure(capsys, monkeypatch, error, code, lines):
+    def fail(*_args, **_kwargs):
+        raise error
+
+    monkeypatch.setattr(deploy, "export", fail)
+    got, out, err = call(capsys, "export", "x.pt")
+    assert got == code and out == "" and lines in err
+    assert "Traceback" not in err
+    if code != 130:
+        assert "Traceback" in call(capsys, "export", "x.pt", "--debug")[2]
+
+
+def test_no_color(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\033" not in call(capsys, "run", "none.bstm", "x.png")[2]
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert "\033[31merror:" in call(capsys, "run", "none.bstm", "x.png")[2]
+
+
+# ------------------------------------------------------------------- compile
+
+
+def check_bundle(folder: Path) -> dict:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert names == {
+        "manifest.json",
+        "README.txt",
+        "model.bstm",
+        "bin/bst_run",
+        "bin/bst_bench",
+        "lib/libbst.so",
+        "lib/libbst.a",
+        "include/bst.h",
+    }
+    assert set(manifest["files"]) == names - {"manifest.json"}
+    assert os.access(folder / "bin" / "bst_run", os.X_OK)
+    return manifest
+
+
+@needs_tools
+def test_compile_host(capsys, model, tmp_path, frames):
+    code, out, err = call(capsys, "compile", model, "-o", tmp_path / "host")
+    assert code == 0 and "golden vectors (2): passed" in out, err
+    assert check_bundle(tmp_path / "host")["target"] == "host"
+    first = (tmp_path / "host" / "manifest.json").read_bytes()
+    code, out, _ = call(capsys, "compile", model, "-o", tmp_path / "host", "--json")
+    assert code == 0 and result(out, "compile")["golden"] == "passed"
+    assert (tmp_path / "host" / "manifest.json").read_bytes() == first
+    assert [p.name for p in tmp_path.iterdir()] == ["host"]
+
+    code, out, _ = call(capsys, "inspect", tmp_path / "host", "--json")
+    found = result(out, "inspect")
+    assert code == 0 and found["kind"] == "bundle" and found["damaged_files"] == []
+    assert call(capsys, "run", tmp_path / "host", frames)[0] == 0
+    with (tmp_path / "host" / "README.txt").open("a") as stream:
+        stream.write("x")
+    code, _, err = call(capsys, "inspect", tmp_path / "host")
+    assert code == 7 and "README.txt" in err
+
+
+@needs_tools
+def test_compile_arm_runs_under_the_emulator(capsys, model, tmp_path):
+    if shutil.which("aarch64-linux-gnu-gcc") is None:
+        pytest.skip("no arm64 cross compiler")
+    code, out, err = call(capsys, "compile", model, "--target", "arm64", "-o", tmp_path / "arm")
+    assert code == 0, err
+    manifest = check_bundle(tmp_path / "arm")
+    assert manifest["target"] == "arm"
+    assert (tmp_path / "arm/bin/bst_run").read_bytes()[18:20] == bytes((183, 0))
+    if toolchain.find_emulator("arm"):
+        assert "passed under qemu-aarch64" in out
+    else:
+        assert "not run: no emulator" in out
+
+
+@needs_tools
+def test_compile_without_an_emulator_says_so(capsys, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(toolchain, "find_emulator", lambda _target: None)
+    code, out, err = call(capsys, "compile", model, "-o", tmp_path / "b")
+    assert code == 0 and "not run: no emulator" in out and "warning:" in err
+
+
+@needs_tools
+def test_compile_refuses_wrong_golden_vectors(capsys, tmp_path):
+    (tmp_path / "wrong.bstm").write_bytes(tiny_bytes(wrong=True))
+    code, _, err = call(capsys, "compile", tmp_path / "wrong.bstm", "-o", tmp_path / "b")
+    assert code == 5 and "golden vectors fail on target host" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["wrong.bstm"]
+
+
+@needs_tools
+def test_compile_never_overwrites_what_is_not_ours(capsys, model, tmp_path):
+    precious = tmp_path / "home" / "thesis.tex"
+    precious.parent.mkdir()
+    precious.write_text("x")
+    code, _, err = call(capsys, "compile", model, "-o", tmp_path / "home")
+    assert code == 8 and "not a bundle" in err and "--force" in err
+    code, _, err = call(capsys, "compile", model, "-o", precious)
+    assert code == 8 and "is a file" in err
+    assert precious.read_text() == "x"
+    code, _, _ = call(capsys, "compile", model, "-o", tmp_path / "home", "--force")
+    assert code == 0 and not precious.exists()
+
+
+@pytest.mark.parametrize("parent", ["/proc/none", "/dev/null"])
+def test_compile_to_an_unwritable_place(capsys, model, parent):
+    code, _, err = call(capsys, "compile", model, "-o", f"{parent}/bundle")
+    assert code == 8 and "cannot write" in err
+
+
+# ------------------------------------------------------------------- inspect, bench, doctor
+
+
+def test_inspect_shows_steps_and_both_buffers(capsys, model, frames):
+    code, out, _ = call(capsys, "inspect", model, "--data", frames)
+    assert code == 0
+    loaded = runtime.load(model)
+    for step in loaded.steps():
+        assert step.name in out
+    assert f"buffer 1   {loaded.model_bytes} bytes" in out
+    assert f"buffer 2   {loaded.arena_bytes} bytes" in out
+    code, out, _ = call(capsys, "inspect", model, "--data", frames, "--json")
+    steps = {s["name"]: s for s in result(out, "inspect")["steps"]}
+    assert 0 <= steps["stem"]["firing_rate"] <= 1 and steps["embed"]["firing_rate"] is None
+    assert steps["embed"]["binary_weights"] == 100
+
+
+def test_inspect_refuses_other_files(capsys, tmp_path):
+    assert call(capsys, "inspect", tmp_path)[0] == 7
+    code, _, err = call(capsys, "inspect", "x.pt")
+    assert code == 7 and "bestdeploy export x.pt" in err
+
+
+def test_bench_without_a_competitor(capsys, model):
+    code, out, _ = call(capsys, "bench", model, "--against", "", "--seconds", "0.1", "--json")
+    found = result(out, "bench")
+    assert code == 0 and found["n_golden"] == 2
+    (row,) = found["rows"]
+    assert row["name"] == "c" and row["ratio"] == 1
+    assert row["min_us"] <= row["median_us"] <= row["p90_us"] <= row["p99_us"]
+    assert len(row["samples_us"]) == found["n_rounds"] >= 20
+
+
+def float_model(path: Path) -> None:
+    """A float network with our input: mean over pixels, then K classes."""
+    onnx = pytest.importorskip("onnx")
+    helper, proto = onnx.helper, onnx.TensorProto
+    weight = helper.make_tensor("w", proto.FLOAT, [CIN, K], [1.0] * CIN * K)
+    nodes = [
+        helper.make_node("Cast", ["image"], ["x"], to=proto.FLOAT),
+        helper.make_node("ReduceMean", ["x"], ["m"], axes=[1, 2], keepdims=0),
+        helper.make_node("MatMul", ["m", "w"], ["logits"]),
+    ]
+    image = helper.make_tensor_value_info("image", proto.UINT8, ["B", H, W, CIN])
+    logits = helper.make_tensor_value_info("logits", proto.FLOAT, ["B", K])
+    graph = helper.make_graph(nodes, "g", [image], [logits], [weight])
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+
+
+def test_bench_against_onnxruntime(capsys, model, tmp_path):
+    pytest.importorskip("onnxruntime")
+    float_model(tmp_path / "f.onnx")
+    words = ("bench", model, "--float", tmp_path / "f.onnx", "--seconds", "0.1")
+    code, out, err = call(capsys, *words)
+    assert code == 0, err
+    assert "onnxruntime" in out and "2 golden vectors ok" in out
+    code, out, _ = call(capsys, *words, "--json")
+    names = [row["name"] for row in result(out, "bench")["rows"]]
+    assert code == 0 and names == ["c", "onnxruntime"]
+
+
+def test_bench_errors(capsys, model):
+    code, _, err = call(capsys, "bench", model)
+    assert code == 7 and "no float network" in err and "--float" in err
+    code, _, err = call(capsys, "bench", model, "--against", "openvino")
+    assert code == 4 and "openvino" in err
+
+
+def test_targets_and_doctor(capsys):
+    code, out, _ = call(capsys, "targets", "--json")
+    names = [row["name"] for row in result(out, "targets")]
+    assert code == 0 and names == [row.name for row in toolchain.TARGETS]
+    assert "armv7" in call(capsys, "targets")[1]
+    code, out, _ = call(capsys, "doctor", "--json")
+    rows = {row["item"]: row for row in result(out, "doctor")["findings"]}
+    assert code == 0 and rows["numpy"]["state"] == "ok"
+    assert {"torch", "onnxruntime", "apache-tvm", "ziglang", "C compiler", "cache"} <= set(rows)
+
+
+def test_doctor_fails_only_for_required_items(capsys, monkeypatch):
+    monkeypatch.setattr(toolchain, "_zig", lambda: None)
+    monkeypatch.setattr(toolchain, "_cross_compiler", lambda _row: None)
+    code, out, _ = call(capsys, "doctor")
+    assert code == 0 and "gcc-aarch64-linux-gnu" in out
+    monkeypatch.setattr(toolchain, "_host_compiler", lambda: None)
+    monkeypatch.setattr(toolchain, "prebuilt_library", lambda: None)
+    code, out, err = call(capsys, "doctor")
+    assert code == 3 and "C compiler" in err and "apt install gcc" in out
+
+
+# ------------------------------------------------------------------- export, verify (printing)
+
+
+def parity(**changes) -> types.SimpleNamespace:
+    layer = types.SimpleNamespace(
+        name="block.0.attn.q_lif",
+        n_neuron_steps=1000,
+        n_flips=0,
+        flips_per_million=0.0,
+        min_margin=None,
+    )
+    facts = {
+        "forms": ("a.onnx", "b.bstm"),
+        "n_frames": 3,
+        "n_raw_different": 0,
+        "max_logit_difference": 0.0,
+        "top1_agreement": 1.0,
+        "top1": {"a.onnx": 0.5, "b.bstm": 0.5},
+        "layers": [layer],
+        "first_divergence": None,
+        "exact": True,
+    }
+    return types.SimpleNamespace(**{**facts, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "says"),
+    [
+        ({}, 0, "exact                     yes"),
+        ({"n_raw_different": None, "exact": False}, 0, "not defined against a float model"),
+        (
+            {"n_raw_different": 2, "exact": False, "first_divergence": {"layer": "x", "step": 2}},
+            5,
+            "first divergence          layer x, step 2",
+        ),
+    ],
+)
+def test_verify_prints_a_parity_table(capsys, monkeypatch, changes, code, says):
+    seen = {}
+
+    def verify(a, against, **options):
+        seen.update(options, a=a, against=against)
+        return parity(**changes)
+
+    monkeypatch.setattr(deploy, "verify", verify)
+    words = ("verify", "a.onnx", "--against", "b.bstm", "--set", "tau=2")
+    got, out, err = call(capsys, *words, "--budget", "flips_per_million=5,logit_difference=1e-3")
+    assert got == code and says in out and "0 of 1000" in out
+    assert ("must give identical integers" in err) == (code == 5)
+    assert seen["budget"] == {"flips_per_million": 5.0, "logit_difference": 1e-3}
+    assert seen["settings"] == {"tau": "2"}
+
+
+def test_export_prints_rates_warnings_and_the_next_command(capsys, monkeypatch, tmp_path):
+    file = tmp_path / "model.onnx"
+    file.write_bytes(bytes(1234))
+    report = types.SimpleNamespace(
+        files={"model": file},
+        passes=[],
+        firing_rates=[("patch_embed.block1_lif", 0.0901)],
+        parity={"frames": 16},
+        warnings=["block.0 is silent"],
+        seconds=1.0,
+    )
+    monkeypatch.setattr(deploy, "export", lambda *_args, **_options: report)
+    code, out, err = call(capsys, "export", "x.pt", "-o", file)
+    assert code == 0 and "9.01 %" in out and "1.2 kB" in out and "frames: 16" in out
+    assert "warning: block.0 is silent" in err and f"next: bestdeploy compile {file}" in err

@@ -1,0 +1,435 @@
+"""The custom-op library in ONNX Runtime: the integers of the function bodies and the references."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from random_nets import Spec, images_of, random_checkpoint
+
+from bestdeploy import importers, ir, ops, passes, stages, toolchain
+from bestdeploy import onnxruntime as ort_room
+from bestdeploy.emit import onnx as emit_onnx
+from bestdeploy.errors import ArtifactError, MissingToolError
+from bestdeploy.importers.checkpoint import Checkpoint
+from bestdeploy.ops import arithmetic, neuron, threshold_neuron
+
+ort = pytest.importorskip("onnxruntime")
+
+CHANNELS = (1, 7, 63, 64, 65, 130)
+F = 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def library() -> Path:
+    try:
+        return ort_room.register(ort.SessionOptions())
+    except MissingToolError as error:
+        pytest.skip(str(error))
+
+
+# ---- whole networks -----------------------------------------------------------------------------
+
+NETS = {
+    "T1": Spec(seed=1, n_steps=1, dim=21, heads=3, size=8, depth=1, mlp_ratio=3),
+    "T2": Spec(seed=2, n_steps=2, dim=66, heads=3, size=8, depth=2, mlp_ratio=2),
+    "T4": Spec(seed=3, n_steps=4, dim=40, heads=5, size=12, depth=1, classes=3),
+    "T4-tau1.5": Spec(seed=4, n_steps=4, dim=20, heads=4, size=8, tau=1.5),
+    "T2-no-decay": Spec(seed=5, n_steps=2, dim=20, heads=2, size=8, decay_input=False),
+}
+
+
+def packed_net(spec: Spec) -> ir.Model:
+    tensors, settings = random_checkpoint(spec)
+    kept = {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
+    content = Checkpoint(kept, dict(settings), "0" * 64, Path("random"))
+    (family,) = importers.FAMILIES[:1]
+    model = family.build(content, {"checkpoint args": content.args})
+    passes.run(model)
+    return model
+
+
+def op_types(content: bytes) -> list[str]:
+    return [n.op_type for n in onnx.load_model_from_string(content).graph.node]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_network_gives_the_same_logits_with_and_without_the_library(name):
+    spec = NETS[name]
+    model = packed_net(spec)
+    content = emit_onnx.function_model(model)
+    found = {t.rpartition("_T")[0] for t in op_types(content)}
+    assert "ResidualNeuron" in found
+    assert ("SpikeConvNeuron" in found) == (spec.tau == 2.0)
+    frames = images_of(spec, 3)
+    expected = stages.run(model, frames)
+    with_library = ort_room.from_bytes(content, name, custom_ops=True)
+    without = ort_room.from_bytes(content, name)
+    assert len(np.unique(expected["raw"])) > spec.classes, "the frames must differ"
+    for n in (1, 3):
+        for session in (with_library, without):
+            raw, logits = session.infer(frames[:n])
+            np.testing.assert_array_equal(raw, expected["raw"][:n])
+            np.testing.assert_array_equal(logits, expected["logits"][:n])
+
+
+# ---- single ops ---------------------------------------------------------------------------------
+
+
+class OneOp:
+    """A model of one node; arrays in `constants` are initialisers, the others graph inputs."""
+
+    def __init__(self, name, n_steps, arrays, attrs, constants=()):
+        self.op = ops.OPS[name]
+        self.op_type, self.arrays = self.op.op_type(n_steps), arrays
+        self.expected = self.op.run(list(arrays.values()), n_steps, attrs)
+        b = ir.Builder()
+        values = {
+            k: b.initializer(k, a)
+            if k in constants
+            else ir.typed_value(k, a.dtype, [f"{k}{i}" for i in range(a.ndim)])
+            for k, a in arrays.items()
+        }
+        made = b.op(
+            self.op_type,
+            *values.values(),
+            domain=ir.DOMAIN,
+            output_names=list(self.op.outputs),
+            **attrs,
+        )
+        outputs = [made] if len(self.op.outputs) == 1 else list(made)
+        for value, array in zip(outputs, self.expected, strict=True):
+            ir.set_type(value, array.dtype, [f"{value.name}{i}" for i in range(array.ndim)])
+        inputs = [v for k, v in values.items() if k not in constants]
+        self.model = ir.new_model(b, inputs, outputs, name="one", metadata={})
+        stages.attach_functions(self.model)
+        self.feed = {k: a for k, a in arrays.items() if k not in constants}
+
+    def session(self, content=None, *, custom_ops=True):
+        content = content or ir.to_bytes(self.model)
+        return ort_room.from_bytes(content, self.op_type, custom_ops=custom_ops).session
+
+    def check(self, session, feed=None):
+        for got, wanted in zip(session.run(None, feed or self.feed), self.expected, strict=True):
+            np.testing.assert_array_equal(got, wanted)
+
+
+def conv_op(c_in, c_out, kernel, *, n_steps=4, batch=2, size=(5, 4), stride=1, pad=None, seed=0,
+            dirty=False, constants=("w", "theta"), pads=None):  # fmt: skip
+    rng = np.random.default_rng((seed, c_in, c_out, kernel))
+    pad = kernel // 2 if pad is None else pad
+    s = arithmetic.pack_bits(rng.random((n_steps, batch, *size, c_in)) < 0.3)
+    w = arithmetic.pack_bits(rng.random((c_out, kernel, kernel, c_in)) < 0.5)
+    if dirty and c_in % 64:  # bits beyond the channels mean nothing
+        noise = rng.integers(0, 256, s.shape).astype(np.uint8)
+        s |= noise & ~arithmetic.pack_bits(np.ones((*s.shape[:-1], c_in)))
+        w |= 255 - arithmetic.pack_bits(np.ones((*w.shape[:-1], c_in)))
+    reach = np.sqrt(0.3 * kernel * kernel * c_in) * 2 ** (n_steps - 1)
+    rows = threshold_neuron.n_rows(n_steps)
+    theta = rng.normal(0.2 * reach, reach, (rows, c_out)).astype(np.int32)
+    theta[0, 0], theta[-1, -1] = -(2**31), 2**31 - 1
+    attrs = {"strides": [stride] * 2, "pads": pads or [pad] * 4, "in_channels": c_in}
+    arrays = {"spikes": s, "w": w, "theta": theta}
+    return OneOp("SpikeConvNeuron", n_steps, arrays, attrs, constants)
+
+
+def residual_op(c, *, n_steps=4, batch=2, size=(3, 5), seed=0, **kind):
+    rng = np.random.default_rng((seed, c))
+    shape = (n_steps, batch, *size, c)
+    arrays = {
+        k: rng.integers(-(3 << F), 4 << F, shape).astype(np.int32) for k in ("y", "x0", "x1")
+    }
+    given = {"tau": 2.0, "v_threshold": 1.0, "v_reset": 0.0, "soft_reset": False,
+             "decay_input": True} | kind  # fmt: skip
+    attrs = neuron.parameters(bits=F, **given)
+    return OneOp("ResidualNeuron", n_steps, arrays, attrs)
+
+
+@pytest.mark.parametrize("kernel", (1, 3))
+@pytest.mark.parametrize("c_in", CHANNELS)
+def test_conv_neuron_at_awkward_sizes(c_in, kernel):
+    for c_out in CHANNELS:
+        one = conv_op(c_in, c_out, kernel)
+        one.check(one.session())
+
+
+@pytest.mark.parametrize("n_steps", range(1, 9))
+def test_conv_neuron_for_every_number_of_steps(n_steps):
+    one = conv_op(70, 66, 3, n_steps=n_steps)
+    one.check(one.session())
+    one.check(one.session(custom_ops=False))
+
+
+@pytest.mark.parametrize("batch", (0, 1, 5))
+@pytest.mark.parametrize("stride, pad", ((2, 1), (1, 0), (2, 0), (3, 2)))
+def test_conv_neuron_windows_and_batches(stride, pad, batch):
+    one = conv_op(9, 5, 3, size=(7, 6), stride=stride, pad=pad, batch=batch)
+    one.check(one.session())
+
+
+@pytest.mark.parametrize("c_in", (1, 63, 64, 65))
+def test_bits_beyond_the_channels_mean_nothing(c_in):
+    one = conv_op(c_in, 9, 3, dirty=True)
+    one.check(one.session())
+
+
+@pytest.mark.parametrize("constants", ((), ("w",), ("theta",)))
+def test_weights_that_are_not_constant(constants):
+    one = conv_op(65, 70, 3, constants=constants)
+    one.check(one.session())
+
+
+def test_an_initialiser_that_is_also_an_input_can_be_overridden():
+    one, other = conv_op(20, 9, 1), conv_op(20, 9, 1, seed=1)
+    proto = ir.to_proto(one.model)
+    for t in proto.graph.initializer:
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims))
+    session = one.session(proto.SerializeToString())
+    one.check(session)
+    other.check(session, other.arrays)
+
+
+KINDS = {
+    "halving": {},
+    "soft": {"soft_reset": True},
+    "no-decay": {"decay_input": False},
+    "tau1.5": {"tau": 1.5, "v_threshold": 0.7},
+    "tau3-reset": {"tau": 3.0, "v_reset": -0.25},
+    "tau1.5-no-decay-soft": {"tau": 1.5, "decay_input": False, "soft_reset": True},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("c", CHANNELS)
+def test_residual_neuron(c, kind):
+    one = residual_op(c, **KINDS[kind])
+    one.check(one.session())
+
+
+@pytest.mark.parametrize("n_steps", (1, 2, 3, 8, 16))
+@pytest.mark.parametrize("batch", (0, 1, 3))
+def test_residual_neuron_steps_and_batches(n_steps, batch):
+    one = residual_op(66, n_steps=n_steps, batch=batch)
+    one.check(one.session())
+
+
+# ---- which of the two ran -----------------------------------------------------------------------
+
+
+def break_body(model: ir.Model, op_type: str) -> bytes:
+    """Make the function body of an op give wrong spikes."""
+    proto = ir.to_proto(model)
+    (function,) = [f for f in proto.functions if f.name == op_type]
+    port = function.output[-1]
+    (last,) = [n for n in function.node if port in n.output]
+    last.output[list(last.output).index(port)] = "unbroken"
+    for op, inputs, outputs, attrs in (
+        ("Cast", ["unbroken"], ["as_bool"], {"to": 9}),
+        ("Not", ["as_bool"], ["inverted"], {}),
+        ("Cast", ["inverted"], [port], {"to": 2}),
+    ):
+        function.node.append(onnx.helper.make_node(op, inputs, outputs, **attrs))
+    return proto.SerializeToString()
+
+
+@pytest.mark.parametrize("one", (conv_op(65, 7, 3), residual_op(7)), ids=("conv", "residual"))
+def test_the_kernel_runs_and_not_the_body(one):
+    content = break_body(one.model, one.op_type)
+    one.check(one.session(content))
+    with pytest.raises(AssertionError):
+        one.check(one.session(content, custom_ops=False))
+
+
+def test_a_network_runs_its_kernels():
+    spec = NETS["T2"]
+    model = packed_net(spec)
+    frames = images_of(spec, 2)
+    expected = stages.run(model, frames)["raw"]
+    stages.infer_types(model)
+    stages.attach_functions(model)
+    for op_type in ("SpikeConvNeuron_T2", "ResidualNeuron_T2"):
+        content = break_body(model, op_type)
+        raw, _ = ort_room.from_bytes(content, "broken", custom_ops=True).infer(frames)
+        np.testing.assert_array_equal(raw, expected)
+        raw, _ = ort_room.from_bytes(content, "broken").infer(frames)
+        assert (raw != expected).any()
+
+
+def test_threads_share_a_session():
+    one = conv_op(65, 70, 3, constants=("w",))
+    session = one.session()
+    with ThreadPoolExecutor(4) as pool:
+        for job in [pool.submit(one.check, session) for _ in range(16)]:
+            job.result()
+
+
+# ---- what is refused ----------------------------------------------------------------------------
+
+
+def cut(array, **axes):
+    return np.ascontiguousarray(array[tuple(slice(axes.get(f"a{i}")) for i in range(array.ndim))])
+
+
+@pytest.mark.parametrize(
+    "port, axes, message",
+    (
+        ("spikes", {"a0": 3}, r"SpikeConvNeuron_T4: `spikes` is \[3, .., 16\], expected \[4"),
+        ("spikes", {"a4": 8}, r"`spikes` is \[4, .., 8\]"),
+        ("spikes", {"a2": 0}, "`spikes` has 0 x 4 cells"),
+        ("w", {"a0": 6}, "`theta` has 7 channels, `w` 6"),
+        ("w", {"a0": 0}, "`w` has 0 outputs"),
+        ("w", {"a1": 0}, "the window is 0 x 3"),
+        ("w", {"a1": 1}, "pads = 1, must be below the window"),
+        ("w", {"a3": 8}, "`w` has rows of 8 bytes, expected 16"),
+        ("theta", {"a0": 9}, r"`theta` is \[9, 7\], expected \[10, O\]"),
+        ("theta", {"a1": 6}, "`theta` has 6 channels, `w` 7"),
+    ),
+)
+def test_wrong_shapes_of_a_conv_are_errors(port, axes, message):
+    one = conv_op(65, 7, 3, constants=())
+    with pytest.raises(Exception, match=message):
+        one.session().run(None, one.feed | {port: cut(one.arrays[port], **axes)})
+
+
+def test_a_window_larger_than_the_image_is_an_error():
+    one = conv_op(5, 7, 3, pad=0)
+    with pytest.raises(Exception, match="`spikes` has 2 x 4 cells"):
+        one.session().run(None, {"spikes": cut(one.arrays["spikes"], a2=2)})
+
+
+def test_wrong_ranks_are_errors():
+    one = conv_op(5, 7, 1)
+    proto = ir.to_proto(one.model)
+    del proto.graph.input[0].type.tensor_type.shape.dim[:]
+    proto.graph.input[0].type.tensor_type.ClearField("shape")
+    session = one.session(proto.SerializeToString())
+    with pytest.raises(Exception, match="`spikes` has 4 axes, expected 5"):
+        session.run(None, {"spikes": one.arrays["spikes"][0]})
+
+
+def test_constants_that_do_not_fit_are_refused_when_the_session_is_made():
+    one = conv_op(65, 7, 3)
+    proto = ir.to_proto(one.model)
+    theta = one.arrays["theta"]
+    for index, wrong in ((0, theta[:9]), (1, theta[:, :6])):
+        for t in proto.graph.initializer:
+            if t.name == "theta":
+                t.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(wrong), "theta"))
+        with pytest.raises(ArtifactError, match="`theta`"):
+            one.session(proto.SerializeToString())
+        assert index in (0, 1)
+
+
+def test_padding_that_differs_by_side_is_refused():
+    one = conv_op(5, 7, 3, pads=[1, 0, 1, 0])
+    one.check(one.session(custom_ops=False))
+    with pytest.raises(ArtifactError, match="pads must be the same on every side"):
+        one.session()
+
+
+@pytest.mark.parametrize("port, axes", (("x0", {"a0": 3}), ("x1", {"a4": 6}), ("y", {"a1": 1})))
+def test_wrong_shapes_of_a_residual_are_errors(port, axes):
+    one = residual_op(7)
+    with pytest.raises(Exception, match="must have equal shapes"):
+        one.session().run(None, one.feed | {port: cut(one.arrays[port], **axes)})
+    with pytest.raises(Exception, match=r"ResidualNeuron_T4: `y` is \[2, .., 7\]"):
+        one.session().run(None, {k: cut(a, a0=2) for k, a in one.arrays.items()})
+
+
+def test_an_unknown_kind_of_rounding_is_refused():
+    one = residual_op(7)
+    proto = ir.to_proto(one.model)
+    for attribute in proto.graph.node[0].attribute:
+        if attribute.name == "rate":
+            attribute.i = 5
+    with pytest.raises(ArtifactError, match="rounding = 0 with rate = 5"):
+        one.session(proto.SerializeToString())
+
+
+# ---- registration -------------------------------------------------------------------------------
+
+
+def test_register_twice_on_the_same_options():
+    options = ort.SessionOptions()
+    assert ort_room.register(options) == ort_room.register(options)
+    one = residual_op(3)
+    one.check(ort.InferenceSession(ir.to_bytes(one.model), options))
+    one.check(ort.InferenceSession(ir.to_bytes(one.model), options))
+
+
+def test_an_old_onnxruntime_is_named(monkeypatch):
+    monkeypatch.setattr(ort, "__version__", "1.16.3")
+    with pytest.raises(MissingToolError, match=r"onnxruntime 1\.16\.3 is too old"):
+        ort_room.register(ort.SessionOptions())
+
+
+class ApiBase(ctypes.Structure):
+    _fields_ = (("get_api", ctypes.c_void_p), ("get_version", ctypes.c_void_p))
+
+
+@pytest.mark.parametrize("has_first", (True, False))
+def test_the_library_itself_refuses_an_old_onnxruntime(library, has_first):
+    messages = []
+
+    @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
+    def create_status(code, message):
+        messages.append((code, message.decode()))
+        return 4711
+
+    table = (ctypes.c_void_p * 300)(ctypes.cast(create_status, ctypes.c_void_p))
+
+    @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)
+    def get_api(version):
+        return ctypes.addressof(table) if version == 1 and has_first else None
+
+    loaded = ctypes.CDLL(str(library))
+    loaded.RegisterCustomOps.restype = ctypes.c_void_p
+    base = ApiBase(ctypes.cast(get_api, ctypes.c_void_p), None)
+    status = loaded.RegisterCustomOps(None, ctypes.byref(base))
+    assert status == (4711 if has_first else None)
+    assert [m for _, m in messages] == ["bestdeploy: its custom ops need ONNX Runtime 1.17"] * (
+        1 if has_first else 0
+    )
+
+
+def test_one_symbol_is_exported_and_libc_is_all_it_needs(library):
+    try:
+        text = subprocess.run(
+            ["nm", "-D", library], capture_output=True, text=True, check=True
+        ).stdout
+    except FileNotFoundError:
+        pytest.skip("no nm on this machine")
+    rows = [line.split() for line in text.splitlines()]
+    assert [r[2] for r in rows if r[1] == "T"] == ["RegisterCustomOps"]
+    needed = {r[1].partition("@")[0] for r in rows if r[0] == "U"}
+    libc = {"calloc", "free", "malloc", "memcpy", "memset", "memcmp", "snprintf", "vsnprintf"}
+    assert needed <= libc | {"__stack_chk_fail"}
+
+
+def test_the_slots_are_those_of_the_public_header(tmp_path):
+    folder = Path("/usr/include/onnxruntime")
+    header = next(iter(sorted(folder.rglob("onnxruntime_c_api.h"))), None)
+    if header is None:
+        pytest.skip(f"no onnxruntime_c_api.h under {folder} (Debian: libonnxruntime-dev)")
+    text = (toolchain.find_sources() / "ort" / "bst_ort_api.h").read_text()
+    slots = re.findall(r"^ORT_SLOT\((\w+), (\d+)\);", text, re.MULTILINE)
+    assert len(slots) > 12
+    lines = [f'#include "{header}"', "#include <stddef.h>"]
+    lines += [
+        f'_Static_assert(offsetof(OrtApi, {name}) == {number} * sizeof(void*), "{name}");'
+        for name, number in slots
+    ]
+    lines += [
+        f'_Static_assert(offsetof(struct OrtCustomOp, {name}) == {offset}, "{name}");'
+        for name, offset in (("GetName", 16), ("KernelDestroy", 72), ("KernelComputeV2", 144))
+    ]
+    source = tmp_path / "slots.c"
+    source.write_text("\n".join(lines) + "\n")
+    compiler = toolchain.compiler_for("host").command
+    subprocess.run([*compiler, "-std=c11", "-c", source, "-o", tmp_path / "slots.o"], check=True)
