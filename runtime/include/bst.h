@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: MIT
+/// bst.h: run a deployed binary spiking transformer (`.bstm` file), integers only.
+///
+/// The whole life of a model, without error handling:
+///
+///     size_t model_bytes, arena_bytes;
+///     bst_model *model;
+///     bst_session *session;
+///     bst_model_bytes(file, file_bytes, &model_bytes);              // checks every byte of the
+///     file void *buffer = aligned_alloc(64, model_bytes); bst_model_init(file, file_bytes, buffer,
+///     model_bytes, &model); bst_arena_bytes(model, &arena_bytes); void *arena = aligned_alloc(64,
+///     arena_bytes); bst_session_init(model, arena, arena_bytes, &session);
+///     bst_session_run(session, frame, frame_bytes, raw, n_classes); // as often as you like
+///     float logit0 = bst_logit(model, raw[0]);
+///
+/// Promises
+/// - Memory: the library allocates nothing. The caller gives two buffers, one per model and one per
+///   session, aligned to 64 bytes and sized by the two queries (always multiples of 64). There is
+///   nothing to close: free the buffers when the last pointer into them is gone.
+/// - Safety: whatever bytes the file holds, no call reads or writes outside the file and the given
+///   buffers. A file that breaks a rule of FORMAT.md gives a status.
+/// - Results: the raw logits are the same integers on every machine, instruction set and run.
+/// - Threads: a model is never written after `bst_model_init`, any number of threads may share it.
+///   A session belongs to one thread at a time. The last error is per thread.
+/// - Errors: every call that can fail returns a `bst_status`; outputs come last in the argument
+///   list and are written only on success. Nothing aborts, prints or touches errno.
+/// - Hosts: little-endian only, checked when the library is compiled.
+
+#ifndef BST_H_
+#define BST_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define BST_VERSION "0.1.0"
+
+#if defined(__GNUC__) || defined(__clang__)
+#define BST_API __attribute__((visibility("default")))
+#define BST_CHECKED __attribute__((warn_unused_result))
+#else
+#define BST_API
+#define BST_CHECKED
+#endif
+
+/// Alignment in bytes of the two caller buffers.
+#define BST_ALIGN 64
+
+// ---- Status
+// --------------------------------------------------------------------------------------
+
+/// Name, number (fixed for ever, append only) and meaning of each status.
+#define BST_STATUS_LIST(X)                                           \
+  X(OK, 0, "success")                                                \
+  X(BAD_ARGUMENT, 1, "an argument is NULL, misaligned or too big")   \
+  X(BAD_FILE, 2, "not a valid .bstm file")                           \
+  X(UNSUPPORTED, 3, "valid, but not in this version of the runtime") \
+  X(NO_MEMORY, 4, "the caller's buffer is too small")                \
+  X(IO, 5, "a file cannot be read")
+
+typedef enum bst_status {
+#define BST_STATUS_ENUM(name, number, text) BST_##name = number,
+  BST_STATUS_LIST(BST_STATUS_ENUM)
+#undef BST_STATUS_ENUM
+} bst_status;
+
+/// Version of the library, e.g. "0.1.0". Static storage.
+BST_API const char* bst_version(void);
+
+/// Name of a status without prefix, e.g. "BAD_FILE"; "UNKNOWN" for a number that is none.
+BST_API const char* bst_status_name(bst_status status);
+
+/// Sentence about the last failure on this thread: where, what, the value, what is allowed.
+/// Empty before the first failure; a success does not clear it. Valid until the next failure on the
+/// same thread. Libraries built with BST_NO_ERROR_TEXT always give "".
+BST_API const char* bst_last_error(void);
+
+/// Instruction set of the kernels that run: "scalar".
+BST_API const char* bst_isa_name(void);
+
+// ---- Model
+// ---------------------------------------------------------------------------------------
+
+/// A loaded network: read-only, shareable. Lives in the caller's buffer, borrows the caller's file.
+typedef struct bst_model bst_model;
+
+/// Check a whole file (structure, checksum, every step) and tell the size of the model's buffer.
+/// @param file        the file's bytes, aligned to 8; may be flash or a read-only map
+/// @param file_bytes  exact size of the file
+/// @param model_bytes out: bytes that bst_model_init needs, a multiple of 64
+/// @return OK; BAD_ARGUMENT (NULL, alignment); BAD_FILE; UNSUPPORTED (version, section, op or size
+///         that this build does not know)
+BST_API BST_CHECKED bst_status bst_model_bytes(const void* file, size_t file_bytes,
+                                               size_t* model_bytes);
+
+/// Check a whole file again and make a model of it: weights laid out for this machine's kernels.
+/// @param file         as above; borrowed: must stay unchanged as long as the model is used
+/// @param buffer       owned by the caller, aligned to 64, not needed before; the model lives in it
+/// @param buffer_bytes at least what bst_model_bytes told
+/// @param model        out: the model, at the start of `buffer`
+/// @return as bst_model_bytes; NO_MEMORY if `buffer_bytes` is too small
+BST_API BST_CHECKED bst_status bst_model_init(const void* file, size_t file_bytes, void* buffer,
+                                              size_t buffer_bytes, bst_model** model);
+
+/// Facts about a model. Counts are plain numbers, sizes are bytes.
+typedef struct bst_model_info {
+  uint32_t height, width, channels;  ///< of a frame: uint8 [height, width, channels]
+  uint32_t n_classes;                ///< number of raw logits
+  uint32_t n_steps;                  ///< T, time steps
+  uint32_t logit_shift;              ///< logit = raw * 2^-logit_shift
+  uint32_t n_golden;                 ///< test vectors in the file
+  uint32_t n_program_steps;          ///< operations, see bst_model_step
+  uint64_t arena_bytes;              ///< what bst_arena_bytes tells
+  uint64_t model_bytes;              ///< what bst_model_bytes tells
+  uint64_t frame_bytes;              ///< height * width * channels
+  uint32_t frac_bits;                ///< F: stream values are in units of 2^-F
+  uint32_t reserved;                 ///< 0
+} bst_model_info;
+
+/// @return OK; BAD_ARGUMENT (NULL)
+BST_API BST_CHECKED bst_status bst_model_describe(const bst_model* model, bst_model_info* info);
+
+/// What a buffer of the program holds.
+typedef enum bst_kind {
+  BST_KIND_IMAGE = 1,   ///< uint8 [1, h, w, c]
+  BST_KIND_SPIKES = 2,  ///< bits [t, h, w, c]: channel i is bit i%64 of little-endian word i/64;
+                        ///< each row of c bits padded with zeros to whole 64-bit words
+  BST_KIND_STREAM = 3,  ///< int32 [t, h, w, c], units of 2^-F
+  BST_KIND_RAW = 4      ///< int64 [c], the raw logits
+} bst_kind;
+
+/// Kind, shape [t, h, w, c] and exact size of one tensor.
+typedef struct bst_tensor_info {
+  uint32_t kind;  ///< a bst_kind
+  uint32_t t, h, w, c;
+  uint32_t reserved;  ///< 0
+  uint64_t bytes;
+} bst_tensor_info;
+
+#define BST_MAX_OUTPUTS 2
+
+/// One operation of the program.
+typedef struct bst_step_info {
+  const char* name;                          ///< layer name, in the file
+  uint32_t op;                               ///< op code of FORMAT.md
+  const char* op_name;                       ///< e.g. "conv_neuron"; static storage
+  uint32_t n_outputs;                        ///< 1 or 2
+  bst_tensor_info outputs[BST_MAX_OUTPUTS];  ///< unused ones are all zero
+} bst_step_info;
+
+/// @param index 0 .. n_program_steps - 1
+/// @return OK; BAD_ARGUMENT (NULL, index)
+BST_API BST_CHECKED bst_status bst_model_step(const bst_model* model, uint32_t index,
+                                              bst_step_info* info);
+
+/// Test vector of the file: a frame and the raw logits it must give.
+/// @param index 0 .. n_golden - 1
+/// @param frame out: height * width * channels bytes, inside the file
+/// @param raw   out: n_classes values, inside the file
+/// @return OK; BAD_ARGUMENT (NULL, index)
+BST_API BST_CHECKED bst_status bst_model_golden(const bst_model* model, uint32_t index,
+                                                const uint8_t** frame, const int64_t** raw);
+
+/// Logit of a raw logit: float32(float64(raw) * 2^-logit_shift). 0 when `model` is NULL.
+BST_API float bst_logit(const bst_model* model, int64_t raw);
+
+// ---- Session
+// -------------------------------------------------------------------------------------
+
+/// One stream of frames through a model: activations and scratch. Lives in the caller's arena.
+typedef struct bst_session bst_session;
+
+/// Size of one session's arena.
+/// @param bytes out: bytes that bst_session_init needs, a multiple of 64
+/// @return OK; BAD_ARGUMENT (NULL)
+BST_API BST_CHECKED bst_status bst_arena_bytes(const bst_model* model, size_t* bytes);
+
+/// Make a session. Frames are independent: no state is carried from one run to the next.
+/// @param model   borrowed: must outlive the session
+/// @param arena   owned by the caller, aligned to 64; the session lives in it
+/// @param bytes   at least what bst_arena_bytes told
+/// @param session out: the session, at the start of `arena`
+/// @return OK; BAD_ARGUMENT (NULL, alignment); NO_MEMORY
+BST_API BST_CHECKED bst_status bst_session_init(const bst_model* model, void* arena, size_t bytes,
+                                                bst_session** session);
+
+/// Run one frame.
+/// @param frame       uint8 [height, width, channels], preprocessed; read only during the call
+/// @param frame_bytes exactly height * width * channels
+/// @param raw         out: the raw logits
+/// @param n_raw       exactly n_classes
+/// @return OK; BAD_ARGUMENT (NULL, a size that does not match)
+BST_API BST_CHECKED bst_status bst_session_run(bst_session* session, const uint8_t* frame,
+                                               size_t frame_bytes, int64_t* raw, size_t n_raw);
+
+/// Called after each step, once per output, in order. `data` is valid during the call only.
+/// @param step   index for bst_model_step
+/// @param output index into bst_step_info.outputs, which gives kind, shape and `bytes`
+typedef void bst_probe(void* user, uint32_t step, uint32_t output, const void* data, size_t bytes);
+
+/// Set the probe of a session; NULL turns it off.
+/// @param user passed to `fn`, never read by the library
+/// @return OK; BAD_ARGUMENT (NULL session)
+BST_API BST_CHECKED bst_status bst_session_probe(bst_session* session, bst_probe* fn, void* user);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif  // BST_H_

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: MIT
+// Read-out. Ranges: |S| <= 2^28 * 2^31 = 2^59; |c| <= 2^31, so |c*Ai| <= 2^62 and Y, with a bias
+// below 2^60, stays inside int64; S1 then fits too. The products with V wrap modulo 2^64.
+
+#include "../lanes.h"
+#include "readout.h"
+
+size_t bst_readout_scratch_bytes(int n_dim, int n_hidden) {
+  return (2 * (size_t)n_dim + (size_t)n_hidden) * sizeof(int64_t);
+}
+
+static void bst_readout_sum_streams(size_t n_rows, size_t n_dim, const int32_t* x2,
+                                    const int32_t* x1, int64_t* s0, int64_t* s1) {
+  for (size_t d = 0; d < n_dim; ++d) s0[d] = s1[d] = 0;
+  for (size_t row = 0; row < n_rows; ++row, x2 += n_dim, x1 += n_dim) {
+    for (size_t d = 0; d < n_dim; ++d) {
+      s0[d] += x2[d];
+      s1[d] += bst_average32(x1[d], x2[d]);
+    }
+  }
+}
+
+static void bst_readout_count(size_t n_rows, size_t n_hidden, const uint64_t* hidden,
+                              int64_t* count) {
+  const size_t n_words = (n_hidden + 63) / 64;
+  for (size_t e = 0; e < n_hidden; ++e) count[e] = 0;
+  for (size_t row = 0; row < n_rows; ++row) {
+    for (size_t w = 0; w < n_words; ++w, ++hidden) {
+      for (uint64_t bits = *hidden; bits != 0; bits &= bits - 1) {
+        ++count[64 * w + bst_low_bit(bits)];
+      }
+    }
+  }
+}
+
+/// sum over e of w[e] count[e] = 2 (sum over w[e] = +1) - sum of all.
+static int64_t bst_readout_project(size_t n_hidden, const uint8_t* weight, const int64_t* count,
+                                   int64_t total) {
+  int64_t positive = 0;
+  for (size_t first = 0; first < n_hidden; first += 64) {
+    const size_t left = n_hidden - first;
+    uint64_t bits = 0;
+    memcpy(&bits, weight + first / 8, left < 64 ? (left + 7) / 8 : 8);
+    for (; bits != 0; bits &= bits - 1) positive += count[first + bst_low_bit(bits)];
+  }
+  return 2 * positive - total;
+}
+
+static int64_t bst_readout_dot(size_t n, int q, const int32_t* v, const int64_t* s) {
+  int64_t sum = 0;
+  for (size_t d = 0; d < n; ++d) sum = bst_add64(sum, bst_mul64(v[d], s[d] >> q));
+  return sum;
+}
+
+void bst_readout__scalar(int n_steps, size_t n_cells, int n_dim, int n_hidden, int n_classes, int q,
+                         const int32_t* x2, const int32_t* x1, const uint64_t* hidden,
+                         const uint8_t* weight, const int32_t* ai, const int16_t* af,
+                         const int64_t* b_sum, const int32_t* v0, const int32_t* v1,
+                         const int64_t* c, int64_t* raw, void* scratch) {
+  const size_t n_rows = (size_t)n_steps * n_cells, dims = (size_t)n_dim, e = (size_t)n_hidden;
+  int64_t *const s0 = scratch, *const s1 = s0 + dims, *const count = s1 + dims;
+  bst_readout_sum_streams(n_rows, dims, x2, x1, s0, s1);
+  bst_readout_count(n_rows, e, hidden, count);
+  int64_t total = 0;
+  for (size_t i = 0; i < e; ++i) total += count[i];
+  for (size_t d = 0; d < dims; ++d) {
+    const int64_t n = bst_readout_project(e, weight + d * ((e + 7) / 8), count, total);
+    s1[d] += n * ai[d] + ((n * af[d] + (1 << 14)) >> 15) + b_sum[d];
+  }
+  for (size_t k = 0; k < (size_t)n_classes; ++k) {
+    const int64_t first = bst_readout_dot(dims, q, v0 + k * dims, s0);
+    const int64_t second = bst_readout_dot(dims, q, v1 + k * dims, s1);
+    raw[k] = bst_add64(bst_add64(first, second), c[k]);
+  }
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT
+// spike_conv: binary-weight convolution of spikes, fused with what follows it.
+//
+//   conv_neuron  spikes -> spikes: the exact integer neuron of numerics.md 4
+//   conv_affine  spikes -> int32 stream: y = n*Ai + ((n*Af + 2^14) >> 15) + B (numerics.md 6)
+//
+// Shapes, one frame: spikes [T, height, width, n_in], out [T, out_h, out_w, n_out], rows of
+// channels packed 64 per word (lanes.h). out_h = (height + 2 pad - kh) / stride + 1, out_w alike.
+// Limits that the caller has checked: kh * kw * n_in <= 65536, T <= 8 for conv_neuron, <= 16 else.
+// The `prepare` functions lay out weights and tables once, in the caller's memory.
+
+#ifndef BST_KERNELS_SPIKE_CONV_H_
+#define BST_KERNELS_SPIKE_CONV_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+/// Prepared weight rows: u64 [kh * kw * n_in + 1][ceil(n_out / 64)], row = (ky * kw + kx) * n_in +
+/// i, bit o of a row = weight (o, ky, kx, i) is +1. The last row is zero and pads event lists.
+size_t bst_spike_conv_rows_bytes(int n_out, int kh, int kw, int n_in);
+
+/// @param bits weights as in the file: [n_out, kh, kw] rows of ceil(n_in / 8) bytes, 1 = +1
+void bst_spike_conv_prepare_rows(int n_out, int kh, int kw, int n_in, const uint8_t* bits,
+                                 uint64_t* rows);
+
+/// Prepared thresholds: int32 [T(T+1)/2][64 ceil(n_out / 64)], channels in the order of lanes.h.
+size_t bst_spike_conv_theta_bytes(int n_steps, int n_out);
+
+/// Theta[t, s] = ceil((u 2^t + w 2^s) / 2^18) for all channels, then the explicit rows.
+/// @param index [n_explicit] channels, @param explicit_theta [n_explicit][T(T+1)/2]
+void bst_spike_conv_prepare_theta(int n_steps, int n_out, const int32_t* theta_u,
+                                  const int32_t* theta_w, int n_explicit, const int32_t* index,
+                                  const int32_t* explicit_theta, int32_t* theta);
+
+/// Bytes of scratch of both kernels.
+size_t bst_spike_conv_scratch_bytes(int n_steps, int kh, int kw, int n_in);
+
+typedef void bst_spike_conv_neuron_kernel(int n_steps, int height, int width, int n_in, int n_out,
+                                          int kh, int kw, int stride, int pad,
+                                          const uint64_t* spikes, const uint64_t* rows,
+                                          const int32_t* theta, uint64_t* out, void* scratch);
+
+/// @param ai, b [n_out] int32, @param af [n_out] int16 in -16384..16384
+typedef void bst_spike_conv_affine_kernel(int n_steps, int height, int width, int n_in, int n_out,
+                                          int kh, int kw, int stride, int pad,
+                                          const uint64_t* spikes, const uint64_t* rows,
+                                          const int32_t* ai, const int16_t* af, const int32_t* b,
+                                          int32_t* out, void* scratch);
+
+bst_spike_conv_neuron_kernel bst_spike_conv_neuron__scalar;
+bst_spike_conv_affine_kernel bst_spike_conv_affine__scalar;
+
+#endif  // BST_KERNELS_SPIKE_CONV_H_

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: MIT
+// What the command-line tools share: messages, arguments, a loaded model with its two buffers,
+// time. Tools may use stdio and malloc; the library may not.
+
+#ifndef BST_TOOLS_HOST_H_
+#define BST_TOOLS_HOST_H_
+
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L  // clock_gettime
+#endif
+
+#include <bst.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/// Exit codes of every bestdeploy command.
+enum {
+  BST_EXIT_OK = 0,
+  BST_EXIT_USAGE = 2,
+  BST_EXIT_DIFFERENT = 5,
+  BST_EXIT_BAD_INPUT = 7,
+  BST_EXIT_CANNOT_WRITE = 8,
+};
+
+/// Options that both tools take.
+typedef struct bst_options {
+  const char *model_path, *source_path;  ///< NULL = not given
+  bool golden;
+} bst_options;
+
+typedef struct bst_loaded {
+  void *file_piece, *model_piece, *arena_piece;  ///< to free
+  bst_model* model;
+  bst_session* session;
+  bst_model_info info;
+} bst_loaded;
+
+/// Print `error: ...` and `hint: ...` to stderr and return the exit code.
+static inline int bst_complain(int code, const char* hint, const char* format, ...) {
+  va_list arguments;
+  fputs("error: ", stderr);
+  va_start(arguments, format);
+  vfprintf(stderr, format, arguments);
+  va_end(arguments);
+  fprintf(stderr, "\nhint: %s\n", hint);
+  return code;
+}
+
+static inline int bst_complain_status(const char* path, bst_status status) {
+  const char* const hint = status == BST_UNSUPPORTED
+                               ? "use the bst_run that was made with this file, or a newer one"
+                               : "copy the file again, or compile it again: bestdeploy compile";
+  return bst_complain(BST_EXIT_BAD_INPUT, hint, "`%s`: %s: %s", path, bst_status_name(status),
+                      bst_last_error());
+}
+
+/// malloc with alignment; `*piece` is what to free.
+static inline void* bst_allocate(size_t bytes, void** piece) {
+  *piece = bytes > SIZE_MAX - BST_ALIGN ? NULL : malloc(bytes + BST_ALIGN);
+  if (*piece == NULL) return NULL;
+  const uintptr_t address = (uintptr_t)*piece;
+  return (uint8_t*)*piece + (BST_ALIGN - address % BST_ALIGN) % BST_ALIGN;
+}
+
+/// Whole file into aligned memory; NULL with a message on failure.
+static inline void* bst_read_file(const char* path, size_t* bytes, void** piece) {
+  const char* const hint = "check the path of the model";
+  FILE* const stream = fopen(path, "rb");
+  long size = -1;
+  if (stream != NULL && fseek(stream, 0, SEEK_END) == 0) size = ftell(stream);
+  if (size < 0 || fseek(stream, 0, SEEK_SET) != 0) {
+    (void)bst_complain(0, hint, "cannot read `%s`: %s", path, strerror(errno));
+    if (stream != NULL) fclose(stream);
+    return NULL;
+  }
+  *bytes = (size_t)size;
+  void* const content = bst_allocate(*bytes, piece);
+  const bool complete = content != NULL && fread(content, 1, *bytes, stream) == *bytes;
+  fclose(stream);
+  if (!complete) (void)bst_complain(0, hint, "cannot read all of `%s`", path);
+  return complete ? content : NULL;
+}
+
+static inline void bst_unload(bst_loaded* loaded) {
+  free(loaded->arena_piece);
+  free(loaded->model_piece);
+  free(loaded->file_piece);
+}
+
+/// Read, check and prepare a model and one session.
+/// @return exit code; a message was printed unless it is 0
+static inline int bst_load(const char* path, bst_loaded* loaded) {
+  size_t file_bytes, model_bytes, arena_bytes;
+  memset(loaded, 0, sizeof *loaded);
+  const void* const file = bst_read_file(path, &file_bytes, &loaded->file_piece);
+  if (file == NULL) return BST_EXIT_BAD_INPUT;
+  bst_status status = bst_model_bytes(file, file_bytes, &model_bytes);
+  if (status != BST_OK) return bst_complain_status(path, status);
+  void* const buffer = bst_allocate(model_bytes, &loaded->model_piece);
+  if (buffer == NULL) {
+    return bst_complain(BST_EXIT_BAD_INPUT, "use a machine with more memory",
+                        "no memory for the model: %zu bytes", model_bytes);
+  }
+  status = bst_model_init(file, file_bytes, buffer, model_bytes, &loaded->model);
+  if (status == BST_OK) status = bst_model_describe(loaded->model, &loaded->info);
+  if (status == BST_OK) status = bst_arena_bytes(loaded->model, &arena_bytes);
+  if (status != BST_OK) return bst_complain_status(path, status);
+  void* const arena = bst_allocate(arena_bytes, &loaded->arena_piece);
+  if (arena == NULL) {
+    return bst_complain(BST_EXIT_BAD_INPUT, "use a machine with more memory",
+                        "no memory for the arena: %zu bytes", arena_bytes);
+  }
+  status = bst_session_init(loaded->model, arena, arena_bytes, &loaded->session);
+  return status == BST_OK ? BST_EXIT_OK : bst_complain_status(path, status);
+}
+
+/// Microseconds of a clock that only moves forward.
+static inline double bst_now_us(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec * 1e6 + (double)now.tv_nsec * 1e-3;
+}
+
+/// Run every test vector of the file; return how many gave the exact raw logits.
+static inline uint32_t bst_run_golden(const bst_loaded* loaded, int64_t* raw) {
+  uint32_t n_equal = 0;
+  for (uint32_t i = 0; i < loaded->info.n_golden; ++i) {
+    const uint8_t* frame;
+    const int64_t* expected;
+    if (bst_model_golden(loaded->model, i, &frame, &expected) != BST_OK) continue;
+    if (bst_session_run(loaded->session, frame, (size_t)loaded->info.frame_bytes, raw,
+                        loaded->info.n_classes) != BST_OK) {
+      continue;
+    }
+    n_equal += memcmp(raw, expected, loaded->info.n_classes * sizeof *raw) == 0;
+  }
+  return n_equal;
+}
+
+/// Value of an option that takes one; NULL with a message when it is missing.
+static inline const char* bst_option_value(int argc, char** argv, int* at) {
+  if (*at + 1 < argc) return argv[++*at];
+  (void)bst_complain(0, "bst_run --help lists the options", "`%s` needs a value", argv[*at]);
+  return NULL;
+}
+
+static inline int bst_check_isa(const char* name) {
+  if (strcmp(name, bst_isa_name()) == 0) return BST_EXIT_OK;
+  return bst_complain(BST_EXIT_USAGE, "leave --isa out", "unknown isa `%s`, this build has: %s",
+                      name, bst_isa_name());
+}
+
+static inline int bst_check_threads(const char* number) {
+  if (strcmp(number, "1") == 0) return BST_EXIT_OK;
+  return bst_complain(BST_EXIT_USAGE, "leave --threads out, or start one process per core",
+                      "--threads is `%s`, this build runs 1 thread", number);
+}
+
+/// Read the arguments. `with_source` allows a second positional argument and --golden.
+/// @return exit code, or -1 when --help or --version were printed and the tool is done
+static inline int bst_parse(int argc, char** argv, const char* help, bool with_source,
+                            bst_options* options) {
+  memset(options, 0, sizeof *options);
+  for (int i = 1; i < argc; ++i) {
+    const char* const word = argv[i];
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
+      fputs(help, stdout);
+      return -1;
+    }
+    if (strcmp(word, "--version") == 0) {
+      printf("%s\n", bst_version());
+      return -1;
+    }
+    if (strcmp(word, "--json") == 0) continue;  // the output is JSON lines anyway
+    if (with_source && strcmp(word, "--golden") == 0) {
+      options->golden = true;
+    } else if (strcmp(word, "--isa") == 0 || strcmp(word, "--threads") == 0) {
+      const char* const value = bst_option_value(argc, argv, &i);
+      if (value == NULL) return BST_EXIT_USAGE;
+      const int code = word[2] == 'i' ? bst_check_isa(value) : bst_check_threads(value);
+      if (code != BST_EXIT_OK) return code;
+    } else if (word[0] == '-' && word[1] != '\0') {
+      return bst_complain(BST_EXIT_USAGE, "--help lists the options", "unknown option `%s`", word);
+    } else if (options->model_path == NULL) {
+      options->model_path = word;
+    } else if (with_source && options->source_path == NULL) {
+      options->source_path = word;
+    } else {
+      return bst_complain(BST_EXIT_USAGE, "--help shows the usage", "one argument too many: `%s`",
+                          word);
+    }
+  }
+  if (options->model_path == NULL) {
+    return bst_complain(BST_EXIT_USAGE, "--help shows the usage", "no MODEL.bstm given");
+  }
+  return BST_EXIT_OK;
+}
+
+#endif  // BST_TOOLS_HOST_H_

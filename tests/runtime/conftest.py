@@ -1,0 +1,49 @@
+"""The runtime under test: the public library, one with every kernel exported, aligned memory."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import pytest
+
+from bestdeploy import toolchain
+from bestdeploy.errors import MissingToolError
+
+STATUS = {0: "OK", 1: "BAD_ARGUMENT", 2: "BAD_FILE", 3: "UNSUPPORTED", 4: "NO_MEMORY", 5: "IO"}
+
+
+def aligned(n_bytes: int, to: int = 64) -> np.ndarray:
+    """Zeroed uint8 memory whose address is a multiple of `to`."""
+    raw = np.zeros(n_bytes + to, np.uint8)
+    start = -raw.ctypes.data % to
+    return raw[start : start + n_bytes]
+
+
+def copy_aligned(content: bytes, to: int = 64) -> np.ndarray:
+    memory = aligned(len(content), to)
+    memory[:] = np.frombuffer(content, np.uint8)
+    return memory
+
+
+def _build(*flags: str) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(toolchain.build_library(extra_flags=flags)))
+    except MissingToolError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def library() -> ctypes.CDLL:
+    """libbst.so as users get it."""
+    lib = _build()
+    for name in ("bst_last_error", "bst_version", "bst_status_name", "bst_isa_name"):
+        getattr(lib, name).restype = ctypes.c_char_p
+    lib.bst_logit.restype = ctypes.c_float
+    return lib
+
+
+@pytest.fixture(scope="session")
+def kernels() -> ctypes.CDLL:
+    """The same sources with every `bst_<kernel>__<isa>` exported."""
+    return _build("-fvisibility=default")

@@ -1,0 +1,246 @@
+"""Hand-made programs for the tests: a builder, a small network, the smallest valid file."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bestdeploy.program import (
+    NEURON_DECAY_INPUT,
+    NEURON_HALVING,
+    NEURON_SOFT_RESET,
+    Buffer,
+    BufferKind,
+    Constant,
+    ConstantType,
+    Golden,
+    Op,
+    Program,
+    Step,
+    align,
+)
+
+F = 20
+
+
+def neuron_params(tau=2.0, theta=1.0, v_reset=0.0, decay_input=True, soft=False):
+    """Step params 4..7 of a stream neuron."""
+    flags = (
+        NEURON_DECAY_INPUT * decay_input + NEURON_SOFT_RESET * soft + NEURON_HALVING * (tau == 2.0)
+    )
+    r = 0 if tau == 2.0 else round(2**30 / tau) if decay_input else round(2**30 * (1 - 1 / tau))
+    return flags, round(theta * 2**F), round(v_reset * 2**F), r
+
+
+class Builder:
+    """Collects buffers, constants and steps; lays the arena out without reuse."""
+
+    def __init__(self, height, width, channels, n_classes, n_t, seed=0):
+        self.rng = np.random.default_rng(seed)
+        self.shape = (height, width, channels)
+        self.n_classes, self.n_t = n_classes, n_t
+        self.buffers, self.constants, self.steps, self.arena = [], [], [], 0
+        self.image = self.buffer(BufferKind.IMAGE, 1, height, width, channels)
+
+    def buffer(self, kind, t, h, w, c):
+        made = Buffer(kind, t, h, w, c, self.arena)
+        self.arena = align(self.arena + made.n_bytes, 64)
+        self.buffers.append(made)
+        return len(self.buffers) - 1
+
+    def spikes(self, h, w, c):
+        return self.buffer(BufferKind.SPIKES, self.n_t, h, w, c)
+
+    def stream(self, h, w, c):
+        return self.buffer(BufferKind.STREAM, self.n_t, h, w, c)
+
+    def constant(self, values, type_):
+        self.constants.append(Constant.of(np.asarray(values), type_))
+        return len(self.constants) - 1
+
+    def signs(self, *dims):
+        self.constants.append(Constant.of_signs(self.rng.random(dims) < 0.5))
+        return len(self.constants) - 1
+
+    def ints(self, low, high, shape, type_=ConstantType.I32):
+        return self.constant(self.rng.integers(low, high, shape), type_)
+
+    def step(self, op, name, inputs, outputs, constants=(), params=()):
+        self.steps.append(
+            Step(op, name, tuple(inputs), tuple(outputs), tuple(constants), tuple(params))
+        )
+        return outputs[0]
+
+    def window(self, source, k, stride, pad):
+        b = self.buffers[source]
+        return (b.h + 2 * pad - k) // stride + 1, (b.w + 2 * pad - k) // stride + 1
+
+    def stem(self, o, k=3, stride=1, pad=1, neuron=None):
+        h, w = self.window(self.image, k, stride, pad)
+        rows = np.minimum(np.arange(h), 1) + (np.arange(h) == h - 1)
+        cols = np.minimum(np.arange(w), 1) + (np.arange(w) == w - 1)
+        constants = (
+            self.ints(-8355711, 8355712, (o, k, k, self.shape[2])),
+            self.ints(-(1 << 30), 1 << 30, (9, o), ConstantType.I64),
+            self.ints(3, 11, (o,), ConstantType.U8),
+            self.constant(np.minimum(rows, 2), ConstantType.U8),
+            self.constant(np.minimum(cols, 2), ConstantType.U8),
+        )
+        params = (stride, pad, 3, 0, *(neuron or neuron_params()))
+        return self.step(
+            Op.STEM_NEURON, "stem", [self.image], [self.spikes(h, w, o)], constants, params
+        )
+
+    def pool(self, source, k=3, stride=2, pad=1):
+        h, w = self.window(source, k, stride, pad)
+        out = self.spikes(h, w, self.buffers[source].c)
+        return self.step(Op.OR_POOL, "pool", [source], [out], (), (k, stride, pad))
+
+    def conv_neuron(self, name, source, o, k=1, stride=1, pad=0, explicit=()):
+        i = self.buffers[source].c
+        h, w = self.window(source, k, stride, pad)
+        constants = [
+            self.signs(o, k, k, i),
+            self.ints(0, 4 << 18, (o,)),
+            self.ints(-(2 << 18), 2 << 18, (o,)),
+        ]
+        if explicit:
+            n_rows = self.n_t * (self.n_t + 1) // 2
+            constants.append(self.constant(explicit, ConstantType.I32))
+            constants.append(self.ints(-8, 8, (len(explicit), n_rows)))
+        out = self.spikes(h, w, o)
+        return self.step(Op.CONV_NEURON, name, [source], [out], constants, (stride, pad))
+
+    def conv_affine(self, name, source, o, k=1, stride=1, pad=0):
+        i = self.buffers[source].c
+        h, w = self.window(source, k, stride, pad)
+        constants = (
+            self.signs(o, k, k, i),
+            self.ints(-(1 << 18), 1 << 18, (o,)),
+            self.ints(-16384, 16385, (o,), ConstantType.I16),
+            self.ints(-(1 << 20), 1 << 20, (o,)),
+        )
+        out = self.stream(h, w, o)
+        return self.step(Op.CONV_AFFINE, name, [source], [out], constants, (stride, pad))
+
+    def stream_neuron(self, name, source, neuron):
+        b = self.buffers[source]
+        out = self.spikes(b.h, b.w, b.c)
+        return self.step(Op.STREAM_NEURON, name, [source], [out], (), (0, 0, 0, 0, *neuron))
+
+    def residual(self, name, y, x0, x1, neuron):
+        b = self.buffers[y]
+        outs = [self.stream(b.h, b.w, b.c), self.spikes(b.h, b.w, b.c)]
+        self.step(Op.RESIDUAL_NEURON, name, [y, x0, x1], outs, (), (0, 0, 0, 0, *neuron))
+        return outs
+
+    def attention(self, q, k, v, heads, score_form=0, value_form=0):
+        b = self.buffers[q]
+        n = b.h * b.w
+        a = self.spikes(heads, n, n)
+        params = (heads, 0, 1) if score_form == 0 else (heads, 1, 0, 0, *neuron_params(soft=True))
+        self.step(Op.SCORE_NEURON, "attn.score", [q, k], [a], (), params)
+        if value_form == 0:
+            gain = self.rng.integers(-(1 << 51), 1 << 51, (self.n_t, heads))
+            constants = [
+                self.constant(gain, ConstantType.I64),
+                self.ints(-36, -30, (self.n_t, heads)),
+            ]
+        else:
+            table = self.rng.integers(-(1 << 21), 1 << 22, (self.n_t, heads, n + 1))
+            constants = [None, None, self.constant(table, ConstantType.I32)]
+        out = self.spikes(b.h, b.w, b.c)
+        params = (heads, value_form, 0, 0, *neuron_params())
+        return self.step(Op.VALUE_NEURON, "attn.value", [a, v], [out], constants, params)
+
+    def readout(self, x2, x1, hidden):
+        d, e, k = self.buffers[x2].c, self.buffers[hidden].c, self.n_classes
+        constants = (
+            self.signs(d, 1, 1, e),
+            self.ints(-(1 << 18), 1 << 18, (d,)),
+            self.ints(-16384, 16385, (d,), ConstantType.I16),
+            self.ints(-(1 << 40), 1 << 40, (d,), ConstantType.I64),
+            self.ints(-(1 << 16), 1 << 16, (k, d)),
+            self.ints(-(1 << 16), 1 << 16, (k, d)),
+            self.ints(-(1 << 40), 1 << 40, (k,), ConstantType.I64),
+        )
+        raw = self.buffer(BufferKind.RAW, 1, 1, 1, k)
+        return self.step(Op.READOUT, "head", [x2, x1, hidden], [raw], constants, (4,))
+
+    def program(self, meta='{"made_by": "tests"}', golden=()):
+        height, width, channels = self.shape
+        return Program(
+            input_height=height,
+            input_width=width,
+            input_channels=channels,
+            n_classes=self.n_classes,
+            n_steps=self.n_t,
+            frac_bits=F,
+            logit_shift=40,
+            arena_bytes=self.arena,
+            buffers=tuple(self.buffers),
+            steps=tuple(self.steps),
+            constants=tuple(self.constants),
+            meta=meta,
+            golden=tuple(golden),
+        )
+
+
+def network(
+    side=8, n_t=4, stem=20, dim=72, hidden=130, heads=3, n_classes=10, seed=0, forms=(0, 0), tau=2.0
+):
+    """Stem, pool, one attention block with both residuals, read-out: every op at least once."""
+    b = Builder(side, side, 3, n_classes, n_t, seed)
+    x = b.stem(stem)
+    x = b.conv_neuron("embed.conv0", x, dim, k=3, pad=1, explicit=(1, dim - 1))
+    x = b.pool(x)
+    x0 = b.conv_affine("embed.conv1", x, dim, k=3, pad=1)
+    s = b.stream_neuron("embed.lif", x0, neuron_params(tau))
+    q, k, v = (b.conv_neuron(f"attn.{n}", s, dim) for n in "qkv")
+    a = b.attention(q, k, v, heads, *forms)
+    y = b.conv_affine("attn.proj", a, dim)
+    x2, s2 = b.residual("attn.residual", y, x0, x0, neuron_params(tau, decay_input=tau == 2.0))
+    h = b.conv_neuron("mlp.fc1", s2, hidden)
+    z = b.conv_affine("mlp.fc2", h, dim)
+    x3, s3 = b.residual("mlp.residual", z, x0, x2, neuron_params(tau, soft=True))
+    h = b.conv_neuron("mlp2.fc1", s3, hidden)
+    b.readout(x3, x2, h)
+    return b
+
+
+def random_frame(program, seed=0):
+    shape = (program.input_height, program.input_width, program.input_channels)
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+def with_golden(builder, n=2):
+    """The builder's program with golden vectors from the numpy reference."""
+    import reference
+
+    plain = builder.program()
+    frames = [random_frame(plain, seed) for seed in range(n)]
+    return builder.program(golden=[Golden(f, reference.run(plain, f)[0]) for f in frames])
+
+
+def minimal():
+    """The smallest valid program: one pixel, one channel, one step, one class."""
+    b = Builder(1, 1, 1, 1, 1)
+    spikes, stream = b.spikes(1, 1, 1), b.stream(1, 1, 1)
+    raw = b.buffer(BufferKind.RAW, 1, 1, 1, 1)
+    i32, i64, u8 = ConstantType.I32, ConstantType.I64, ConstantType.U8
+    one = b.constant(np.ones((1, 1, 1, 1)), i32)
+    bias = b.constant(np.zeros((1, 1)), i64)
+    zero = b.constant(np.zeros(1), u8)
+    plus = len(b.constants)
+    b.constants.append(Constant.of_signs(np.ones((1, 1, 1, 1), bool)))
+    ai = b.constant([1 << F], i32)
+    af = b.constant([0], ConstantType.I16)
+    offset = b.constant([0], i32)
+    total = b.constant([0], i64)
+    v = b.constant([[1]], i32)
+    halving = neuron_params(theta=0.0001)
+    b.step(
+        Op.STEM_NEURON, "a", [0], [spikes], (one, bias, zero, zero, zero), (1, 0, 1, 0, *halving)
+    )
+    b.step(Op.CONV_AFFINE, "b", [spikes], [stream], (plus, ai, af, offset), (1, 0))
+    b.step(Op.READOUT, "c", [stream, stream, spikes], [raw], (plus, ai, af, total, v, v, total))
+    return b.program(meta="{}")

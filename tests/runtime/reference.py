@@ -1,0 +1,215 @@
+"""Plain numpy versions of the runtime's kernels, written from numerics.md: slow and obvious.
+
+Spikes are uint8 0/1 arrays [T, H, W, C] here; `pack` and `unpack` go to and from the 64-bit words
+of the C side. Numbers are int64 (or Python integers), cut to int32 where the runtime stores them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bestdeploy.program import (
+    NEURON_DECAY_INPUT,
+    NEURON_HALVING,
+    NEURON_SOFT_RESET,
+    Op,
+    Program,
+    Step,
+)
+
+
+def pack(spikes: np.ndarray) -> np.ndarray:
+    """Pack [..., C] of 0/1 into uint64 [..., ceil(C / 64)]."""
+    c = spikes.shape[-1]
+    padded = np.zeros((*spikes.shape[:-1], -(-c // 64) * 64), np.uint8)
+    padded[..., :c] = spikes
+    return np.ascontiguousarray(np.packbits(padded, axis=-1, bitorder="little")).view("<u8")
+
+
+def unpack(words: np.ndarray, c: int) -> np.ndarray:
+    """Unpack uint64 [..., n_words] to 0/1 [..., C]; padding bits must be zero."""
+    bits = np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")
+    assert not bits[..., c:].any(), "padding bits are set"
+    return bits[..., :c]
+
+
+def neuron(x: np.ndarray, params: tuple[int, int, int, int]) -> np.ndarray:
+    """Stream neuron, numerics.md 5: x int [T, ...] -> spikes [T, ...]."""
+    flags, theta, v_reset, r = params
+    v = np.full(x.shape[1:], v_reset, np.int64)
+    spikes = np.zeros(x.shape, np.uint8)
+    for t in range(x.shape[0]):
+        xt = x[t].astype(np.int64)
+        if flags & NEURON_DECAY_INPUT:
+            h = (v + xt) >> 1 if flags & NEURON_HALVING else v + (((xt - v) * r + (1 << 29)) >> 30)
+        else:
+            h = (v >> 1) + xt if flags & NEURON_HALVING else ((v * r + (1 << 29)) >> 30) + xt
+        h = h.astype(np.int32).astype(np.int64)
+        fired = h >= theta
+        reset = h - theta if flags & NEURON_SOFT_RESET else np.int64(v_reset)
+        v = np.where(fired, reset, h).astype(np.int32).astype(np.int64)
+        spikes[t] = fired
+    return spikes
+
+
+def windows(x: np.ndarray, kh: int, kw: int, stride: int, pad: int) -> np.ndarray:
+    """[T, H, W, C] -> [T, Ho, Wo, kh, kw, C], zeros outside."""
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    view = np.lib.stride_tricks.sliding_window_view(padded, (kh, kw), axis=(1, 2))
+    return view[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3)
+
+
+def stem_neuron(image, weight, bias, shift, row_class, col_class, stride, pad, n_cols, n_t, params):
+    """image u8 [H, W, Cin], weight [O, kh, kw, Cin] -> spikes [T, Ho, Wo, O]."""
+    _, kh, kw, _ = weight.shape
+    seen = windows(image[None].astype(np.int64), kh, kw, stride, pad)[0]
+    n = np.einsum("yxklc,oklc->yxo", seen, weight.astype(np.int64))
+    border = row_class.astype(int)[:, None] * n_cols + col_class.astype(int)[None, :]
+    e = shift.astype(np.int64)
+    half = np.where(e > 0, np.int64(1) << np.maximum(e - 1, 0), 0)
+    x = ((n + bias[border] + half) >> e).astype(np.int32)
+    return neuron(np.broadcast_to(x, (n_t, *x.shape)), params)
+
+
+def or_pool(spikes, kernel, stride, pad):
+    return windows(spikes, kernel, kernel, stride, pad).max(axis=(3, 4))
+
+
+def conv_counts(spikes, signs, stride, pad):
+    """n = sum s * w, int64 [T, Ho, Wo, O]."""
+    _, kh, kw, _ = signs.shape
+    seen = windows(spikes.astype(np.int64), kh, kw, stride, pad)
+    return np.einsum("tyxklc,oklc->tyxo", seen, signs.astype(np.int64), optimize=True)
+
+
+def theta_table(n_t, u, w, index=None, rows=None):
+    """Thresholds int64 [O, T(T+1)/2], numerics.md 4."""
+    columns = [
+        -((-(u.astype(np.int64) * 2**t + w.astype(np.int64) * 2**s)) >> 18)
+        for t in range(1, n_t + 1)
+        for s in range(t)
+    ]
+    table = np.stack(columns, axis=-1)
+    if index is not None:
+        table[index] = rows
+    return table
+
+
+def conv_neuron(n, table):
+    """n [T, ..., O], table [O, K] -> spikes."""
+    spikes = np.zeros(n.shape, np.uint8)
+    potential = np.zeros(n.shape[1:], np.int64)
+    last = np.zeros(n.shape[1:], np.int64)
+    channel = np.broadcast_to(np.arange(n.shape[-1]), n.shape[1:])
+    for t in range(1, n.shape[0] + 1):
+        spiked_before = (last == t - 1) & (t > 1)
+        potential = np.where(spiked_before, 0, potential) + 2 ** (t - 1) * n[t - 1]
+        fired = potential >= table[channel, t * (t - 1) // 2 + last]
+        spikes[t - 1] = fired
+        last = np.where(fired, t, last)
+    return spikes
+
+
+def scale_count(n, ai, af):
+    """n*Ai + ((n*Af + 2^14) >> 15), exact."""
+    return n * ai.astype(np.int64) + ((n * af.astype(np.int64) + (1 << 14)) >> 15)
+
+
+def residual(y, x0, x1):
+    return (y + ((x0.astype(np.int64) + x1) >> 1)).astype(np.int32)
+
+
+def heads_of(spikes, heads):
+    """[T, H, W, D] -> [T, heads, N, d]."""
+    t, h, w, d = spikes.shape
+    return spikes.reshape(t, h * w, heads, d // heads).transpose(0, 2, 1, 3).astype(np.int64)
+
+
+def score_neuron(q, k, heads, form, thr1, frac_bits, params):
+    counts = heads_of(q, heads) @ heads_of(k, heads).transpose(0, 1, 3, 2)  # [T, heads, N, N]
+    if form == 1:
+        return neuron((counts << frac_bits).astype(np.int32), params)
+    spikes = np.zeros(counts.shape, np.uint8)
+    j = np.zeros(counts.shape[1:], np.int64)
+    for t in range(counts.shape[0]):
+        j = j + 2**t * counts[t]
+        spikes[t] = j >= thr1 * 2**t
+        j = j - spikes[t].astype(np.int64) * thr1 * 2**t
+    return spikes
+
+
+def value_table(gain, exponent, n):
+    """X[T, heads, m] by exact rationals."""
+    from fractions import Fraction
+
+    rows = [
+        [round(Fraction(int(g)) * m * Fraction(2) ** int(e)) for m in range(n + 1)]
+        for g, e in zip(gain.ravel(), exponent.ravel(), strict=True)
+    ]
+    return np.array(rows, np.int64).reshape(*gain.shape, n + 1)
+
+
+def value_neuron(attention, v, heads, table, params):
+    m = attention.astype(np.int64) @ heads_of(v, heads)  # [T, heads, N, d]
+    t, h, n, d = m.shape
+    x = np.take_along_axis(table.reshape(t, h, 1, -1), m.reshape(t, h, 1, n * d), axis=3)
+    x = x.reshape(m.shape).transpose(0, 2, 1, 3)  # [T, N, heads, d]
+    return neuron(x.reshape(v.shape), params)
+
+
+def readout(x2, x1, hidden, signs, ai, af, b_sum, v0, v1, c, q):
+    x2, x1 = x2.astype(np.int64), x1.astype(np.int64)
+    s0 = x2.sum(axis=(0, 1, 2))
+    projected = signs.reshape(signs.shape[0], -1).astype(np.int64) @ hidden.astype(np.int64).sum(
+        axis=(0, 1, 2)
+    )
+    s1 = ((x1 + x2) >> 1).sum(axis=(0, 1, 2)) + scale_count(projected, ai, af) + b_sum
+    return v0.astype(np.int64) @ (s0 >> q) + v1.astype(np.int64) @ (s1 >> q) + c
+
+
+# ---- a whole program ----------------------------------------------------------------------------
+
+
+def run_step(program: Program, step: Step, values: dict[int, np.ndarray]) -> list[np.ndarray]:
+    """Outputs of one step; spikes as 0/1, streams int32, raw int64."""
+    ins = [values[i] for i in step.inputs]
+    const = [None if c is None else program.constants[c].data for c in step.constants]
+    p = [step.param(i) for i in range(8)]
+    params = (p[4], p[5], p[6], p[7])
+
+    def signs():
+        return program.constants[step.constants[0]].signs()
+
+    match step.op:
+        case Op.STEM_NEURON:
+            return [stem_neuron(ins[0], *const, p[0], p[1], p[2], program.n_steps, params)]
+        case Op.OR_POOL:
+            return [or_pool(ins[0], p[0], p[1], p[2])]
+        case Op.CONV_NEURON:
+            table = theta_table(program.n_steps, *const[1:])
+            return [conv_neuron(conv_counts(ins[0], signs(), p[0], p[1]), table)]
+        case Op.CONV_AFFINE:
+            n = conv_counts(ins[0], signs(), p[0], p[1])
+            return [(scale_count(n, const[1], const[2]) + const[3]).astype(np.int32)]
+        case Op.STREAM_NEURON:
+            return [neuron(ins[0], params)]
+        case Op.RESIDUAL_NEURON:
+            x2 = residual(*ins)
+            return [x2, neuron(x2, params)]
+        case Op.SCORE_NEURON:
+            return [score_neuron(*ins, p[0], p[1], p[2], program.frac_bits, params)]
+        case Op.VALUE_NEURON:
+            n = ins[0].shape[-1]
+            table = const[2] if p[1] == 1 else value_table(const[0], const[1], n)
+            return [value_neuron(*ins, p[0], table, params)]
+        case Op.READOUT:
+            return [readout(*ins, signs(), *const[1:], p[0])]
+    raise AssertionError(step.op)
+
+
+def run(program: Program, frame: np.ndarray) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Raw logits of a frame, and the value of every buffer."""
+    values = {0: frame}
+    for step in program.steps:
+        values.update(zip(step.outputs, run_step(program, step, values), strict=True))
+    return values[program.steps[-1].outputs[0]], values

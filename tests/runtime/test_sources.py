@@ -1,0 +1,49 @@
+"""The C sources: clean under every warning we ask for, the header also as C++, the layers kept."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2] / "runtime"
+SOURCES = sorted((ROOT / "src").rglob("*.c"))
+TOOLS = sorted((ROOT / "tools").glob("*.c"))
+WARNINGS = (
+    "-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wstrict-prototypes -Wundef -Werror".split()
+)
+
+
+def compile_only(compiler, *arguments):
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler}")
+    command = [compiler, "-fsyntax-only", "-I", ROOT / "include", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("compiler", ("gcc", "clang"))
+@pytest.mark.parametrize("extra", ((), ("-DBST_NO_ERROR_TEXT",)))
+def test_sources_have_no_warnings(compiler, extra):
+    compile_only(compiler, "-std=c11", *WARNINGS, *extra, *SOURCES, *TOOLS)
+
+
+def test_header_is_cxx(tmp_path):
+    unit = tmp_path / "use.cc"
+    unit.write_text("#include <bst.h>\nint main() { return bst_version() == nullptr; }\n")
+    compile_only("g++", "-std=c++11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", unit)
+
+
+def test_kernels_know_no_files_and_the_library_no_malloc():
+    for path in (ROOT / "src").rglob("*.[ch]"):
+        text = path.read_text()
+        words = set(re.findall(r"\b(malloc|calloc|free|printf|abort|exit|assert)\s*\(", text))
+        assert not words, f"{path}: {words}"
+        assert "<stdio.h>" not in text
+        assert "<stdlib.h>" not in text
+        if "kernels" in path.parts:
+            assert "internal.h" not in text, path
+            assert "bst.h" not in text, path

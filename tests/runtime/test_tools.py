@@ -1,0 +1,118 @@
+"""bst_run and bst_bench: lines, errors, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import programs
+import pytest
+import reference
+
+from bestdeploy import toolchain
+from bestdeploy.emit.bstm import write_bstm
+from bestdeploy.errors import MissingToolError
+
+
+@pytest.fixture(scope="session")
+def tools():
+    try:
+        return {name: toolchain.build_program(name) for name in toolchain.PROGRAMS}
+    except MissingToolError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    program = programs.with_golden(programs.network(), 2)
+    path = tmp_path_factory.mktemp("tools") / "net.bstm"
+    write_bstm(program, path)
+    return program, path
+
+
+def run(tool, *arguments, data=b""):
+    return subprocess.run([tool, *arguments], input=data, capture_output=True, check=False)
+
+
+def failed(done, code, text):
+    lines = done.stderr.decode().splitlines()
+    assert done.returncode == code, lines
+    assert lines[-2].startswith("error: ")
+    assert text in lines[-2]
+    assert lines[-1].startswith("hint: ")
+
+
+@pytest.mark.parametrize("stdin", (False, True))
+def test_frames_give_the_reference_logits(tools, model, tmp_path, stdin):
+    program, path = model
+    frames = [programs.random_frame(program, seed) for seed in range(3)]
+    data = b"".join(f.tobytes() for f in frames)
+    source = tmp_path / "frames.raw"
+    source.write_bytes(data)
+    done = run(tools["bst_run"], path, "-" if stdin else source, "--json", data=data)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["frame"] for line in lines] == [0, 1, 2]
+    for frame, line in zip(frames, lines, strict=True):
+        raw, _ = reference.run(program, frame)
+        assert line["raw"] == raw.tolist()
+        assert line["top"] == int(np.argmax(raw))
+        logits = (raw.astype(np.float64) * 2.0**-program.logit_shift).astype(np.float32)
+        np.testing.assert_array_equal(np.array(line["logits"], np.float32), logits)
+        assert line["us"] > 0
+
+
+def test_golden(tools, model, tmp_path):
+    _, path = model
+    done = run(tools["bst_run"], path, "--golden")
+    assert json.loads(done.stdout) == {"golden": 2, "equal": 2}
+    changed = programs.with_golden(programs.network(), 2)
+    changed.golden[1].raw[3] += 1
+    wrong = tmp_path / "wrong.bstm"
+    write_bstm(changed, wrong)
+    done = run(tools["bst_run"], wrong, "--golden")
+    assert json.loads(done.stdout) == {"golden": 2, "equal": 1}
+    failed(done, 5, "1 of 2 golden vectors differ")
+    none = tmp_path / "none.bstm"
+    write_bstm(programs.minimal(), none)
+    failed(run(tools["bst_run"], none, "--golden"), 7, "no golden vectors")
+
+
+def test_errors(tools, model, tmp_path):
+    _, path = model
+    bst_run = tools["bst_run"]
+    failed(run(bst_run), 2, "no MODEL.bstm")
+    failed(run(bst_run, path), 2, "no SOURCE")
+    failed(run(bst_run, path, "-", "more"), 2, "`more`")
+    failed(run(bst_run, path, "-", "--fast"), 2, "`--fast`")
+    failed(run(bst_run, path, "-", "--isa", "avx9"), 2, "unknown isa `avx9`")
+    failed(run(bst_run, path, "-", "--isa"), 2, "needs a value")
+    failed(run(bst_run, path, "-", "--threads", "4"), 2, "1 thread")
+    failed(run(bst_run, tmp_path / "none.bstm", "-"), 7, "cannot read")
+    failed(run(bst_run, tmp_path, "-"), 7, "cannot read")
+    failed(run(bst_run, path, tmp_path / "none.raw"), 7, "cannot read")
+    failed(run(bst_run, path, "-"), 7, "no frame")
+    failed(run(bst_run, path, "-", data=bytes(200)), 7, "frame 1 has 8 bytes, the model takes 192")
+    broken = tmp_path / "broken.bstm"
+    broken.write_bytes(path.read_bytes()[:-1])
+    failed(run(bst_run, broken, "-"), 7, "BAD_FILE: header: total_bytes")
+    assert run(bst_run, path, "-", "--isa", "scalar", "--threads", "1", data=bytes(192)).stdout
+    assert run(bst_run, "--help").stdout.startswith(b"usage: bst_run")
+
+
+def test_full_disk_is_an_error(tools, model):
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [tools["bst_run"], model[1], "--golden"], stdout=full, stderr=subprocess.PIPE
+        )
+    assert done.returncode == 8
+
+
+def test_bench_prints_one_line(tools, model):
+    done = run(tools["bst_bench"], model[1])
+    assert done.returncode == 0
+    (line,) = done.stdout.decode().splitlines()
+    for part in ("cpu ", "isa scalar", "threads 1", "p50 ", "p99 ", "golden ok (2 of 2)"):
+        assert part in line
