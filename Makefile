@@ -1,0 +1,65 @@
+# One command on a fresh machine: `make demo` or `make test`. Needs Python 3.11+; a C compiler and
+# an arm64 emulator are used when present. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TOOLS := qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+C_FILES = $(shell find runtime -name '*.[ch]' 2>/dev/null)
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check format tools clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "== setting up $(VENV) (a few minutes the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed\nhint: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+tools: ## the arm64 cross compiler and emulator, with apt when root
+	@missing=$$(for p in $(TOOLS); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "== apt-get install $$missing"; \
+	  apt-get install -y -qq --no-install-recommends $$missing >/dev/null 2>&1 || \
+	    { apt-get update -qq; apt-get install -y -qq --no-install-recommends $$missing >/dev/null; } || \
+	    echo "warning: not installed: $$missing (their tests are skipped)"; \
+	else \
+	  echo "warning: missing: $$(echo $$missing) (their tests are skipped)"; \
+	  echo "hint: sudo apt install $$(echo $$missing)"; \
+	fi
+
+demo: $(STAMP) tools ## shipped checkpoint to predictions, parity table and latency
+	@echo "== examples/01_quickstart.py"
+	@$(BIN)/python examples/01_quickstart.py
+
+test: $(STAMP) tools ## the tests, a few minutes
+	@echo "== pytest"
+	$(BIN)/python -m pytest -n 2
+	@echo "next: make check"
+
+test-all: $(STAMP) tools ## the tests and the slow ones
+	@echo "== pytest, slow tests too"
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+	@echo "next: make check"
+
+check: $(STAMP) ## ruff, mypy, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(if $(C_FILES),$(BIN)/clang-format --dry-run -Werror $(C_FILES))
+	@echo "next: git commit, or make format where something was found"
+
+format: $(STAMP) ## rewrite the sources in the house format
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+	$(if $(C_FILES),$(BIN)/clang-format -i $(C_FILES))
+	@echo "next: make check"
+
+clean: ## everything built, but not the compiler cache
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "next: make test"

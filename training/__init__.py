@@ -1,0 +1,1 @@
+"""Reference models and trainers in PyTorch; meets bestdeploy only in checkpoint files."""
