@@ -11,7 +11,6 @@ DIR/include/bst.h
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import shutil
 import subprocess
@@ -25,7 +24,6 @@ from typing import Any
 from bestdeploy import __version__, runtime, toolchain
 from bestdeploy.errors import (
     ArtifactError,
-    MissingToolError,
     OutputError,
     UnsupportedModelError,
     UsageError,
@@ -112,6 +110,12 @@ def compile_bundle(
             f"unknown backend `{backend}`, expected one of {', '.join(BACKENDS)}",
             hint="--backend c",
         )
+    if backend == "tvm":
+        raise UnsupportedModelError(
+            "backend `tvm` cannot compile a whole model yet: it has CONV_NEURON and "
+            "RESIDUAL_NEURON steps, for targets x86-64 and arm, as an object file",
+            hint="use --backend c; bestdeploy.emit.tvm.build_object makes the object of such steps",
+        )
     source = Path(model)
     name = source.name.removesuffix(".onnx").removesuffix(".bstm") or "model"
     folder = Path(output) if output else Path("build") / name / row.name
@@ -124,8 +128,6 @@ def compile_bundle(
     work = _work_folder(folder)
     try:
         _fill(work, content, row)
-        if backend == "tvm":
-            _emit_tvm(source, work, row, say)
         say("running the golden vectors")
         golden, n_golden, emulator = _check_golden(work, row)
         facts = {"golden": golden, "backend": backend, "compiler": compiler.version}
@@ -225,22 +227,6 @@ def _fill(work: Path, content: bytes, row: toolchain.Target) -> None:
             target.chmod(0o755 if name.startswith("bin/") or name.endswith(".so") else 0o644)
     except OSError as error:
         raise _cannot_write(work, error) from error
-
-
-def _emit_tvm(source: Path, work: Path, row: toolchain.Target, say: Callable[[str], None]) -> None:
-    """Let `bestdeploy.emit.tvm` add its module to the bundle."""
-    try:
-        tvm = importlib.import_module("bestdeploy.emit.tvm")
-    except ModuleNotFoundError as error:
-        if error.name != "bestdeploy.emit.tvm":
-            raise MissingToolError(
-                f"backend tvm needs the package `{error.name}`",
-                hint="pip install 'bestdeploy[tvm]'",
-            ) from error
-        raise UnsupportedModelError(
-            "backend `tvm` is not available in this version", hint="use --backend c"
-        ) from error
-    tvm.emit(source, work, row, progress=say)
 
 
 def _check_golden(work: Path, row: toolchain.Target) -> tuple[str, int, str]:

@@ -192,6 +192,8 @@ class _TorchForm:
             made = getattr(importlib.import_module(module_name), attribute)(str(path))
         except (ImportError, AttributeError) as e:
             raise UsageError(f"--model {factory}: {e}") from e
+        except Exception as e:  # the user's code may raise anything
+            raise UsageError(f"--model {factory} failed: {type(e).__name__}: {e}") from e
         finally:
             sys.path.pop(0)
         for needed in ("preprocess", "named_modules"):

@@ -80,7 +80,7 @@ def compile(
     Args:
         model: model.onnx of `export`, or a .bstm.
         target: a name of `bestdeploy.toolchain.TARGETS`.
-        backend: "c", or "tvm" to add a TVM module.
+        backend: "c"; "tvm" holds single steps today and is refused for a whole model.
         output: folder of the bundle; None = build/<model>/<target>.
         force: replace a folder that is not a bundle.
         progress: called with a sentence before every long step.

@@ -406,7 +406,7 @@ def plan_arena(buffers: list[Buffer], steps: list[Step]) -> tuple[list[Buffer], 
     return out, total
 
 
-_JSON_META = ("config", "preprocessing")
+_JSON_META = ("class_names", "config", "preprocessing")
 _GRAPH_META = ("stage", "golden", "passes")  # of use beside the graph only
 
 
@@ -445,6 +445,12 @@ def lower(model: ir.Model, golden: Iterable[Golden] = ()) -> Program:
     Raises:
         GraphError: the graph is not packed, or holds what the runtime has no step for.
     """
+    stage = stages.stage_of(model)
+    if stage != "packed":
+        raise GraphError(
+            f"the graph is of stage `{stage}`, only a packed graph is lowered",
+            hint="give the model.onnx that `bestdeploy export` wrote",
+        )
     stages.verify(model, "packed")
     stages.infer_types(model)
     lo = _Lowering(model)

@@ -97,8 +97,8 @@ class Network:
     def binary(self, name: str, bn: str, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         w = self.weight(name, shape)
         signs = np.sign(w - w.reshape(shape[0], -1).mean(1).reshape(-1, *[1] * (w.ndim - 1)))
-        return self.batch_norm(bn, self.conv(x, signs.reshape(*shape[:2], *(shape[2:4] or ()),
-                                                              *[1] * (4 - len(shape)))))  # fmt: skip
+        kernel = signs.reshape(*shape, *[1] * (4 - len(shape)))
+        return self.batch_norm(bn, self.conv(x, kernel))
 
     def lif(self, x: np.ndarray, theta: float = 1.0, soft: bool = False) -> np.ndarray:
         v = np.zeros(x.shape[1:])
@@ -157,8 +157,8 @@ class Network:
         key = f"{p}.lambda_attn"
         if key not in self.tensors:
             values = self.rng.uniform(0.3, 1.5, (t, 1, s.heads, 1, 1)) * s.lambda_scale
-            values.reshape(-1)[:: 7] *= -1
-            values.reshape(-1)[5:: 11] = 0
+            values.reshape(-1)[::7] *= -1
+            values.reshape(-1)[5::11] = 0
             self.tensors[key] = values.astype(np.float32)
         z = (attention @ v) * 0.125 * self.tensors[key].astype(np.float64)
         z = self.lif(z, theta=0.5).transpose(0, 1, 3, 2, 4).reshape(t, b, h, w, d)

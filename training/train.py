@@ -353,6 +353,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, default=0, help="CPU threads (default: torch's choice)"
     )
+    parser.add_argument("--stop-after", type=int, help="end after N epochs; --resume goes on")
     parser.add_argument("--resume", action="store_true", help="continue from OUT's .resume file")
     return parser.parse_args(argv)
 
@@ -397,7 +398,16 @@ def _main(args: argparse.Namespace) -> None:
 
             return tick
 
-        run(dataset, splits, model_config, c, args.out, resume=args.resume, progress=progress)
+        run(
+            dataset,
+            splits,
+            model_config,
+            c,
+            args.out,
+            resume=args.resume,
+            stop_after=args.stop_after,
+            progress=progress,
+        )
     metric = checkpoint.load(args.out)["metric"]
     print(f"{args.out}: test accuracy {100 * metric:.2f} % on {len(splits['test'][0])} images")
 

@@ -25,9 +25,11 @@ from bestdeploy.ops.binary_conv import deviations
 
 NAME = "bestformer"
 EPSILON = 1e-5
+MAX_TOKENS = 1024
+_COLORS = {1: "gray", 3: "rgb"}  # what an image file is turned into
 
 SETTINGS = (
-    s.Setting("image_size", s.image_size, "a multiple of 4 in 4..4096, or [height, width]",
+    s.Setting("image_size", s.image_size, "a number in 1..4096, or [height, width]",
               aliases=("img_size",), usual="32"),
     s.Setting("mean", s.numbers, "one number per channel", usual="0.4914,0.4822,0.4465"),
     s.Setting("std", s.numbers, "one number per channel", usual="0.2470,0.2435,0.2616"),
@@ -35,15 +37,17 @@ SETTINGS = (
     s.Setting("tau", s.number(1.0, 1e6), "a number >= 1", usual="2.0"),
     s.Setting("decay_input", s.boolean, "true or false", usual="true"),
     s.Setting("variant", s.choice("official", "paper"), "official or paper", usual="official"),
-    s.Setting("scale", s.number(1e-6, 1e6), "a positive number", default=0.125, required=False),
-    s.Setting("v_threshold", s.number(1e-6, 1e6), "a positive number", default=1.0,
+    s.Setting("attn_scale", s.number(1e-6, 1e3), "a number in [1e-6, 1000]", default=0.125,
               required=False),
-    s.Setting("attn_v_threshold", s.number(1e-6, 1e6), "a positive number", default=0.5,
+    s.Setting("v_threshold", s.number(1e-6, 1e3), "a number in [1e-6, 1000]", default=1.0,
+              required=False),
+    s.Setting("attn_v_threshold", s.number(1e-6, 1e3), "a number in [1e-6, 1000]", default=0.5,
               required=False),
     s.Setting("interpolation", s.choice("bicubic", "bilinear", "nearest", "lanczos"),
               "bicubic, bilinear, nearest or lanczos", default="bicubic", required=False),
     s.Setting("crop_pct", s.number(0.1, 1.0), "a number in [0.1, 1]", default=1.0,
               required=False),
+    s.Setting("class_names", s.names, "a list of names", required=False),
 )  # fmt: skip
 
 
@@ -75,9 +79,16 @@ def _check_supported(config: Mapping[str, Any]) -> None:
             where=f"family {NAME}",
             hint="CIFAR checkpoints of the published code use --set attention=qk",
         )
-    if any(size % 4 for size in config["image_size"]):
+    if config["variant"] != "official":
         raise UnsupportedModelError(
-            f"image_size={config['image_size']}: must be a multiple of 4", where="image_size"
+            f"variant={config['variant']}: only official is supported", where=f"family {NAME}"
+        )
+    height, width = config["image_size"]
+    n_tokens = -(-height // 4) * -(-width // 4)
+    if n_tokens > MAX_TOKENS:
+        raise UnsupportedModelError(
+            f"image_size={config['image_size']} gives {n_tokens} tokens, at most {MAX_TOKENS}",
+            where="setting image_size",
         )
 
 
@@ -244,7 +255,7 @@ class _Importer:
         if dead:
             self.warnings.append(f"{key}: {dead} of {stored} heads never fire (lambda <= 0)")
         wide = np.broadcast_to(values.astype(np.float64), (self.n_steps, self.heads))
-        return wide * np.float64(np.float32(self.config["scale"]))
+        return wide * np.float64(np.float32(self.config["attn_scale"]))
 
     def mlp(self, prefix: str, x: ir.Value) -> ir.Value:
         hidden = self.t.shape(f"{prefix}.mlp1_conv.weight", 4)[0]
@@ -291,6 +302,11 @@ class _Importer:
         return model
 
     def metadata(self) -> dict[str, str]:
+        """What travels with the model; JSON where it is more than a word."""
+        names = self.config.pop("class_names")
+        if names is not None and len(names) != self.classes:
+            self.warnings.append(f"{len(names)} class names for {self.classes} classes: left out")
+            names = None
         height, width = self.config["image_size"]
         config = {
             **self.config,
@@ -309,7 +325,10 @@ class _Importer:
             "filter": self.config["interpolation"],
             "crop_pct": self.config["crop_pct"],
         }
+        if self.channels in _COLORS:
+            preprocessing["color"] = _COLORS[self.channels]
         return {
+            **({"class_names": json.dumps(names)} if names else {}),
             "stage": "spiking",
             "family": NAME,
             "config": json.dumps(config, sort_keys=True),

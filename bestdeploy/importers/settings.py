@@ -98,6 +98,14 @@ def numbers(value: Any) -> tuple[float, ...]:
     return result
 
 
+def names(value: Any) -> list[str]:
+    """Accept a list of words, or one written as `cat,dog`."""
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    if not parts or not all(isinstance(p, str) and p.strip() for p in parts):
+        raise ValueError(value)
+    return [p.strip() for p in parts]
+
+
 def image_size(value: Any) -> tuple[int, int]:
     """Accept one size or (height, width)."""
     if isinstance(value, str):
@@ -177,7 +185,7 @@ def _find(
 ) -> tuple[str, str, Any] | None:
     for source, table in sources.items():
         for key in (setting.name, *setting.aliases):
-            if table.get(key) is not None:
+            if table.get(key) not in (None, ""):  # training scripts store unset options so
                 return source, key, table[key]
     return None
 

@@ -76,6 +76,8 @@ def _node_bound(node: ir.Node, bound: dict[ir.Value, float]) -> float | None:
     if is_op(node, "ReversibleMix"):
         y, x0, x1 = (bound[v] for v in node.inputs if v is not None)
         return y + max(x0, x1)
+    if is_op(node, "Scores"):  # where no integer form fits, the neuron reads A 2^F
+        return float(ir.size(node.inputs[0], -1) // ir.attribute(node, "heads"))
     if is_op(node, "HeadScale"):
         counts = node.inputs[0]
         values = None if counts is None else counts.producer()

@@ -67,9 +67,8 @@ typedef struct OrtApi {
                                                   int* is_constant, const OrtValue** out);
 } OrtApi;
 
-#define ORT_SLOT(name, number)                                                         \
-  _Static_assert(offsetof(OrtApi, name) == (number) * sizeof(OrtUnused*), #name " is " \
-                                                                                "slot " #number)
+#define ORT_SLOT(name, number) \
+  _Static_assert(offsetof(OrtApi, name) == (number) * sizeof(OrtUnused*), #name)
 ORT_SLOT(CreateStatus, 0);
 ORT_SLOT(CreateCustomOpDomain, 26);
 ORT_SLOT(CustomOpDomain_Add, 27);

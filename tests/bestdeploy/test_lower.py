@@ -1,4 +1,4 @@
-"""Lowering: compact tables give the same spikes, the arena never overlaps, golden vectors travel."""
+"""Lowering: compact tables fire alike, the arena never overlaps, golden vectors travel."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def test_arena_never_overlaps(shapes, seed):
         for j in range(i):
             two = placed[j]
             if born[i] <= dies[j] and born[j] <= dies[i]:
-                assert one.offset >= two.offset + two.n_bytes or two.offset >= one.offset + one.n_bytes
+                assert (
+                    one.offset >= two.offset + two.n_bytes or two.offset >= one.offset + one.n_bytes
+                )
 
 
 def packed(path):

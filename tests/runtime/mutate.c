@@ -44,16 +44,40 @@ static uint64_t interesting(uint64_t old) {
   }
 }
 
-/// Change one field of 1, 2, 4 or 8 bytes. Half of the changes hit the records before the data.
-static void mutate(uint8_t* bytes, size_t n, size_t n_records) {
-  const size_t width = (size_t)1 << (next() % 4);
-  const size_t limit = next() % 4 != 0 ? n_records : n;
-  if (limit < width + 28) return;
-  size_t at = next() % (limit - width) / width * width;
-  if (at >= 16 && at < 28 && next() % 16 != 0) at += 32;  // total size and checksum: rarely
+static uint64_t get(const uint8_t* bytes, size_t at, size_t width) {
   uint64_t value = 0;
   memcpy(&value, bytes + at, width);
-  value = interesting(value);
+  return value;
+}
+
+/// Offset of the section in row `row` of the table of an unharmed file.
+static size_t section(const uint8_t* bytes, size_t row) {
+  return (size_t)get(bytes, 64 + 32 * row + 8, 8);
+}
+
+/// Position of one item of one constant: all constants are hit alike, however small.
+static size_t pick_item(const uint8_t* original, size_t* width) {
+  static const size_t widths[] = {1, 1, 1, 2, 4, 8};
+  const size_t n = (size_t)get(original, 64 + 32 * 3 + 24, 8);
+  const size_t record = section(original, 3) + 48 * (size_t)(next() % n);
+  *width = widths[get(original, record, 4)];
+  const size_t offset = (size_t)get(original, record + 24, 8);
+  const size_t n_items = (size_t)get(original, record + 32, 8) / *width;
+  return section(original, 4) + offset + *width * (size_t)(next() % n_items);
+}
+
+/// Change one field: of the records, of a constant, or anywhere.
+static void mutate(const uint8_t* original, uint8_t* bytes, size_t n) {
+  size_t width = (size_t)1 << (next() % 4), at;
+  const uint64_t where = next() % 4;
+  if (where == 0) {
+    at = pick_item(original, &width);
+  } else {
+    const size_t limit = where == 1 ? n : section(original, 4);
+    at = (size_t)next() % (limit - width) / width * width;
+    if (at >= 16 && at < 28 && next() % 16 != 0) at += 32;  // total size and checksum: rarely
+  }
+  const uint64_t value = interesting(get(bytes, at, width));
   memcpy(bytes + at, &value, width);
 }
 
@@ -104,14 +128,12 @@ int main(int argc, char** argv) {
   static uint8_t original[1 << 22];
   const size_t n = fread(original, 1, sizeof original, stream);
   fclose(stream);
-  uint64_t data_offset = n;  // the records end where section DATA (row 5) starts
-  memcpy(&data_offset, original + 64 + 4 * 32 + 8, sizeof data_offset);
   state = strtoull(argv[3], NULL, 10);
   unsigned long valid = 0, refused = 0;
   uint8_t* const file = exact(n);
   for (unsigned long i = 0; i < strtoul(argv[2], NULL, 10); ++i) {
     memcpy(file, original, n);
-    for (uint64_t k = 1 + next() % 4; k > 0; --k) mutate(file, n, (size_t)data_offset);
+    for (uint64_t k = 1 + next() % 4; k > 0; --k) mutate(original, file, n);
     const uint32_t crc = crc32_of(file, n);
     if (next() % 64 != 0) memcpy(file + 24, &crc, 4);
     const int result = try_file(file, n);

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[2] / "runtime"
 SOURCES = sorted((ROOT / "src").rglob("*.c"))
 TOOLS = sorted((ROOT / "tools").glob("*.c"))
 WARNINGS = (
-    "-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wstrict-prototypes -Wundef -Werror".split()
+    *("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Wstrict-prototypes"),
+    *("-Wundef", "-Werror"),
 )
 
 

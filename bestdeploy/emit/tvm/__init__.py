@@ -21,7 +21,7 @@ libbst.a and the host are all that is linked. Supported are the ops of `OPS`.
 """
 
 from bestdeploy.emit.tvm.build import TARGETS, build_object, canary, check_versions
-from bestdeploy.emit.tvm.plan import OPS, Plan, Port, constants_blob, plan
+from bestdeploy.emit.tvm.layout import OPS, Plan, Port, constants_blob, plan
 
 __all__ = [
     "OPS",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bestdeploy.emit.tvm.plan import Plan, Port, plan, window_of
+from bestdeploy.emit.tvm.layout import Plan, Port, plan, window_of
 from bestdeploy.errors import MissingToolError, UsageError
 from bestdeploy.program import Op, Program, validate
 
@@ -91,9 +91,7 @@ def build_object(program: Program, steps: range, target: str = "host") -> bytes:
     import tvm
     from tvm.target import Target
 
-    module = tvm.IRModule(
-        {"prepare": _prepare(program, layout), "main": _main(program, layout)}
-    )
+    module = tvm.IRModule({"prepare": _prepare(program, layout), "main": _main(program, layout)})
     built = tvm.tirx.build(module, target=Target(row), pipeline="s_tir")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.o"

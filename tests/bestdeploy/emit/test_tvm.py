@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime import reference
-from runtime.programs import F, Builder, neuron_params
+from runtime.programs import Builder, F, neuron_params
 
 from bestdeploy import ops, toolchain
 from bestdeploy.emit import tvm as room
 from bestdeploy.emit.bstm import write_bstm
-from bestdeploy.emit.tvm import plan as layout
+from bestdeploy.emit.tvm import layout
 from bestdeploy.errors import MissingToolError, UnsupportedModelError, UsageError
 from bestdeploy.program import BufferKind, Op
+from runtime import reference
 
 pytest.importorskip("tvm")
 HOST = Path(__file__).with_name("tvm_host.c")
@@ -219,9 +219,9 @@ def test_the_references_of_program_and_graph_agree():
     constants = [None if c is None else program.constants[c] for c in conv.constants]
     signs, u, w, index, rows = (None if c is None else c for c in constants)
     theta = reference.theta_table(4, u.data, w.data, index.data, rows.data)
+    theta = np.ascontiguousarray(theta.T).astype(np.int32)
     attrs = {"strides": [1, 1], "pads": [0] * 4, "in_channels": 65}
     bits = ops.packing.pack_reference((signs.signs() > 0).astype(np.uint8))[0]
-    theta = np.asarray(theta).reshape(10, 130)
     (out,) = ops.OPS["SpikeConvNeuron"].run([packed, bits, theta], 4, attrs)
     got = np.unpackbits(out[:, 0], axis=-1, count=130, bitorder="little")
     np.testing.assert_array_equal(got, spikes)
@@ -330,7 +330,7 @@ def test_a_wrong_argument_is_an_error_with_a_message(target, tmp_path):
 def test_other_ops_are_named():
     program, steps = chain(c=9, hidden=20)
     with pytest.raises(UnsupportedModelError, match="STEM_NEURON, supported are CONV_NEURON, RES"):
-        room.build_object(program, range(0, steps.stop))
+        room.build_object(program, range(steps.stop))
     assert set(room.OPS) == {Op.CONV_NEURON, Op.RESIDUAL_NEURON}
 
 
@@ -370,3 +370,12 @@ def test_a_dead_canary_is_reported(monkeypatch):
     with pytest.raises(MissingToolError, match="exit -11"):
         room.canary()
     room.canary.cache_clear()
+
+
+def test_compile_says_what_the_backend_can_do(tmp_path):
+    from bestdeploy import deploy
+
+    with pytest.raises(UnsupportedModelError, match=r"a whole model yet.*CONV_NEURON") as caught:
+        deploy.compile(tmp_path / "model.onnx", backend="tvm", output=tmp_path / "out")
+    assert "--backend c" in (caught.value.hint or "")
+    assert not (tmp_path / "out").exists()

@@ -22,7 +22,7 @@ typedef struct dl_tensor {
   int32_t n_dims;
   uint8_t code, bits;
   uint16_t lanes;
-  int64_t *shape, *strides;
+  int64_t *shape, *strides;  // strides NULL: compact
   uint64_t byte_offset;
 } dl_tensor;
 
@@ -56,7 +56,7 @@ enum { MAX_TENSORS = 32, MAX_DIMS = 8, MAX_ARGS = 16, ALIGN = 64, GUARD = 0xA5 }
 
 typedef struct tensor {
   dl_tensor dl;
-  int64_t shape[MAX_DIMS], strides[MAX_DIMS];
+  int64_t shape[MAX_DIMS];
   size_t bytes;
   uint32_t is_output;
   uint8_t* piece;  // ALIGN guard bytes, the values, ALIGN guard bytes
@@ -71,10 +71,7 @@ static int read_tensor(FILE* stream, tensor* t) {
   if (!read_u32(stream, head, 4) || head[2] > MAX_DIMS) return 0;
   if (fread(t->shape, sizeof *t->shape, head[2], stream) != head[2]) return 0;
   t->bytes = head[1] / 8;
-  for (uint32_t i = head[2]; i-- > 0;) {
-    t->strides[i] = (int64_t)(t->bytes / (head[1] / 8));
-    t->bytes *= (size_t)t->shape[i];
-  }
+  for (uint32_t i = 0; i < head[2]; ++i) t->bytes *= (size_t)t->shape[i];
   t->is_output = head[3];
   const size_t room = (t->bytes + 3 * ALIGN - 1) / ALIGN * ALIGN;
   t->piece = aligned_alloc(ALIGN, room);
@@ -86,8 +83,7 @@ static int read_tensor(FILE* stream, tensor* t) {
                         .code = (uint8_t)head[0],
                         .bits = (uint8_t)head[1],
                         .lanes = 1,
-                        .shape = t->shape,
-                        .strides = t->strides};
+                        .shape = t->shape};
   t->dl = dl;
   return t->is_output != 0 || fread(dl.data, 1, t->bytes, stream) == t->bytes;
 }

@@ -76,8 +76,14 @@ def test_config_file_and_precedence(tmp_path, golden_checkpoint):
         (lambda s: s.pop("block.0.mlp.mlp2_bn.running_var"), "running_var` is missing"),
         (lambda s: s.update({"surplus": torch.zeros(2)}), "`surplus`"),
         (lambda s: s["head.weight"].fill_(float("nan")), "`head.weight` is nan"),
-        (lambda s: s["patch_embed.block2_bn.weight"].fill_(float("inf")), "block2_bn.weight` is inf"),
-        (lambda s: s["patch_embed.block3_bn.running_var"].fill_(-1.0), "block3_bn.running_var` is -1"),
+        (
+            lambda s: s["patch_embed.block2_bn.weight"].fill_(float("inf")),
+            "block2_bn.weight` is inf",
+        ),
+        (
+            lambda s: s["patch_embed.block3_bn.running_var"].fill_(-1.0),
+            "block3_bn.running_var` is -1",
+        ),
         (lambda s: s.update({"head.bias": torch.zeros(4)}), "has shape (4,), expected (3,)"),
         (lambda s: s.update({"block.0.attn.lambda_attn": torch.zeros(3)}), "expected 5 axes"),
         (lambda s: s.update({"head.weight": torch.zeros(0, 16)}), "`head.weight`"),
@@ -99,7 +105,9 @@ def test_broken_tensors_are_named(tmp_path, content, change, text):
         ("attention", "kv", UnsupportedModelError),
         ("tau", "0.5", UsageError),
         ("tau", "nan", UsageError),
-        ("image_size", "30", UnsupportedModelError),
+        ("image_size", "200", UnsupportedModelError),
+        ("image_size", "0", UsageError),
+        ("variant", "paper", UnsupportedModelError),
         ("mean", "0.5", UnsupportedModelError),
         ("std", "0,0,0", UnsupportedModelError),
         ("colour", "red", UsageError),
@@ -155,7 +163,7 @@ def test_unknown_family(tmp_path):
     path = write(tmp_path, {"conv.weight": torch.zeros(3, 3)})
     with pytest.raises(UnsupportedModelError, match="no known model family"):
         importers.import_checkpoint(path)
-    with pytest.raises(UnsupportedModelError, match="`resnet` is unknown"):
+    with pytest.raises(UnsupportedModelError, match=r"`resnet` is unknown"):
         importers.import_checkpoint(path, family="resnet")
 
 
@@ -168,7 +176,7 @@ def test_config_errors(tmp_path, small_checkpoint):
 
 def test_tensors_of_another_type_are_refused(tmp_path, content):
     content["state_dict"]["head.bias"] = [1, 2, 3]
-    with pytest.raises(BestDeployError, match="head.bias"):
+    with pytest.raises(BestDeployError, match=r"head.bias"):
         importers.import_checkpoint(write(tmp_path, content))
 
 
@@ -177,3 +185,42 @@ def test_half_precision_weights_are_read(tmp_path, content):
                              for k, v in content["state_dict"].items()}  # fmt: skip
     model = importers.import_checkpoint(write(tmp_path, content))
     assert isinstance(model, ir.Model)
+
+
+def test_args_of_a_timm_run_do_not_disturb(tmp_path, content):
+    """Options of the training script that share a word with ours, or are unset."""
+    extra = {
+        "scale": [1.0, 1.0],
+        "interpolation": "",
+        "crop_pct": None,
+        "amp": True,
+        "opt": "adamw",
+    }
+    args = argparse.Namespace(**{**content["args"], **extra})
+    path = write(tmp_path, {"state_dict": content["state_dict"], "args": args, "epoch": 1})
+    model = importers.import_checkpoint(path)
+    assert '"filter": "bicubic"' in model.metadata_props["preprocessing"]
+
+
+@pytest.mark.parametrize("size", [5, 6, 11, "9,14"])
+def test_any_image_size(tmp_path, size):
+    """Sizes that are no multiple of 4 pool as the published MaxPool does, rounding up."""
+    from bestdeploy import lower, passes
+
+    path = save(tmp_path / "c.pt", SPEC)
+    model = importers.import_checkpoint(path, overrides={"image_size": size})
+    passes.run(model)
+    program = lower.lower(model)
+    height, width = (9, 14) if size == "9,14" else (size, size)
+    stream = next(b for b in program.buffers if b.kind.name == "STREAM")
+    assert (stream.h, stream.w) == ((height + 3) // 4, (width + 3) // 4)
+
+
+def test_class_names_travel(tmp_path, content):
+    content["args"]["class_names"] = ["a", "b", "c"]
+    model = importers.import_checkpoint(write(tmp_path, content))
+    assert model.metadata_props["class_names"] == '["a", "b", "c"]'
+    content["args"]["class_names"] = ["a"]
+    model = importers.import_checkpoint(write(tmp_path, content))
+    assert "class_names" not in model.metadata_props
+    assert "class names" in model.metadata_props["warnings"]

@@ -72,7 +72,7 @@ def test_every_op_is_used_by_some_graph(tmp_path):
     for spec in SPECS.values():
         model = importers.import_checkpoint(save(tmp_path / "net.pt", spec))
         seen |= used_ops([model])
-        passes.run(model, after=lambda i, p, m: seen.update(used_ops([m])))
+        passes.run(model, after=lambda i, p, m, into=seen: into.update(used_ops([m])))
     assert seen == set(ops.OPS)
 
 

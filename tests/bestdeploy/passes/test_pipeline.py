@@ -54,7 +54,7 @@ def test_same_answers_before_and_after(walk, number):
 
 @pytest.mark.parametrize("number", range(len(passes.PIPELINE)))
 def test_a_second_run_changes_nothing(walk, number):
-    graphs, _, images = walk
+    graphs, _, _ = walk
     step = passes.PIPELINE[number]
     if step.name == "integer_readout":
         pytest.skip("the read-out it looks for is gone: a second run is refused, see below")

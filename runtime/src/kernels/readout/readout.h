@@ -16,7 +16,7 @@
 
 size_t bst_readout_scratch_bytes(int n_dim, int n_hidden);
 
-/// @param weight bits [n_dim] rows of ceil(n_hidden / 8) bytes, 1 = +1
+/// @param weight bits [n_dim] rows of ceil(n_hidden / 8) bytes, 1 = +1, padding bits 0
 /// @param v0, v1 int32 [n_classes, n_dim], @param c int64 [n_classes]
 typedef void bst_readout_kernel(int n_steps, size_t n_cells, int n_dim, int n_hidden, int n_classes,
                                 int q, const int32_t* x2, const int32_t* x1, const uint64_t* hidden,
