@@ -3,7 +3,7 @@
 Integer rules of the standard that shape these pieces: `Div` truncates (so a floor shift adds a
 large offset first), `BitShift` is unsigned, int8 `Mul` has no CPU kernel in older runtimes (so
 bits are unpacked by `Gather` from a table), and `MatMulInteger` may saturate on some x86 CPUs (so
-every product of spikes and weights is a `ConvInteger`, and other products are int64 `MatMul`).
+products of spikes and weights are `ConvInteger` of uint8 by uint8, other products `MatMul`).
 """
 
 from __future__ import annotations
@@ -115,10 +115,17 @@ def convolve(b: ir.Builder, op: str, x: ir.Value, w: ir.Value, rank: int) -> ir.
     `op` is Conv or ConvInteger; the op's `stride` and `pads` attributes are used.
     """
     image = reshape(b, x, -1, dims(b, x, rank - 3, rank)) if rank == 5 else x
+    zero_points: list[ir.Value] = []
+    if op == "ConvInteger":
+        # uint8 x int8 has no CPU kernel in ONNX Runtime before 1.24, and on CPUs without VNNI it
+        # may go through an instruction that saturates; uint8 x uint8 is everywhere and exact.
+        w = cast(b, b.op("Add", cast(b, w, INT32), b.constant(np.int32(128))), UINT8)
+        zero_points = [b.constant(np.uint8(0)), b.constant(np.uint8(128))]
     y = b.op(
         op,
         b.op("Transpose", image, perm=[0, 3, 1, 2]),
         b.op("Transpose", w, perm=[0, 3, 1, 2]),
+        *zero_points,
         strides=ir.reference_attribute("strides", "strides", "INTS"),
         pads=ir.reference_attribute("pads", "pads", "INTS"),
     )
