@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 TOOLS := qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 C_FILES = $(shell find runtime -name '*.[ch]' 2>/dev/null)
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format tools clean
+.PHONY: help demo test test-all large check format tools clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -44,6 +44,10 @@ test: $(STAMP) tools ## the tests, a few minutes
 test-all: $(STAMP) tools ## the tests and the slow ones
 	@echo "== pytest, slow tests too"
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+	@echo "next: make check"
+
+large: $(STAMP) tools ## BESTformer-4-384: export time, size, equality, latency
+	$(BIN)/python -m pytest -m slow -s -q tests/e2e/test_large.py
 	@echo "next: make check"
 
 check: $(STAMP) ## ruff, mypy, clang-format

@@ -232,6 +232,8 @@ def _to_channel_last(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         return spikes.transpose(0, 1, 3, 2).reshape(shape)
     if spikes.shape == shape:
         return spikes
+    if spikes.ndim == 5 and spikes.shape[4] == height * width:  # [T, B, heads, d, N]
+        return spikes.reshape(t, batch, channels, -1).transpose(0, 1, 3, 2).reshape(shape)
     if spikes.ndim == 5 and spikes.shape[3] == height * width:
         return arithmetic.from_heads(spikes, shape)
     raise InputError(f"a neuron of the torch module gives {spikes.shape}, expected {shape}")

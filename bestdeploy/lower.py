@@ -336,12 +336,21 @@ def _values(lo: _Lowering, node: ir.Node) -> None:
     lo.emit(Op.VALUE_NEURON, node, 2, (lo.spikes(node),), constants, params)
 
 
+def _per_position(lo: _Lowering, node: ir.Node, shift: np.ndarray) -> np.ndarray:
+    """Return B of the shift T N B that the graph holds."""
+    assert node.inputs[0] is not None
+    t, h, w, _ = lo.shape(node.inputs[0])
+    if (shift % (t * h * w)).any():
+        raise GraphError("the shift is not a multiple of T N", where=str(node.name))
+    return shift // (t * h * w)
+
+
 def _read_out(lo: _Lowering, node: ir.Node) -> None:
     arrays = [ir.array_of(v) for v in node.inputs[4:]]
     constants = [
         Constant.of_signs(_weight(node, 3)),
         *_affine_constants(arrays),
-        _i64(arrays[2]),
+        _i32(_per_position(lo, node, arrays[2])),
         _i32(arrays[3]),
         _i32(arrays[4]),
         _i64(arrays[5]),

@@ -439,7 +439,6 @@ def _check_readout(at: _Checked) -> None:
     at.require(x2.t * x2.h * x2.w * e <= 1 << 31, "spike counts leave their range")
     at.require(0 <= at.step.param(0) <= 62, "q is not in 0..62")
     at.require(bool((np.abs(at.constant(2).data.astype(int)) <= 16384).all()), "|Af| above 16384")
-    at.require(bool((np.abs(at.constant(3).data) < I64_LIMIT).all()), "a bias is beyond 2^60")
 
 
 def _nothing_more(at: _Checked) -> None:
@@ -545,11 +544,11 @@ OPS: dict[Op, OpSpec] = {
     Op.READOUT: OpSpec(
         inputs=(_STREAM, _STREAM, _SPIKES),  # x2, x1, last hidden spikes
         outputs=(_RAW,),
-        constants=(  # weight, Ai, Af, Bsum, V0, V1, C
+        constants=(  # weight, Ai, Af, B, V0, V1, C
             (_BITS, 4, True),
             (_I32, 1, True),
             (_I16, 1, True),
-            (_I64, 1, True),
+            (_I32, 1, True),
             (_I32, 2, True),
             (_I32, 2, True),
             (_I64, 1, True),

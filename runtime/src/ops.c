@@ -412,7 +412,7 @@ static void bst_value_run(const bst_call* call, const bst_prepared* prepared, co
                                     prepared->table, io->outputs[0], io->scratch);
 }
 
-// ---- readout: weight, Ai, Af, Bsum, V0, V1, C
+// ---- readout: weight, Ai, Af, B, V0, V1, C
 // ----------------------------------------------------
 
 static bst_status bst_readout_check(const bst_call* call) {
@@ -431,8 +431,7 @@ static bst_status bst_readout_check(const bst_call* call) {
   BST_CHECK(n_spikes <= UINT64_C(1) << 31, UNSUPPORTED, call->where, "T * tokens * hidden channels",
             n_spikes, "at most 2^31");
   BST_CHECK(q >= 0 && q <= 62, BAD_FILE, call->where, "q", q, "in 0..62");
-  BST_TRY(bst_check_af(call, 2));
-  return bst_check_i64_limit(call, 3);
+  return bst_check_af(call, 2);
 }
 
 static uint64_t bst_readout_scratch(const bst_call* call, bool* overflow) {
@@ -588,7 +587,7 @@ static const bst_op bst_ops[] = {
         .constants = {{BST_CONST_BITS, 4, 1},
                       {BST_CONST_I32, 1, 1},
                       {BST_CONST_I16, 1, 1},
-                      {BST_CONST_I64, 1, 1},
+                      {BST_CONST_I32, 1, 1},
                       {BST_CONST_I32, 2, 1},
                       {BST_CONST_I32, 2, 1},
                       {BST_CONST_I64, 1, 1}},

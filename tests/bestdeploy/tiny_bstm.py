@@ -82,7 +82,7 @@ def tiny_program(golden: Sequence[Golden] = (), seed: int = 3) -> Program:
     )
     read_out = (
         *affine()[:3],
-        add(rng.integers(0, 1 << 20, D), ConstantType.I64),
+        add(rng.integers(0, 1 << 20, D), ConstantType.I32),
         add(rng.integers(-(1 << 18), 1 << 18, (K, D)), ConstantType.I32),
         add(rng.integers(-(1 << 18), 1 << 18, (K, D)), ConstantType.I32),
         add(rng.integers(-(1 << 30), 1 << 30, K), ConstantType.I64),

@@ -16,7 +16,8 @@ import sys, numpy as np, onnxruntime
 assert onnxruntime.__version__ == "1.17.3"
 held = np.load(sys.argv[1])
 for path in sys.argv[2:]:
-    raw, logits = onnxruntime.InferenceSession(path).run(["raw", "logits"], {"image": held["images"]})
+    session = onnxruntime.InferenceSession(path)
+    raw, logits = session.run(["raw", "logits"], {"image": held["images"]})
     assert np.array_equal(raw, held["raw"]) and np.array_equal(logits, held["logits"]), path
 print("equal")
 """

@@ -158,7 +158,7 @@ class Builder:
             self.signs(d, 1, 1, e),
             self.ints(-(1 << 18), 1 << 18, (d,)),
             self.ints(-16384, 16385, (d,), ConstantType.I16),
-            self.ints(-(1 << 40), 1 << 40, (d,), ConstantType.I64),
+            self.ints(-(1 << 30), 1 << 30, (d,)),
             self.ints(-(1 << 16), 1 << 16, (k, d)),
             self.ints(-(1 << 16), 1 << 16, (k, d)),
             self.ints(-(1 << 40), 1 << 40, (k,), ConstantType.I64),
@@ -242,5 +242,5 @@ def minimal():
         Op.STEM_NEURON, "a", [0], [spikes], (one, bias, zero, zero, zero), (1, 0, 1, 0, *halving)
     )
     b.step(Op.CONV_AFFINE, "b", [spikes], [stream], (plus, ai, af, offset), (1, 0))
-    b.step(Op.READOUT, "c", [stream, stream, spikes], [raw], (plus, ai, af, total, v, v, total))
+    b.step(Op.READOUT, "c", [stream, stream, spikes], [raw], (plus, ai, af, offset, v, v, total))
     return b.program(meta="{}")

@@ -157,13 +157,14 @@ def value_neuron(attention, v, heads, table, params):
     return neuron(x.reshape(v.shape), params)
 
 
-def readout(x2, x1, hidden, signs, ai, af, b_sum, v0, v1, c, q):
+def readout(x2, x1, hidden, signs, ai, af, b, v0, v1, c, q):
     x2, x1 = x2.astype(np.int64), x1.astype(np.int64)
     s0 = x2.sum(axis=(0, 1, 2))
     projected = signs.reshape(signs.shape[0], -1).astype(np.int64) @ hidden.astype(np.int64).sum(
         axis=(0, 1, 2)
     )
-    s1 = ((x1 + x2) >> 1).sum(axis=(0, 1, 2)) + scale_count(projected, ai, af) + b_sum
+    s1 = ((x1 + x2) >> 1).sum(axis=(0, 1, 2)) + scale_count(projected, ai, af)
+    s1 += x2[..., 0].size * b.astype(np.int64)
     return v0.astype(np.int64) @ (s0 >> q) + v1.astype(np.int64) @ (s1 >> q) + c
 
 

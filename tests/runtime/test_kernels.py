@@ -373,7 +373,7 @@ def test_readout(kernels, rng, d, e):
     packed = np.ascontiguousarray(np.packbits(bits, axis=-1, bitorder="little"))
     ai = rng.integers(-(2**31), 2**31, d).astype(np.int32)
     af = rng.integers(-16384, 16385, d).astype(np.int16)
-    b_sum = rng.integers(-(1 << 50), 1 << 50, d)
+    b = rng.integers(-(1 << 31), 1 << 31, d).astype(np.int32)
     v0, v1 = (rng.integers(-(1 << 12), 1 << 12, (k, d)).astype(np.int32) for _ in range(2))
     c = rng.integers(-(1 << 50), 1 << 50, k)
     raw = Guarded((k,), np.int64)
@@ -381,9 +381,9 @@ def test_readout(kernels, rng, d, e):
     call(
         kernels.bst_readout__scalar,
         *(n_t, ctypes.c_size_t(h * w), d, e, k, q, x2, x1, reference.pack(hidden), packed),
-        *(ai, af, b_sum, v0, v1, c, raw, space),
+        *(ai, af, b, v0, v1, c, raw, space),
     )
     signs = 2 * bits.astype(np.int8) - 1
-    expected = reference.readout(x2, x1, hidden, signs, ai, af, b_sum, v0, v1, c, q)
+    expected = reference.readout(x2, x1, hidden, signs, ai, af, b, v0, v1, c, q)
     np.testing.assert_array_equal(raw.take(), expected)
     space.take()

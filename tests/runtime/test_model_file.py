@@ -371,7 +371,6 @@ ATTACKS = {
     "readout-q": (step("head", P[0], "i", 63), 2),
     "readout-q-negative": (step("head", P[0], "i", -1), 2),
     "readout-af": (const("head", 2, 0, "h", -16385), 2),
-    "readout-bias": (const("head", 3, 0, "q", -(1 << 60)), 2),
 }
 
 

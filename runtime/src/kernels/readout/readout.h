@@ -2,7 +2,7 @@
 // readout: both residual streams and the last hidden spikes to raw logits (numerics.md 9).
 //
 //   S0[d] = sum x2, S1[d] = sum ((x1 + x2) >> 1) + Y[d]      over T * n_cells
-//   Y[d]  = c*Ai + ((c*Af + 2^14) >> 15) + Bsum,  c = sum over e of w[d, e] * (spikes of channel e)
+//   Y[d]  = c*Ai + ((c*Af + 2^14) >> 15) + T n_cells B,  c = sum of w[d, e] * (spikes of channel e)
 //   raw[k] = sum_d V0[k, d] (S0[d] >> q) + sum_d V1[k, d] (S1[d] >> q) + C[k]
 //
 // Shapes, one frame: x2, x1 int32 [T, n_cells, n_dim]; hidden [T, n_cells, n_hidden] packed.
@@ -21,7 +21,7 @@ size_t bst_readout_scratch_bytes(int n_dim, int n_hidden);
 typedef void bst_readout_kernel(int n_steps, size_t n_cells, int n_dim, int n_hidden, int n_classes,
                                 int q, const int32_t* x2, const int32_t* x1, const uint64_t* hidden,
                                 const uint8_t* weight, const int32_t* ai, const int16_t* af,
-                                const int64_t* b_sum, const int32_t* v0, const int32_t* v1,
+                                const int32_t* b, const int32_t* v0, const int32_t* v1,
                                 const int64_t* c, int64_t* raw, void* scratch);
 
 bst_readout_kernel bst_readout__scalar;

@@ -55,17 +55,18 @@ static int64_t bst_readout_dot(size_t n, int q, const int32_t* v, const int64_t*
 void bst_readout__scalar(int n_steps, size_t n_cells, int n_dim, int n_hidden, int n_classes, int q,
                          const int32_t* x2, const int32_t* x1, const uint64_t* hidden,
                          const uint8_t* weight, const int32_t* ai, const int16_t* af,
-                         const int64_t* b_sum, const int32_t* v0, const int32_t* v1,
-                         const int64_t* c, int64_t* raw, void* scratch) {
+                         const int32_t* b, const int32_t* v0, const int32_t* v1, const int64_t* c,
+                         int64_t* raw, void* scratch) {
   const size_t n_rows = (size_t)n_steps * n_cells, dims = (size_t)n_dim, e = (size_t)n_hidden;
   int64_t *const s0 = scratch, *const s1 = s0 + dims, *const count = s1 + dims;
   bst_readout_sum_streams(n_rows, dims, x2, x1, s0, s1);
   bst_readout_count(n_rows, e, hidden, count);
+  const int64_t positions = (int64_t)n_rows;  // at most 2^28, so positions * b fits
   int64_t total = 0;
   for (size_t i = 0; i < e; ++i) total += count[i];
   for (size_t d = 0; d < dims; ++d) {
     const int64_t n = bst_readout_project(e, weight + d * ((e + 7) / 8), count, total);
-    s1[d] += n * ai[d] + ((n * af[d] + (1 << 14)) >> 15) + b_sum[d];
+    s1[d] += n * ai[d] + ((n * af[d] + (1 << 14)) >> 15) + positions * b[d];
   }
   for (size_t k = 0; k < (size_t)n_classes; ++k) {
     const int64_t first = bst_readout_dot(dims, q, v0 + k * dims, s0);
