@@ -18,6 +18,7 @@ from bestdeploy import images, importers, ir, onnxruntime, passes, stages
 from bestdeploy.emit import floating
 from bestdeploy.emit import onnx as emit_onnx
 from bestdeploy.errors import UsageError, VerificationError
+from bestdeploy.files import write_file, write_files
 
 __all__ = ["ExportReport", "export"]
 
@@ -25,7 +26,7 @@ N_BUILTIN = 16
 LOW_RATE, HIGH_RATE = 0.001, 0.6
 MAX_GOLDEN = 4
 GOLDEN_BUDGET_BYTES = 64 * 1024
-BATCH_ELEMENTS = 16 * 1024  # input bytes per batch of the reference executor
+MAX_FLIPS_PER_MILLION, MIN_AGREEMENT = 1000.0, 0.99
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,11 @@ def export(
     warnings = list(json.loads(spiking.metadata_props.pop("warnings", "[]")))
     float_bytes = floating.float_model(spiking)
     packed = ir.clone(spiking)
+    _check_source(spiking, data)
     dump = None if dump_passes is None else _dumper(Path(dump_passes), spiking)
     say("running the passes")
     records = passes.run(packed, after=dump)
+    warnings += _precision(packed)
     say("verifying the integers against the trained model and against ONNX Runtime")
     frames = _frames(spiking, data)
     check = _Check(spiking, packed)
@@ -96,8 +99,7 @@ def export(
     packed.metadata_props["golden"] = encode_golden(*check.golden)
     model_bytes = emit_onnx.function_model(packed)
     say("writing the files")
-    for name, content in (("float", float_bytes), ("std", std_bytes), ("model", model_bytes)):
-        ir.write_file(files[name], content)
+    write_files({files["float"]: float_bytes, files["std"]: std_bytes, files["model"]: model_bytes})
     return ExportReport(
         files=files,
         passes=[dataclasses.asdict(r) for r in records],
@@ -109,11 +111,11 @@ def export(
 
 
 def _dumper(folder: Path, spiking: ir.Model) -> Callable[[int, Any, ir.Model], None]:
-    ir.write_file(folder / "00_spiking.onnx", emit_onnx.function_model(ir.clone(spiking)))
+    write_file(folder / "00_spiking.onnx", emit_onnx.function_model(ir.clone(spiking)))
 
     def dump(number: int, step: Any, model: ir.Model) -> None:
         path = folder / f"{number:02d}_{step.name}.onnx"
-        ir.write_file(path, emit_onnx.function_model(ir.clone(model)))
+        write_file(path, emit_onnx.function_model(ir.clone(model)))
 
     return dump
 
@@ -124,9 +126,24 @@ def input_shape(model: ir.Model) -> tuple[int, int, int]:
     return height, width, channels
 
 
+def _precision(model: ir.Model) -> list[str]:
+    """Warn where the stream has fewer fraction bits than usual, naming the layer that decided."""
+    decided_by = model.metadata_props.pop("frac_bits_decided_by", None)
+    if decided_by is None:
+        return []
+    bits = model.metadata_props["frac_bits"]
+    return [f"the stream has {bits} fraction bits instead of 20: {decided_by} reaches too far"]
+
+
+def _check_source(model: ir.Model, data: Any) -> None:
+    """Fail on an unusable `--data` before the long work starts."""
+    if data is not None:
+        rules = json.loads(model.metadata_props.get("preprocessing", "{}"))
+        next(images.read_batches(data, input_shape(model), rules, batch_size=1, limit=1))
+
+
 def _frames(model: ir.Model, data: Any) -> Iterator[np.ndarray]:
-    shape = input_shape(model)
-    size = max(1, BATCH_ELEMENTS // int(np.prod(shape)))
+    shape, size = input_shape(model), stages.batch_size(model)
     if data is None:
         built_in = images.builtin_images(shape, N_BUILTIN)
         yield from (built_in[i : i + size] for i in range(0, N_BUILTIN, size))
@@ -144,6 +161,8 @@ class _Check:
         self.trained = stages.Executor(ir.clone(spiking), watch=self.names)
         self.integers = stages.Executor(packed, watch=self.names)
         self.read = stages.spike_reader(packed)
+        self.bits = int(packed.metadata_props["frac_bits"])
+        self.agreement = 1.0
         self.spikes = dict.fromkeys(self.names, 0)
         self.flips = dict.fromkeys(self.names, 0)
         self.steps = dict.fromkeys(self.names, 0)
@@ -172,6 +191,7 @@ class _Check:
             np.concatenate([r for _, r in self._kept]),
         )
         total = sum(self.steps.values())
+        self.agreement = n_same / max(1, n_frames)
         return {
             "frames": n_frames,
             "differing raw logits, reference against model.onnx in onnxruntime": 0,
@@ -180,7 +200,8 @@ class _Check:
             "neuron-steps": total,
             "flips per million neuron-steps": 1e6 * sum(self.flips.values()) / max(1, total),
             "largest logit difference to the trained model": worst,
-            "top-1 agreement with the trained model": n_same / max(1, n_frames),
+            "top-1 agreement with the trained model": self.agreement,
+            "fraction bits of the stream": self.bits,
         }
 
     def _keep(self, batch: np.ndarray, raw: np.ndarray) -> None:
@@ -216,8 +237,14 @@ class _Check:
         return [(n, self.spikes[n] / max(1, self.steps[n])) for n in self.names]
 
     def warnings(self) -> list[str]:
-        """Name the layers that hardly fire or fire most of the time."""
-        return [
+        """Say where the integers stray from the trained model, and which layers hardly fire."""
+        flips = 1e6 * sum(self.flips.values()) / max(1, sum(self.steps.values()))
+        found = []
+        if flips > MAX_FLIPS_PER_MILLION:
+            found.append(f"{flips:.0f} spikes per million differ from the trained model")
+        if self.agreement < MIN_AGREEMENT:
+            found.append(f"top-1 agrees with the trained model on {self.agreement:.1%} of frames")
+        return found + [
             f"{name} fires at {100 * rate:.3g} %, "
             + ("below 0.1 %: is it dead?" if rate < LOW_RATE else "above 60 %")
             for name, rate in self.firing_rates()

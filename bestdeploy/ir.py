@@ -7,8 +7,6 @@ onnx and onnx_ir are imported here and in the rooms above; `bestdeploy.runtime` 
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as oir
 
-from bestdeploy.errors import ArtifactError, GraphError, OutputError
+from bestdeploy.errors import ArtifactError, GraphError
 
 DOMAIN = "bestdeploy"
 DOMAIN_VERSION = 1
@@ -302,31 +300,3 @@ def from_bytes(data: bytes, where: str) -> Model:
     if not proto.HasField("graph") or not proto.graph.node:
         raise ArtifactError(f"`{where}` holds no ONNX graph", where=where)
     return oir.serde.deserialize_model(proto)
-
-
-def write_file(path: str | Path, data: bytes) -> None:
-    """Write a file atomically: either the whole new content is there, or the old.
-
-    Raises:
-        OutputError: the folder or the file cannot be written.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as f:
-                f.write(data)
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(temporary).chmod(0o666 & ~umask)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as e:
-        raise OutputError(
-            f"cannot write `{path}`: {e.strerror or e}",
-            where=str(path),
-            hint="choose a folder you may write to with -o",
-        ) from e

@@ -20,6 +20,7 @@ from bestdeploy import ir, stages
 from bestdeploy.errors import GraphError
 from bestdeploy.ops.arithmetic import unpack_signs
 from bestdeploy.ops.neuron import RATE_BITS
+from bestdeploy.ops.sign_conv import count_bounds
 from bestdeploy.ops.stem_conv import from_limbs
 from bestdeploy.ops.threshold_neuron import n_rows, row
 from bestdeploy.program import (
@@ -282,9 +283,7 @@ def _pool(lo: _Lowering, node: ir.Node) -> None:
 
 def _conv_neuron(lo: _Lowering, node: ir.Node) -> None:
     signs, theta = _weight(node, 1), ir.array_of(node.inputs[2])
-    rows = signs.reshape(signs.shape[0], -1)
-    low, high = -(rows < 0).sum(axis=1, dtype=np.int64), (rows > 0).sum(axis=1, dtype=np.int64)
-    u, w, explicit = threshold_forms(theta, low, high, lo.n_steps)
+    u, w, explicit = threshold_forms(theta, *count_bounds(signs), lo.n_steps)
     constants: list[Constant | None] = [Constant.of_signs(signs), _i32(u), _i32(w)]
     if len(explicit):
         constants += [_i32(explicit), _i32(theta[:, explicit].T)]

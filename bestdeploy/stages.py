@@ -20,6 +20,9 @@ from bestdeploy import ir, ops
 from bestdeploy.errors import GraphError
 from bestdeploy.ops.definition import Op, Typed, typed
 
+# Values of the largest tensor per batch of the reference executor (float64, and some copies).
+BATCH_ELEMENTS = 1 << 21
+
 STAGES: dict[str, tuple[Op, ...]] = {
     "spiking": ops.SPIKING_OPS,
     "folded": ops.FOLDED_OPS,
@@ -205,6 +208,16 @@ class Executor:
 def run(model: ir.Model, image: np.ndarray, *, bodies: bool = False) -> dict[str, np.ndarray]:
     """Evaluate a graph once; see `Executor`."""
     return Executor(model, bodies=bodies).run(image)
+
+
+def batch_size(model: ir.Model) -> int:
+    """Return how many frames the reference executor takes at once, from its largest tensor."""
+    largest = 1
+    for node in model.graph:
+        for value in node.outputs:
+            dims = [d for d in ir.shape_of(value) if isinstance(d, int)]
+            largest = max(largest, int(np.prod(dims, dtype=np.int64)))
+    return int(min(64, max(1, BATCH_ELEMENTS // largest)))
 
 
 NEURONS = (

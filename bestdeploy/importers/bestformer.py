@@ -115,8 +115,12 @@ class _Importer:
         shape = self.t.shape("block.0.attn.lambda_attn", 5)
         n_steps, heads = shape[0], shape[2]
         given = self.checkpoint.args.get("num_heads")
-        if heads == 1 and self.config["variant"] == "paper" and isinstance(given, int):
-            heads = given  # one lambda per step and layer
+        if isinstance(given, int) and given != heads:
+            raise CheckpointError(
+                f"args say num_heads={given}, lambda_attn has {heads} heads",
+                where="block.0.attn.lambda_attn",
+                hint="a single lambda per layer is the paper's variant, which is not supported yet",
+            )
         if not 1 <= n_steps <= MAX_STEPS:
             raise UnsupportedModelError(f"T={n_steps} time steps, supported are 1..{MAX_STEPS}")
         stated = self.checkpoint.args.get("time_step")
@@ -246,16 +250,12 @@ class _Importer:
     def gain(self, prefix: str) -> np.ndarray:
         """Scale times lambda, float64 [T, heads]: a product of two float32, hence exact."""
         key = f"{prefix}.lambda_attn"
-        stored = self.t.shape(key, 5)[2]
-        if stored not in (1, self.heads) or (stored == 1 and self.heads > 1
-                                             and self.config["variant"] != "paper"):  # fmt: skip
-            raise CheckpointError(f"`{key}` has {stored} heads, expected {self.heads}")
-        values = self.t.take(key, (self.n_steps, 1, stored, 1, 1)).reshape(self.n_steps, stored)
+        values = self.t.take(key, (self.n_steps, 1, self.heads, 1, 1))
+        values = values.reshape(self.n_steps, self.heads).astype(np.float64)
         dead = int((values <= 0).all(axis=0).sum())
         if dead:
-            self.warnings.append(f"{key}: {dead} of {stored} heads never fire (lambda <= 0)")
-        wide = np.broadcast_to(values.astype(np.float64), (self.n_steps, self.heads))
-        return wide * np.float64(np.float32(self.config["attn_scale"]))
+            self.warnings.append(f"{key}: {dead} of {self.heads} heads never fire (lambda <= 0)")
+        return values * np.float64(np.float32(self.config["attn_scale"]))
 
     def mlp(self, prefix: str, x: ir.Value) -> ir.Value:
         hidden = self.t.shape(f"{prefix}.mlp1_conv.weight", 4)[0]

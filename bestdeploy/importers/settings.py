@@ -7,6 +7,7 @@ key at once.
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def numbers(value: Any) -> tuple[float, ...]:
 def names(value: Any) -> list[str]:
     """Accept a list of words, or one written as `cat,dog`."""
     parts = value.split(",") if isinstance(value, str) else list(value)
-    if not parts or not all(isinstance(p, str) and p.strip() for p in parts):
+    if not parts or not all(isinstance(p, str) and p.strip() and p.isprintable() for p in parts):
         raise ValueError(value)
     return [p.strip() for p in parts]
 
@@ -118,7 +119,7 @@ def image_size(value: Any) -> tuple[int, int]:
 
 
 def read_config(path: str | Path | None) -> dict[str, Any]:
-    """Read the settings of a TOML file (top level, or its `[model]` table).
+    """Read the settings of a TOML file: its `[model]` table where there is one, else all of it.
 
     Raises:
         InputError: unreadable or not TOML.
@@ -131,7 +132,11 @@ def read_config(path: str | Path | None) -> dict[str, Any]:
         raise InputError(f"cannot read `{path}`: {e.strerror}", where=str(path)) from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise InputError(f"`{path}` is not a TOML file: {e}", where=str(path)) from e
-    return {**{k: v for k, v in table.items() if not isinstance(v, dict)}, **table.get("model", {})}
+    if "model" not in table:
+        return table
+    if not isinstance(table["model"], dict):
+        raise InputError(f"`{path}`: model={table['model']!r}, expected a table [model]")
+    return {**{k: v for k, v in table.items() if k == "family"}, **table["model"]}
 
 
 def resolve(
@@ -152,12 +157,16 @@ def resolve(
         UsageError: a value is not what the setting expects, or `--set` has an unknown key.
     """
     known = {alias for s in schema for alias in (s.name, *s.aliases)}
-    for key in sources.get("--set", {}):
-        if key not in known:
-            raise UsageError(
-                f"--set {key}: family `{family}` has no such setting",
-                hint="known settings: " + ", ".join(s.name for s in schema),
-            )
+    for source in ("--set", "--config"):
+        for key in sources.get(source, {}):
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                raise UsageError(
+                    f"{source} {key}: family `{family}` has no such setting",
+                    hint=f"did you mean {near[0]}? " * bool(near)
+                    + "known settings: "
+                    + ", ".join(s.name for s in schema),
+                )
     values: dict[str, Any] = {}
     missing: list[Setting] = []
     for setting in schema:
@@ -180,12 +189,17 @@ def resolve(
     return values
 
 
+def _is_unset(value: Any, source: str) -> bool:
+    """Training scripts store options that nobody gave as None or as an empty text."""
+    return value is None or (value == "" and not source.startswith("--"))
+
+
 def _find(
     setting: Setting, sources: Mapping[str, Mapping[str, Any]]
 ) -> tuple[str, str, Any] | None:
     for source, table in sources.items():
         for key in (setting.name, *setting.aliases):
-            if table.get(key) not in (None, ""):  # training scripts store unset options so
+            if not _is_unset(table.get(key), source):
                 return source, key, table[key]
     return None
 

@@ -11,6 +11,12 @@ from bestdeploy.ops.definition import Op
 from bestdeploy.ops.real_conv import CONV_ATTRIBUTES
 
 
+def count_bounds(signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return per output channel the least and greatest count, int64, of +-1 weights [O, ...]."""
+    rows = signs.reshape(signs.shape[0], -1)
+    return -(rows < 0).sum(axis=1, dtype=np.int64), (rows > 0).sum(axis=1, dtype=np.int64)
+
+
 def reference(
     s: np.ndarray, w: np.ndarray, *, strides: list[int], pads: list[int]
 ) -> tuple[np.ndarray]:

@@ -1,98 +1,215 @@
-"""Interval bounds of a folded-in-the-reals graph, and the fraction bits F they allow.
+"""Interval bounds of the trained network, and the fraction bits F that they allow.
 
-Every stream value, and each of the terms it is the sum of, must fit int32 in units of 2^-F. With
-P and M the numbers of +1 and -1 weights of a channel, a count lies in [-M, P]. F is 20 unless
-a bound needs fewer bits; it is written to the model's metadata as `frac_bits`.
+Every value that becomes a Q(F) integer is bounded per channel: with M and P the numbers of -1 and
++1 weights a count lies in [-M, P], a pixel in [0, 255], a spike in {0, 1}; intervals are carried
+through affines, residuals, means and heads. F is 20, or the largest smaller number for which
+
+    |value| 2^F       < 2^31     stream values, their terms, membranes, thresholds, table entries
+    |W~| 2^F         <= 8355711  first convolution (three int8 limbs, e = 0)
+    |logit| 2^(F+G)   < 2^62     read-out, its sums included (half of int64 is kept free)
+
+Neurons that become integer thresholds are exact without F and are left out. F is written to the
+model's metadata as `frac_bits`, with the layer that decided it where F < 20.
 """
 
 from __future__ import annotations
 
 import json
+from typing import NamedTuple
 
 import numpy as np
 
 from bestdeploy import ir
 from bestdeploy.errors import PassError
-from bestdeploy.passes.definition import is_op
+from bestdeploy.ops.sign_conv import count_bounds
+from bestdeploy.ops.stem_conv import LIMIT
+from bestdeploy.passes.definition import is_op, n_steps_of, producer
+from bestdeploy.passes.threshold_tables import becomes_table, count_threshold
 
 DEFAULT_BITS = 20
-# One part in 2^10 and two units are kept free for the roundings of the terms themselves.
-_LIMIT = (2**31 - 2) / (1 + 2**-10)
+GAIN_BITS = 20  # G of the read-out
+
+_INT32 = 2.0**31
+# Roundings add a few units to a value; bounds are float64 sums, good to one part in 2^40.
+_UNITS, _SLACK = 64.0, 1 + 2.0**-40
+
+
+class _Claim(NamedTuple):
+    """`largest` 2^F must stay below `limit`; `where` names the layer."""
+
+    where: str
+    largest: float
+    limit: float
+
+    def holds(self, bits: int) -> bool:
+        return self.largest * 2.0**bits * _SLACK + _UNITS < self.limit
+
+
+class _Interval(NamedTuple):
+    """Least and greatest value per channel."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+    @property
+    def largest(self) -> float:
+        return float(max(np.abs(self.low).max(), np.abs(self.high).max()))
+
+    def plus(self, other: _Interval) -> _Interval:
+        return _Interval(self.low + other.low, self.high + other.high)
+
+    def times(self, a: np.ndarray) -> _Interval:
+        ends = np.stack([self.low * a, self.high * a])
+        return _Interval(ends.min(axis=0), ends.max(axis=0))
 
 
 def frac_bits(model: ir.Model) -> int:
-    """Return the F of a model; choose and record it when no pass has done so yet."""
+    """Return the F of a model; choose and record it when no pass has done so yet.
+
+    Raises:
+        PassError: no F from 0 to 20 holds every value.
+    """
     if "frac_bits" not in model.metadata_props:
-        bits = DEFAULT_BITS
-        largest = _largest_value(model)
-        while bits > 0 and largest * 2.0**bits >= _LIMIT:
+        claims = _Bounds(model).claims
+        bits, decisive = DEFAULT_BITS, None
+        while broken := [c for c in claims if not c.holds(bits)]:
+            decisive = broken[0]  # the earliest: what follows only carries it on
             bits -= 1
-        if largest * 2.0**bits >= _LIMIT:
-            raise PassError(f"stream values reach {largest:.3g}, which no int32 format holds")
+            if bits < 0:
+                raise PassError(
+                    f"values reach {decisive.largest:.3g}, which no integer format here holds",
+                    where=decisive.where,
+                    hint="are the weights and batch norm statistics of this layer sound?",
+                )
         model.metadata_props["frac_bits"] = str(bits)
+        if decisive is not None:
+            model.metadata_props["frac_bits_decided_by"] = decisive.where
     return int(model.metadata_props["frac_bits"])
 
 
-def count_bounds(signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return per output channel the least and greatest count, int64, of +-1 weights [O, ...]."""
-    rows = signs.reshape(signs.shape[0], -1)
-    return -(rows < 0).sum(axis=1, dtype=np.int64), (rows > 0).sum(axis=1, dtype=np.int64)
+class _Bounds:
+    """Walks a graph between `count_readout` and `integer_stem`, collecting claims."""
 
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        self.claims: list[_Claim] = []
+        self.known: dict[ir.Value, _Interval] = {}
+        for node in model.graph:
+            self._visit(node)
 
-def _largest_value(model: ir.Model) -> float:
-    """Return a bound of |value| over everything that becomes Q(F)."""
-    bound: dict[ir.Value, float] = {}
-    worst = 0.0
-    for node in model.graph:
-        found = _node_bound(node, bound)
-        if found is not None:
-            bound[node.outputs[0]] = found
-            worst = max(worst, found * _gain(node))
-    return worst
+    def _visit(self, node: ir.Node) -> None:
+        if is_op(node, "ChannelAffine"):
+            self._affine(node)
+        elif is_op(node, "CountAffine"):
+            self._count_affine(node)
+        elif is_op(node, "ReversibleMix"):
+            y, x0, x1 = (self.known[v] for v in node.inputs if v is not None)
+            self._stream(node, y.plus(x0.plus(x1).times(np.array(0.5))))
+        elif is_op(node, "Lif") or is_op(node, "ConstantLif"):
+            self._neuron(node)
+        elif node.domain == "" and any(v in self.known for v in node.inputs):
+            self._standard(node)
 
+    def _claim(self, node: ir.Node, largest: float, limit: float = _INT32) -> None:
+        self.claims.append(_Claim(str(node.name), largest, limit))
 
-def _gain(node: ir.Node) -> float:
-    """Neurons without input decay build up to tau times their input."""
-    for user in ir.consumers(node.outputs[0]):
-        if (is_op(user, "Lif") or is_op(user, "ConstantLif")) and not ir.attribute(
-            user, "decay_input"
-        ):
-            return max(1.0, float(ir.attribute(user, "tau")))
-    return 1.0
+    def _stream(self, node: ir.Node, found: _Interval) -> None:
+        self.known[node.outputs[0]] = found
+        self._claim(node, found.largest)
 
+    def _affine(self, node: ir.Node) -> None:
+        a, b = (ir.array_of(v) for v in node.inputs[1:])
+        shift = _Interval(b, b)
+        stem = producer(node.inputs[0], "RealConv")
+        if stem is not None:
+            self._claim(stem, self._limb_reach(stem, a), LIMIT + _UNITS)
+            self._stream(node, self._pixels(stem).times(a).plus(shift))
+            return
+        conv = producer(node.inputs[0], "SignConv")
+        assert conv is not None
+        reader = ir.consumer(node.outputs[0])
+        if reader is not None and becomes_table(reader):
+            return
+        low, high = count_bounds(ir.array_of(conv.inputs[1]))
+        products = _Interval(low.astype(np.float64), high.astype(np.float64)).times(a)
+        self._claim(node, max(products.largest, float(np.abs(b).max()), float(np.abs(a).max())))
+        self._stream(node, products.plus(shift))
 
-def _node_bound(node: ir.Node, bound: dict[ir.Value, float]) -> float | None:
-    if is_op(node, "ChannelAffine"):
-        a, b = (np.abs(ir.array_of(v)) for v in node.inputs[1:])
-        inner = node.inputs[0].producer() if node.inputs[0] is not None else None
-        assert inner is not None
-        weights = ir.array_of(inner.inputs[1])
-        if is_op(inner, "RealConv"):
-            reach = np.abs(weights).reshape(len(a), -1).sum(axis=1) * _pixel_reach(node)
+    def _count_affine(self, node: ir.Node) -> None:
+        signs, a, b = (ir.array_of(v) for v in node.inputs[1:])
+        self._claim(node, float(max(np.abs(a).max(), np.abs(b).max())))
+        low, high = count_bounds(signs)
+        counts = _Interval(low.astype(np.float64), high.astype(np.float64))
+        self.known[node.outputs[0]] = counts.times(a).plus(_Interval(b, b))
+
+    def _scaled_pixel(self) -> tuple[np.ndarray, np.ndarray]:
+        """Normalised value of the pixels 0 and 255 per channel."""
+        held = self.model.graph.initializers
+        mean, std = (ir.array_of(held[f"image.{n}"]) for n in ("mean", "std"))
+        return -mean / std, (1 - mean) / std
+
+    def _pixels(self, conv: ir.Node) -> _Interval:
+        """Reach of the first convolution; a tap outside the image adds 0."""
+        w = ir.array_of(conv.inputs[1])
+        ends = np.stack([w * p for p in (*self._scaled_pixel(), np.zeros(1))])
+        axes = (1, 2, 3)
+        return _Interval(ends.min(axis=0).sum(axis=axes), ends.max(axis=0).sum(axis=axes))
+
+    def _limb_reach(self, conv: ir.Node, a: np.ndarray) -> float:
+        std = ir.array_of(self.model.graph.initializers["image.std"])
+        w = ir.array_of(conv.inputs[1]) * a[:, None, None, None] / (255 * std)
+        return float(np.abs(w).max())
+
+    def _neuron(self, node: ir.Node) -> None:
+        if becomes_table(node):
+            return
+        value = node.inputs[0]
+        scaled, scores = producer(value, "HeadScale"), producer(value, "Scores")
+        if scores is not None:
+            if count_threshold(node) is not None:
+                return
+            reach = ir.size(scores.inputs[0], -1) / ir.attribute(scores, "heads")
+        elif scaled is not None:
+            values = producer(scaled.inputs[0], "Values")
+            assert values is not None
+            gain = np.abs(ir.array_of(scaled.inputs[1])).max()
+            reach = float(gain) * ir.size(values.inputs[0], -1)
         else:
-            low, high = count_bounds(weights)
-            reach = np.maximum(-low, high)
-        return float((a * reach + b).max())
-    if is_op(node, "ReversibleMix"):
-        y, x0, x1 = (bound[v] for v in node.inputs if v is not None)
-        return y + max(x0, x1)
-    if is_op(node, "Scores"):  # where no integer form fits, the neuron reads A 2^F
-        return float(ir.size(node.inputs[0], -1) // ir.attribute(node, "heads"))
-    if is_op(node, "HeadScale"):
-        counts = node.inputs[0]
-        values = None if counts is None else counts.producer()
-        assert values is not None
-        n_keys = ir.size(values.inputs[0], -1)
-        return float(np.abs(ir.array_of(node.inputs[1])).max() * n_keys)
-    return None
+            assert value is not None
+            reach = self.known[value].largest
+        settings = ir.attributes(node)
+        if not settings["decay_input"]:  # |h| <= |x| (1 + r + .. + r^(T-1)), r = 1 - 1/tau
+            leak = 1 - 1 / settings["tau"]
+            reach *= sum(leak**k for k in range(n_steps_of(node)))
+        self._claim(node, max(reach, abs(settings["v_threshold"]), abs(settings["v_reset"])))
 
-
-def _pixel_reach(node: ir.Node) -> float:
-    graph = node.graph
-    assert graph is not None
-    mean = ir.array_of(graph.initializers["image.mean"])
-    std = ir.array_of(graph.initializers["image.std"])
-    return float((np.maximum(np.abs(mean), np.abs(1 - mean)) / std).max())
+    def _standard(self, node: ir.Node) -> None:
+        """Carry intervals through the read-out: means, heads, halves, biases."""
+        inputs = [self.known[v] if v in self.known else ir.array_of(v) for v in node.inputs]
+        first = inputs[0]
+        assert isinstance(first, _Interval)
+        if node.op_type == "ReduceMean":
+            found = first
+        elif node.op_type == "MatMul":
+            w = inputs[1]
+            assert isinstance(w, np.ndarray)
+            up, down = np.maximum(w, 0).T, np.minimum(w, 0).T
+            found = _Interval(
+                up @ first.low + down @ first.high, up @ first.high + down @ first.low
+            )
+            # The sums S and every partial sum of V (S >> q) in front of the logit.
+            partial = np.abs(w).T @ np.maximum(np.abs(first.low), np.abs(first.high))
+            self._claim(node, float(partial.max()), 2.0 ** (62 - GAIN_BITS))
+        elif isinstance(inputs[1], _Interval):
+            found = first.plus(inputs[1])
+        elif node.op_type == "Mul":
+            found = first.times(inputs[1])
+        else:
+            found = first.plus(_Interval(inputs[1], inputs[1]))
+            self._claim(node, float(np.abs(inputs[1]).max()), 2.0 ** (62 - GAIN_BITS))
+        self.known[node.outputs[0]] = found
+        if node.outputs[0].is_graph_output():
+            self._claim(node, found.largest, 2.0 ** (62 - GAIN_BITS))
 
 
 def log_pass(model: ir.Model, entry: dict[str, object]) -> None:

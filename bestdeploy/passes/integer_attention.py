@@ -14,7 +14,7 @@ from bestdeploy import ir
 from bestdeploy.ops import neuron
 from bestdeploy.passes.definition import Pass, find, n_steps_of, producer
 from bestdeploy.passes.fixed_point import frac_bits
-from bestdeploy.passes.threshold_tables import neuron_threshold
+from bestdeploy.passes.threshold_tables import count_threshold
 
 
 def neuron_attributes(lif: ir.Node, bits: int) -> dict[str, Any]:
@@ -40,11 +40,10 @@ def apply(model: ir.Model) -> int:
             continue
         b = ir.Builder(f"{lif.name}.integer")
         steps = n_steps_of(lif)
-        first = 2 * neuron_threshold(lif)
-        soft = ir.attribute(lif, "soft_reset") and ir.attribute(lif, "tau") == 2.0
-        if soft and first.denominator == 1:
+        first = count_threshold(lif)
+        if first is not None:
             y = b.op(f"CountNeuron_T{steps}", counts, domain=ir.DOMAIN, name=lif.name,
-                     first=int(first))  # fmt: skip
+                     first=first)  # fmt: skip
         else:
             x = b.op("ShiftCounts", counts, domain=ir.DOMAIN, name=f"{lif.name}.x", bits=bits)
             y = b.op(f"MembraneNeuron_T{steps}", x, domain=ir.DOMAIN, name=lif.name,

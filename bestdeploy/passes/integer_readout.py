@@ -17,10 +17,8 @@ import numpy as np
 from bestdeploy import ir
 from bestdeploy.errors import PassError
 from bestdeploy.passes.definition import Pass, producer
-from bestdeploy.passes.fixed_point import frac_bits
+from bestdeploy.passes.fixed_point import GAIN_BITS, frac_bits
 from bestdeploy.passes.integer_stream import affine_constants
-
-GAIN_BITS = 20
 
 
 class _Heads(NamedTuple):
@@ -40,7 +38,11 @@ def weights(w: np.ndarray, positions: int, q: int) -> np.ndarray:
     values = [[round(Fraction(float(v)) * unit) for v in column] for column in w.T]
     largest = max(abs(v) for column in values for v in column)
     if largest >= 2**31:
-        raise PassError(f"a head weight needs {largest.bit_length()} bits, at most 31 are held")
+        raise PassError(
+            f"a head weight needs {largest.bit_length()} bits, at most 31 are held",
+            where="head",
+            hint="weights of the heads must stay below about 2000",
+        )
     return np.array(values, np.int32)
 
 

@@ -18,9 +18,9 @@ from math import ceil
 import numpy as np
 
 from bestdeploy import ir
+from bestdeploy.ops.sign_conv import count_bounds
 from bestdeploy.ops.threshold_neuron import n_rows, row
-from bestdeploy.passes.definition import Pass, find, n_steps_of, producer
-from bestdeploy.passes.fixed_point import count_bounds
+from bestdeploy.passes.definition import Pass, find, is_op, n_steps_of, producer
 
 MAX_STEPS = 8
 
@@ -70,16 +70,40 @@ def neuron_threshold(lif: ir.Node) -> Fraction:
     return theta if ir.attribute(lif, "decay_input") else theta / 2
 
 
+def count_threshold(lif: ir.Node) -> int | None:
+    """Return the integer threshold at t = 1 of a neuron on counts, None where there is none.
+
+    With tau = 2 and soft reset, J_t = J_{t-1} + 2^(t-1) A_t compares with first 2^(t-1), where
+    first = 2 theta (theta without input decay) must be a whole number.
+    """
+    first = 2 * neuron_threshold(lif)
+    soft = ir.attribute(lif, "soft_reset") and ir.attribute(lif, "tau") == 2.0
+    return int(first) if soft and first.denominator == 1 else None
+
+
+def becomes_table(node: ir.Node) -> bool:
+    """Tell whether this pass turns a node into a ThresholdNeuron.
+
+    Not where the stream reads the convolution too: then its weights must keep their signs.
+    """
+    if not is_op(node, "Lif") or not is_eligible(node):
+        return False
+    affine = producer(node.inputs[0], "ChannelAffine")
+    conv = None if affine is None else producer(affine.inputs[0], "SignConv")
+    if affine is None or conv is None:
+        return False
+    return ir.consumer(affine.outputs[0]) is node and ir.consumer(conv.outputs[0]) is affine
+
+
 def apply(model: ir.Model) -> int:
     """Replace every eligible neuron with its affine."""
     changes = 0
     for lif in find(model, "Lif"):
+        if not becomes_table(lif):
+            continue
         affine = producer(lif.inputs[0], "ChannelAffine")
         conv = None if affine is None else producer(affine.inputs[0], "SignConv")
-        if affine is None or conv is None or not is_eligible(lif):
-            continue
-        if ir.consumer(affine.outputs[0]) is not lif or ir.consumer(conv.outputs[0]) is not affine:
-            continue  # the stream reads the affine too, so its weights keep their signs
+        assert affine is not None and conv is not None
         a, shift = (ir.array_of(v) for v in affine.inputs[1:])
         signs = ir.array_of(conv.inputs[1])
         signs = np.where((a < 0)[:, None, None, None], -signs, signs).astype(np.int8)

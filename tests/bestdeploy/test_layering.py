@@ -13,7 +13,7 @@ PACKAGE = ROOT / "bestdeploy"
 
 FLOORS = (
     ("errors",),
-    ("ir",),
+    ("files", "ir"),
     ("ops",),
     ("stages",),
     ("importers", "passes", "program"),
