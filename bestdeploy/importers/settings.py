@@ -161,11 +161,10 @@ def resolve(
         for key in sources.get(source, {}):
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
+                guess = f"did you mean {near[0]}? " if near else ""
                 raise UsageError(
                     f"{source} {key}: family `{family}` has no such setting",
-                    hint=f"did you mean {near[0]}? " * bool(near)
-                    + "known settings: "
-                    + ", ".join(s.name for s in schema),
+                    hint=f"{guess}known settings: {', '.join(s.name for s in schema)}",
                 )
     values: dict[str, Any] = {}
     missing: list[Setting] = []

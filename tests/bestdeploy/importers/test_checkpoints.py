@@ -224,3 +224,25 @@ def test_class_names_travel(tmp_path, content):
     model = importers.import_checkpoint(write(tmp_path, content))
     assert "class_names" not in model.metadata_props
     assert "class names" in model.metadata_props["warnings"]
+
+
+def test_a_misspelt_key_in_a_config_file_is_not_ignored(tmp_path, small_checkpoint):
+    config = tmp_path / "c.toml"
+    config.write_text("v_treshold = 3.0\n")
+    with pytest.raises(UsageError, match="v_treshold") as e:
+        importers.import_checkpoint(small_checkpoint, config=config)
+    assert "v_threshold" in e.value.hint
+    config.write_text('model = "vitsnn"\n')
+    with pytest.raises(InputError, match="table"):
+        importers.import_checkpoint(small_checkpoint, config=config)
+
+
+def test_an_empty_setting_is_refused(small_checkpoint):
+    with pytest.raises(UsageError, match="tau=''"):
+        importers.import_checkpoint(small_checkpoint, overrides={"tau": ""})
+
+
+def test_heads_must_agree_with_lambda(tmp_path, content):
+    content["args"]["num_heads"] = 8
+    with pytest.raises(CheckpointError, match="num_heads=8"):
+        importers.import_checkpoint(write(tmp_path, content))

@@ -63,7 +63,7 @@ NEEDS_LESS = {
     "last layer, counted": (fill("block.0.mlp.mlp2_bn.bias", 1e4), "block.0.mlp.mlp2_conv"),
     "first convolution": (
         fill("patch_embed.block0_bn.weight", 300.0, 0),
-        "patch_embed.block0_conv",
+        "patch_embed.block0_bn",
     ),
     "value table": (fill("block.0.attn.lambda_attn", 1e4), "block.0.attn.attn_lif"),
     "head bias": (fill("head.bias", 1e8), "logits"),

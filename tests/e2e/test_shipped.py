@@ -1,0 +1,77 @@
+"""The shipped checkpoint: as accurate deployed as trained, on the shipped images and on all 10,000.
+
+The full test set is not in the repository. The slow test reads it from $FASHION_MNIST (a folder
+with the four official files), else from ../shared/data/fashion_mnist.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bestdeploy import _verify, deploy
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES = ROOT / "examples" / "images" / "fashion_mnist_200.npz"
+TORCH = "training.models.bestformer:build"
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    (found,) = (ROOT / "examples" / "checkpoints").glob("*.pt")
+    return found
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shipped")
+    deploy.export(checkpoint, folder / "model.onnx")
+    deploy.compile(folder / "model.onnx", output=folder / "bundle")
+    return folder / "bundle"
+
+
+def stated_accuracy() -> float:
+    """Float32 accuracy in the checkpoint's README."""
+    text = (ROOT / "examples" / "checkpoints" / "README.md").read_text("utf-8")
+    (found,) = re.findall(r"\*\*(\d\d\.\d\d) %\*\* top-1", text)
+    return float(found) / 100
+
+
+def test_shipped_images(bundle, checkpoint):
+    report = _verify.verify(bundle, checkpoint, data=IMAGES, model=TORCH)
+    assert report.n_frames == 200
+    assert report.top1_agreement >= 0.99
+    ours, theirs = report.top1.values()
+    assert abs(ours - theirs) <= 0.01
+    assert ours >= 0.84
+    assert len(report.layers) == 20
+    assert stated_accuracy() >= 0.84
+
+
+def test_shipped_images_are_balanced_test_images():
+    with np.load(IMAGES) as held:
+        assert held["images"].shape == (200, 28, 28, 1)
+        assert held["images"].dtype == np.uint8
+        assert np.bincount(held["labels"]).tolist() == [20] * 10
+    assert "MIT" in (IMAGES.parent / "LICENSE").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_all_ten_thousand(bundle, checkpoint):
+    folder = Path(os.environ.get("FASHION_MNIST", ROOT.parent / "shared/data/fashion_mnist"))
+    data = folder / "t10k-images-idx3-ubyte.gz"
+    if not data.is_file():
+        pytest.skip(f"{data} is not there; set FASHION_MNIST")
+    report = _verify.verify(bundle, checkpoint, data=data, model=TORCH)
+    for layer in report.layers:
+        print(f"{layer.name:28s} {layer.flips_per_million:9.3f} flips per million")
+    print(f"top-1 {report.top1}, agreement {report.top1_agreement:.4%}")
+    assert report.n_frames == 10_000
+    assert report.top1_agreement >= 0.999
+    ours, theirs = report.top1.values()
+    assert abs(ours - theirs) <= 0.0005
+    assert abs(theirs - stated_accuracy()) < 1e-9
