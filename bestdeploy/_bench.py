@@ -113,8 +113,10 @@ def _check(against: Sequence[str], threads: int) -> None:
             raise UsageError(
                 f"unknown --against `{name}`, expected {supported}", hint="--against onnxruntime"
             )
-    if threads < 1:
-        raise UsageError(f"threads is {threads}, expected at least 1")
+    if not 1 <= threads <= runtime.MAX_THREADS:
+        raise UsageError(
+            f"threads is {threads}, expected 1..{runtime.MAX_THREADS}", hint="--threads 1"
+        )
 
 
 def _float_path(model: Path, float_model: str | Path | None) -> Path:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -68,6 +69,7 @@ def lowered_bytes(path: str | Path) -> bytes:
 
     Raises:
         ArtifactError: the file cannot be read or is of another kind.
+        UnsupportedModelError: the `.onnx` is not a packed graph.
     """
     path = Path(path)
     if path.is_dir():
@@ -77,7 +79,14 @@ def lowered_bytes(path: str | Path) -> bytes:
         from bestdeploy.emit.bstm import write_bstm
         from bestdeploy.lower import lower
 
-        return write_bstm(lower(ir.load(path)))
+        graph = ir.load(path)
+        if not any(node.domain == ir.DOMAIN for node in graph.graph):
+            name = path.name.removesuffix(".onnx").removesuffix(".std").removesuffix(".float")
+            raise UnsupportedModelError(
+                f"`{path}` holds standard ops only, a packed graph is compiled",
+                hint=f"give the model.onnx of `bestdeploy export`: {path.with_name(name)}.onnx",
+            )
+        return write_bstm(lower(graph))
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -124,9 +133,9 @@ def compile_bundle(
     say(f"lowering {source}")
     content = lowered_bytes(source)
     compiler = toolchain.compiler_for(row)
-    say(f"building the runtime for {row.name} with {compiler.version}")
     work = _work_folder(folder)
     try:
+        say(f"building the runtime for {row.name} with {compiler.version}")
         _fill(work, content, row)
         say("running the golden vectors")
         golden, n_golden, emulator = _check_golden(work, row)
@@ -161,21 +170,46 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def _check_output(folder: Path, force: bool) -> None:
-    """Refuse to overwrite what is not ours."""
-    if folder.is_file():
-        raise OutputError(f"`{folder}` is a file, expected a folder", hint="choose another -o")
-    if not folder.is_dir() or force or read_manifest(folder) is not None:
+    """Refuse to overwrite what is not ours, and places where no folder can be put."""
+    try:
+        place, here = folder.resolve(), Path.cwd()
+        if place.exists() and not place.is_dir():
+            raise OutputError(f"`{folder}` is a file, expected a folder", hint="choose another -o")
+        if place == here or place in here.parents or place.is_mount():
+            raise OutputError(
+                f"`{folder}` cannot be replaced: it is in use as the current folder or a mount",
+                hint=f"choose a folder in it: -o {folder / 'bundle'}",
+            )
+        if place.is_dir() and not force:
+            _check_replaceable(folder)
+        above = next(p for p in place.parents if p.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise OutputError(
+                f"cannot write `{folder}`: `{above}` is no folder you may write to",
+                hint="choose a folder you may write to with -o",
+            )
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
+        raise _cannot_write(folder, error) from error
+
+
+def _check_replaceable(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    hint = "choose another folder with -o, or add --force to replace it"
+    if manifest is None:
+        if any(folder.iterdir()):
+            raise OutputError(f"`{folder}` is not empty and not a bundle of bestdeploy", hint=hint)
         return
-    if any(folder.iterdir()):
-        raise OutputError(
-            f"`{folder}` is not empty and not a bundle of bestdeploy",
-            hint="choose another folder with -o, or add --force to replace it",
-        )
+    files = manifest.get("files")
+    ours = {"manifest.json", *(files if isinstance(files, dict) else ())}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name not in ours and (path.is_symlink() or not path.is_dir()):
+            raise OutputError(f"`{path}` is not of the bundle and would be deleted", hint=hint)
 
 
-def _cannot_write(folder: Path, error: OSError) -> OutputError:
+def _cannot_write(folder: Path, error: Exception) -> OutputError:
     return OutputError(
-        f"cannot write `{folder}`: {error.strerror or error}",
+        f"cannot write `{folder}`: {getattr(error, 'strerror', None) or error}",
         hint="choose a folder you may write to with -o",
     )
 
@@ -192,6 +226,7 @@ def _work_folder(folder: Path) -> Path:
 
 
 def _put_in_place(work: Path, folder: Path) -> None:
+    folder = folder.resolve()  # a link stays and leads to the new bundle
     old = work.with_name(work.name + ".old")
     try:
         if folder.exists():

@@ -21,6 +21,7 @@ __all__ = [
     "plain",
     "print_json",
     "print_table",
+    "printable",
     "say",
 ]
 
@@ -34,12 +35,21 @@ def message(kind: str, text: str) -> None:
     color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     if color and kind in _COLORS:
         label = f"\033[{_COLORS[kind]}m{label}\033[0m"
-    print(f"{label} {text}", file=sys.stderr)
+    print(f"{label} {_lines(text)}", file=sys.stderr)
 
 
 def say(text: str) -> None:
     """Print a line of progress on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(_lines(text), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """Return text as a terminal may get it: control characters of names and files as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def print_json(command: str, result: Any) -> None:
@@ -93,7 +103,7 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return printable(str(value))
 
 
 def n_bytes(count: int) -> str:

@@ -20,7 +20,6 @@ __all__ = ["ENGINES", "Engine", "Prediction", "open_engine", "predict", "sibling
 
 ENGINES = ("c", "ort", "std", "tvm", "reference")
 
-
 Raw = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
 
@@ -85,8 +84,12 @@ def open_engine(path: str | Path, engine: str = "c", threads: int = 1) -> Engine
     """Open a model (.bstm, .onnx or bundle folder) with an engine.
 
     Raises:
-        UsageError: the engine is unknown, or cannot run this kind of file.
+        UsageError: the engine is unknown, or cannot run this kind of file; too many threads.
     """
+    if not 1 <= threads <= runtime.MAX_THREADS:
+        raise UsageError(
+            f"threads is {threads}, expected 1..{runtime.MAX_THREADS}", hint="--threads 1"
+        )
     if engine not in ENGINES:
         raise UsageError(
             f"unknown engine `{engine}`, expected one of {', '.join(ENGINES)}", hint="--engine c"
@@ -112,6 +115,17 @@ def _open_onnx(path: Path, engine: str, threads: int) -> Engine:
 
     if engine == "reference":
         graph = ir.load(path)
+        if not any(node.domain == ir.DOMAIN for node in graph.graph):
+            raise UnsupportedModelError(
+                f"`{path}` holds standard ops only, engine `reference` runs those of bestdeploy",
+                hint=f"give {sibling(path, '')}, or use --engine ort",
+            )
+        names = [value.name for value in graph.graph.outputs]
+        if not {"raw", "logits"} <= set(names):
+            raise ArtifactError(
+                f"`{path}` has outputs {names}, expected logits and raw",
+                hint="give the model.onnx of `bestdeploy export`",
+            )
         model: Any = _Reference(graph)
         metadata = dict(graph.metadata_props)
         shape = tuple(d for d in graph.graph.inputs[0].shape or () if isinstance(d, int))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from bestdeploy.ops import arithmetic, lif
 __all__ = ["LayerReport", "VerifyReport", "verify"]
 
 CHECKPOINTS = (".pt", ".pth", ".tar", ".safetensors", ".bin", ".ckpt")
-BATCH_BYTES = 16 * 1024
+RUNTIME_BATCH = 16
 
 Spikes = dict[str, np.ndarray]
 
@@ -80,6 +81,7 @@ class Form(Protocol):
     name: str
     shape: tuple[int, int, int]
     preprocessing: dict[str, Any]
+    batch_size: int  # frames that fit into memory at once, with all their spikes
 
     def run(self, frames: np.ndarray) -> Outcome:
         """Evaluate uint8 [B, H, W, C]."""
@@ -98,6 +100,7 @@ class _GraphForm:
         self.shape = _shape(model)
         self.preprocessing = json.loads(model.metadata_props.get("preprocessing", "{}"))
         self.neurons = [str(v.name) for v in stages.neuron_values(model)]
+        self.batch_size = stages.batch_size(model)
         self._executor = stages.Executor(model, watch=self.neurons)
         self._read = stages.spike_reader(model)
 
@@ -132,6 +135,7 @@ class _OrtForm:
         has_ours = any(n.domain == ir.DOMAIN for n in model.graph)
         self.neurons = [str(v.name) for v in stages.neuron_values(model)] if has_ours else []
         self._read = stages.spike_reader(model)
+        self.batch_size = stages.batch_size(model) if has_ours else RUNTIME_BATCH
         if has_ours:
             model.graph.outputs.extend(
                 v for v in stages.neuron_values(model) if not v.is_graph_output()
@@ -152,6 +156,7 @@ class _RuntimeForm:
         self._model = runtime.load(lowered_bytes(path))
         self.name = f"{path} (C, {self._model.isa})"
         self.shape = self._model.input_shape
+        self.batch_size = RUNTIME_BATCH
         self.preprocessing = dict(self._model.meta.get("preprocessing", {}))
 
     def run(self, frames: np.ndarray) -> Outcome:
@@ -174,6 +179,7 @@ class _TorchForm:
     def __init__(self, path: Path, factory: str, like: _GraphForm) -> None:
         self.name = f"{path} (torch, {factory})"
         self.shape, self.preprocessing = like.shape, like.preprocessing
+        self.batch_size = like.batch_size
         self._like = like
         self._module = self._build(path, factory)
         self._seen: dict[str, Any] = {}
@@ -239,6 +245,11 @@ def _to_channel_last(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     raise InputError(f"a neuron of the torch module gives {spikes.shape}, expected {shape}")
 
 
+def _is_checkpoint(source: str | Path) -> bool:
+    text, path = str(source), Path(source)
+    return not text.startswith("reference:") and not path.is_dir() and path.suffix in CHECKPOINTS
+
+
 def open_form(
     source: str | Path, factory: str | None, config: Any, settings: Mapping[str, Any]
 ) -> Form:
@@ -252,7 +263,7 @@ def open_form(
         return _RuntimeForm(path)
     if path.suffix == ".onnx":
         return _OrtForm(path)
-    if path.suffix not in CHECKPOINTS:
+    if not _is_checkpoint(path):
         raise UsageError(
             f"`{path}`: cannot tell what it is",
             hint=f"a checkpoint ({', '.join(CHECKPOINTS)}), .onnx, .bstm or a bundle folder",
@@ -303,7 +314,14 @@ class _Comparison:
         """Count flips; a frame's first differing layer gives margins and the first divergence."""
         clean = np.ones(len(frames), bool)
         for name in (n for n in x if n in y):
-            different = x[name] != y[name].reshape(x[name].shape)
+            if x[name].shape != y[name].shape:
+                raise InputError(
+                    f"the spikes of `{name}` [T, B, ...] are {x[name].shape} in {self.a.name} and "
+                    f"{y[name].shape} in {self.b.name}",
+                    where=name,
+                    hint="are both of the same model?",
+                )
+            different = x[name] != y[name]
             self.steps[name] = self.steps.get(name, 0) + different.size
             n_flips = int(different.sum())
             self.flips[name] = self.flips.get(name, 0) + n_flips
@@ -364,28 +382,50 @@ class _Comparison:
 
 
 BUDGETS = ("flips_per_million", "logit_difference", "top1_agreement", "raw_different")
+_UNMEASURED = {
+    "flips_per_million": "no layer shows its spikes in both forms",
+    "raw_different": "raw logits exist in integer forms only",
+}
+
+
+def _check_limits(budget: Mapping[str, float]) -> None:
+    """Refuse unknown names and limits that nothing or everything would keep."""
+    for name, limit in budget.items():
+        if name not in BUDGETS:
+            raise UsageError(f"--budget {name}: unknown", hint=f"known: {', '.join(BUDGETS)}")
+        highest = 1.0 if name == "top1_agreement" else math.inf
+        if not (math.isfinite(limit) and 0 <= limit <= highest):
+            expected = "in 0..1" if highest == 1 else "finite and not negative"
+            raise UsageError(f"--budget {name}={limit}: expected a limit {expected}")
 
 
 def _check_budget(report: VerifyReport, budget: Mapping[str, float]) -> None:
+    """Compare what was measured with the limits; what was not measured keeps none."""
     steps = sum(r.n_neuron_steps for r in report.layers)
     flips = sum(r.n_flips for r in report.layers)
-    found: dict[str, float] = {
-        "flips_per_million": 1e6 * flips / max(1, steps),
+    found: dict[str, float | None] = {
+        "flips_per_million": 1e6 * flips / steps if steps else None,
         "logit_difference": report.max_logit_difference,
         "top1_agreement": report.top1_agreement,
-        "raw_different": float(report.n_raw_different or 0),
+        "raw_different": report.n_raw_different,
     }
+    broken = []
     for name, limit in budget.items():
-        if name not in found:
-            raise UsageError(f"--budget {name}: unknown", hint=f"known: {', '.join(BUDGETS)}")
-        below = name == "top1_agreement"
-        if (found[name] < limit) if below else (found[name] > limit):
+        value, below = found[name], name == "top1_agreement"
+        if value is None:
+            measured = [n for n in BUDGETS if found[n] is not None]
+            raise UsageError(
+                f"--budget {name}: {_UNMEASURED[name]} ({' and '.join(report.forms)})",
+                hint=f"measured here: {', '.join(measured)}",
+            )
+        if not (value >= limit if below else value <= limit):
             word = "at least" if below else "at most"
-            raise BudgetError(f"{name} is {found[name]:.6g}, the budget is {word} {limit:.6g}")
+            broken.append(f"{name} is {value:.6g}, the budget is {word} {limit:.6g}")
+    if broken:
+        raise BudgetError("; ".join(broken), report=report)
 
 
-def _batches(form: Form, data: Any, limit: int | None) -> Iterator[images.Batch]:
-    size = max(1, BATCH_BYTES // int(np.prod(form.shape)))
+def _batches(form: Form, size: int, data: Any, limit: int | None) -> Iterator[images.Batch]:
     if data is None:
         frames = images.builtin_images(form.shape, min(limit or 16, 16))
         for i in range(0, len(frames), size):
@@ -411,11 +451,15 @@ def verify(
     """Compare two forms; see `bestdeploy.deploy.verify`.
 
     Raises:
-        BudgetError: a limit of `budget` is exceeded.
+        BudgetError: a limit of `budget` is exceeded; it holds the report.
+        UsageError: a limit is no limit, or on what these two forms do not show.
     """
-    for name in budget or {}:
-        if name not in BUDGETS:
-            raise UsageError(f"--budget {name}: unknown", hint=f"known: {', '.join(BUDGETS)}")
+    _check_limits(budget or {})
+    if model is not None and not (_is_checkpoint(a) or _is_checkpoint(against)):
+        raise UsageError(
+            f"--model {model} evaluates a checkpoint, `{a}` and `{against}` are none",
+            hint=f"give a checkpoint ({', '.join(CHECKPOINTS)}), or leave --model away",
+        )
     first, second = (open_form(s, model, config, settings or {}) for s in (a, against))
     if first.shape != second.shape:
         raise InputError(
@@ -423,7 +467,8 @@ def verify(
             hint="are both of the same model?",
         )
     comparison = _Comparison(first, second)
-    for batch in _batches(first, data, limit):
+    size = min(first.batch_size, second.batch_size)
+    for batch in _batches(first, size, data, limit):
         comparison.add(batch)
     report = comparison.report()
     _check_budget(report, budget or {})

@@ -2,23 +2,42 @@
 
 stdout is the result, stderr everything else. Exit codes: 0 ok, 1 internal error, 2 usage, 3 missing
 tool or extra, 4 unsupported model or op, 5 verification failed, 6 budget failed, 7 bad input file
-or data, 8 cannot write output, 130 interrupted. Everything heavy is imported inside the commands.
+or data, 8 cannot write output, 130 interrupted (Ctrl-C or SIGTERM). Everything heavy is imported
+inside the commands.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from bestdeploy import __version__
-from bestdeploy._output import duration, message, n_bytes, print_json, print_table, say
-from bestdeploy.errors import BestDeployError, MissingToolError, UsageError
+from bestdeploy._output import (
+    duration,
+    message,
+    n_bytes,
+    print_json,
+    print_table,
+    printable,
+    say,
+)
+from bestdeploy.errors import (
+    BestDeployError,
+    BudgetError,
+    MissingToolError,
+    OutputError,
+    UsageError,
+)
 
 __all__ = ["app", "main"]
 
@@ -40,6 +59,7 @@ Setting = Annotated[
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
 
 INTERRUPTED = 130
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _EXTRAS = {
     "torch": "export",
     "onnx": "export",
@@ -200,7 +220,7 @@ def run(
             best = ", ".join(
                 f"{k}{f' {names[k]}' if k < len(names) else ''} ({p.logits[k]:.4f})" for k in p.top
             )
-            print(f"{p.name}: {best}")
+            print(printable(f"{p.name}: {best}"))
     accuracy = n_right / n_labels if n_labels else None
     if as_json:
         print_json(
@@ -234,20 +254,22 @@ def verify(
     """Compare two forms of one model, spike by spike."""
     from bestdeploy import deploy
 
-    report = deploy.verify(
-        a,
-        against,
-        data=data,
-        model=model,
-        budget=_budget(budget),
-        limit=limit,
-        config=config,
-        settings=_settings(settings),
-    )
-    if as_json:
-        print_json("verify", report)
-    else:
-        _print_parity(report)
+    try:
+        report = deploy.verify(
+            a,
+            against,
+            data=data,
+            model=model,
+            budget=_budget(budget),
+            limit=limit,
+            config=config,
+            settings=_settings(settings),
+        )
+    except BudgetError as error:
+        if error.report is not None:
+            _print_verified(error.report, as_json)
+        raise
+    _print_verified(report, as_json)
     # Equality of bits is defined between the integer forms; a checkpoint is judged by the budget.
     both_integer = report.n_raw_different is not None
     if both_integer and not report.exact:
@@ -255,6 +277,13 @@ def verify(
         if report.first_divergence:
             message("where", ", ".join(f"{k} {v}" for k, v in report.first_divergence.items()))
         raise typer.Exit(5)
+
+
+def _print_verified(report: Any, as_json: bool) -> None:
+    if as_json:
+        print_json("verify", report)
+    else:
+        _print_parity(report)
 
 
 def _print_parity(report: Any) -> None:
@@ -293,7 +322,7 @@ def _print_parity(report: Any) -> None:
     rows.append(("exact", exact))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        print(f"{name.ljust(width)}  {value}")
+        print(printable(f"{name.ljust(width)}  {value}"))
 
 
 @app.command()
@@ -354,7 +383,7 @@ def inspect(
         print_table(("op", "nodes"), found["ops"].items())
         print(f"weights {n_bytes(found['weight_bytes'])}, file {n_bytes(found['file_bytes'])}")
         for key, value in found["metadata"].items():
-            print(f"{key}: {value if len(str(value)) <= 200 else '... (see --json)'}")
+            print(printable(f"{key}: {value if len(str(value)) <= 200 else '... (see --json)'}"))
     else:
         _print_bstm(found)
     if found.get("damaged_files"):
@@ -486,8 +515,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words[:end] or bool(os.environ.get("BESTDEPLOY_DEBUG"))
     words = [word for i, word in enumerate(words) if word != "--debug" or i > end] or ["--help"]
     try:
-        result = app(args=words, prog_name="bestdeploy", standalone_mode=False)
-        sys.stdout.flush()
+        with _terminable():
+            result = app(args=words, prog_name="bestdeploy", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BaseException as error:
         if debug and not isinstance(error, SystemExit):
             traceback.print_exc()
@@ -497,16 +528,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM unwind as Ctrl-C does, so that nothing temporary is left."""
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough, cleaning up goes on
+        raise KeyboardInterrupt
+
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if ours:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _silence_output() -> None:
+    """Send what is still buffered for stdout nowhere: Python writes it out when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def _report(error: BaseException) -> int:
     """Print the lines for an exception; return its exit code."""
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        error = error.__context__  # typer turns it into exit 1
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         message("error", "interrupted")
         return INTERRUPTED
-    if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of our output is gone
+    if isinstance(error, BrokenPipeError):  # the reader of our output is gone
+        _silence_output()
         return 0
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if error.filename is None:
+            _silence_output()
+        _lines(f"cannot write {error.filename or 'the output'}: {error.strerror}", None, None)
+        return OutputError.exit_code
     if isinstance(error, BestDeployError):
         _lines(str(error), error.where, error.hint)
         return error.exit_code

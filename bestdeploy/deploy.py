@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bestdeploy.errors import UsageError
+
 if TYPE_CHECKING:
     from bestdeploy._bench import BenchReport
     from bestdeploy._bundle import CompileReport
@@ -51,9 +53,19 @@ def export(
         data: frames to verify on; None = 16 built-in structured images.
         dump_passes: folder that receives the graph after every pass.
         progress: called with a sentence before every long step.
+
+    Raises:
+        UsageError: one of the three files is the checkpoint itself.
     """
     from bestdeploy._export import export as implementation
+    from bestdeploy._export import output_files
 
+    for file in output_files(output).values():
+        if _is_same_file(file, checkpoint):
+            raise UsageError(
+                f"the export would overwrite the checkpoint `{checkpoint}` with `{file}`",
+                hint="choose another output with -o",
+            )
     return implementation(
         checkpoint,
         output,
@@ -64,6 +76,13 @@ def export(
         dump_passes=dump_passes,
         progress=progress,
     )
+
+
+def _is_same_file(a: str | Path, b: str | Path) -> bool:
+    try:
+        return Path(a).samefile(b)
+    except OSError:  # one of them does not exist
+        return False
 
 
 def compile(
@@ -82,7 +101,7 @@ def compile(
         target: a name of `bestdeploy.toolchain.TARGETS`.
         backend: "c"; "tvm" holds single steps today and is refused for a whole model.
         output: folder of the bundle; None = build/<model>/<target>.
-        force: replace a folder that is not a bundle.
+        force: replace a folder that is not a bundle, or that holds files of others.
         progress: called with a sentence before every long step.
 
     Raises:
@@ -137,7 +156,7 @@ def verify(
         against: second form.
         data: frames; None = 16 built-in structured images.
         model: "pkg.mod:factory" of a torch module that evaluates a checkpoint.
-        budget: limits by name, BudgetError when one is exceeded.
+        budget: limits by name; BudgetError, which holds the report, when one is exceeded.
         limit: number of frames to compare at most.
         config: TOML file with settings, where a checkpoint needs them.
         settings: single settings.

@@ -7,6 +7,8 @@ leaves with `exit_code`; a library caller catches `BestDeployError`.
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "ArtifactError",
     "BestDeployError",
@@ -74,9 +76,13 @@ class VerificationError(BestDeployError):
 
 
 class BudgetError(BestDeployError):
-    """A limit given by the user was exceeded."""
+    """A limit given by the user was exceeded; `report` is what was measured."""
 
     exit_code = 6
+
+    def __init__(self, message: str, *, report: Any = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.report = report
 
 
 class CheckpointError(BestDeployError):

@@ -10,14 +10,14 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from bestdeploy import ir, stages
-from bestdeploy.errors import GraphError
+from bestdeploy.errors import ArtifactError, GraphError
 from bestdeploy.ops.arithmetic import unpack_signs
 from bestdeploy.ops.neuron import RATE_BITS
 from bestdeploy.ops.sign_conv import count_bounds
@@ -41,6 +41,7 @@ from bestdeploy.program import (
 )
 
 ARENA_ALIGN = 64
+MAX_FRAC_BITS, MAX_LOGIT_SHIFT, MAX_CHANNELS = 30, 62, 65536
 THETA_BITS = 18
 _NUDGES = tuple(sorted(range(-4, 5), key=abs))
 
@@ -136,7 +137,10 @@ def gain_form(node: ir.Node, table: np.ndarray, bits: int) -> tuple[np.ndarray, 
     text = node.metadata_props.get("gain")
     if text is None:
         return None
-    values = [Fraction(float.fromhex(g)) for g in text.split(",")]
+    try:
+        values = [Fraction(float.fromhex(g)) for g in text.split(",")]
+    except (ValueError, OverflowError):  # not written by us: the table says it all
+        return None
     if len(values) != table.shape[0] * table.shape[1]:
         return None
     gain, exponent = np.zeros(len(values), np.int64), np.zeros(len(values), np.int32)
@@ -157,13 +161,28 @@ def gain_form(node: ir.Node, table: np.ndarray, bits: int) -> tuple[np.ndarray, 
 # -- steps ---------------------------------------------------------------------------------------
 
 
+def _number(metadata: Mapping[str, str], key: str, highest: int, where: str = "metadata") -> int:
+    """Return a whole number of a model's or node's metadata."""
+    text = metadata.get(key)
+    if text is None or not text.isdecimal() or len(text) > 9 or int(text) > highest:
+        raise ArtifactError(
+            f"the model's metadata says {key}={text!r}, expected a number in 0..{highest}",
+            where=where,
+            hint="give the model.onnx that `bestdeploy export` wrote",
+        )
+    return int(text)
+
+
 class _Lowering:
     """Collects constants and steps while walking the graph."""
 
     def __init__(self, model: ir.Model) -> None:
         self.model = model
-        self.bits = int(model.metadata_props["frac_bits"])
-        self.n_steps = next(r[1] for n in model.graph if (r := stages.op_of(n)) and r[0].unrolled)
+        self.bits = _number(model.metadata_props, "frac_bits", MAX_FRAC_BITS)
+        rows = [stages.op_of(node) for node in model.graph]
+        self.n_steps = next((r[1] for r in rows if r is not None and r[0].unrolled), 0)
+        if not self.n_steps:
+            raise GraphError("the graph has no op with time steps")
         self.constants: list[Constant] = []
         self.buffers: list[Buffer] = []
         self.steps: list[Step] = []
@@ -194,9 +213,10 @@ class _Lowering:
     def spikes(self, node: ir.Node, index: int = -1) -> int:
         """Number a spike output, with the channel count of its source."""
         value = node.outputs[index]
-        stated = node.metadata_props.get("channels")
-        if stated is not None:
-            self.channels[value] = int(stated)
+        if "channels" in node.metadata_props:
+            self.channels[value] = _number(
+                node.metadata_props, "channels", MAX_CHANNELS, str(node.name)
+            )
         elif node.inputs[0] is not None:
             self.channels[value] = self.channels[node.inputs[0]]
         return self.add(value, BufferKind.SPIKES, self.shape(value))
@@ -424,7 +444,7 @@ def _meta(model: ir.Model) -> dict[str, Any]:
     try:
         return {k: json.loads(v) if k in _JSON_META else v for k, v in kept.items()}
     except ValueError as e:
-        raise GraphError(f"the model's metadata is damaged: {e}", where="metadata") from e
+        raise ArtifactError(f"the model's metadata is damaged: {e}", where="metadata") from e
 
 
 def _stored_golden(model: ir.Model) -> tuple[Golden, ...]:
@@ -437,9 +457,9 @@ def _stored_golden(model: ir.Model) -> tuple[Golden, ...]:
         content = zlib.decompress(base64.b64decode(stored["frames"], validate=True))
         frames = np.frombuffer(content, np.uint8).reshape(stored["shape"])
         raw = np.array(stored["raw"], np.int64)
+        return tuple(Golden(f, r) for f, r in zip(frames, raw, strict=True))
     except (ValueError, KeyError, TypeError, OverflowError, zlib.error) as e:
-        raise GraphError("the golden vectors in the metadata are damaged", where="golden") from e
-    return tuple(Golden(f, r) for f, r in zip(frames, raw, strict=True))
+        raise ArtifactError("the golden vectors in the metadata are damaged", where="golden") from e
 
 
 def lower(model: ir.Model, golden: Iterable[Golden] = ()) -> Program:
@@ -452,6 +472,7 @@ def lower(model: ir.Model, golden: Iterable[Golden] = ()) -> Program:
 
     Raises:
         GraphError: the graph is not packed, or holds what the runtime has no step for.
+        ArtifactError: its metadata is damaged, or the program breaks a rule of the format.
     """
     stage = stages.stage_of(model)
     if stage != "packed":
@@ -478,7 +499,7 @@ def lower(model: ir.Model, golden: Iterable[Golden] = ()) -> Program:
         n_classes=buffers[-1].c,
         n_steps=lo.n_steps,
         frac_bits=lo.bits,
-        logit_shift=int(model.metadata_props["logit_shift"]),
+        logit_shift=_number(model.metadata_props, "logit_shift", MAX_LOGIT_SHIFT),
         arena_bytes=arena_bytes,
         buffers=tuple(buffers),
         steps=tuple(lo.steps),

@@ -38,6 +38,7 @@ from bestdeploy.errors import (
 __all__ = ["Model", "OutputInfo", "StepInfo", "Tap", "library_path", "load"]
 
 ALIGNMENT = 64
+MAX_THREADS = 256
 SPIKES, STREAM, RAW = 2, 3, 4
 KIND_NAMES = {1: "image", SPIKES: "spikes", STREAM: "stream", RAW: "raw"}
 _META_KIND = 6
@@ -251,8 +252,8 @@ class Model:
     """
 
     def __init__(self, content: bytes, *, isa: str | None, threads: int, library: Path) -> None:
-        if threads < 1:
-            raise InputError(f"threads is {threads}, expected at least 1")
+        if not 1 <= threads <= MAX_THREADS:
+            raise InputError(f"threads is {threads}, expected 1..{MAX_THREADS}")
         self._library = _Library(library)
         self.isa: str = self._library.raw.bst_isa_name().decode()
         if isa not in (None, self.isa):

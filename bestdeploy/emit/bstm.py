@@ -7,15 +7,14 @@ same files.
 
 from __future__ import annotations
 
-import os
 import struct
-import tempfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from bestdeploy.errors import ArtifactError, OutputError
+from bestdeploy.errors import ArtifactError
+from bestdeploy.files import write_file
 from bestdeploy.program import (
     CONSTANT_DTYPES,
     Buffer,
@@ -68,7 +67,7 @@ def write_bstm(program: Program, path: str | Path | None = None) -> bytes:
     validate(program)
     content = _assemble(_sections(program))
     if path is not None:
-        _write_atomically(Path(path), content)
+        write_file(path, content)
     return content
 
 
@@ -174,23 +173,6 @@ def _assemble(sections: list[tuple[int, bytes, int]]) -> bytes:
     whole = bytearray(header + table + body)
     struct.pack_into("<I", whole, CRC_OFFSET, zlib.crc32(whole))
     return bytes(whole)
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(temporary).chmod(0o666 & ~umask)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise OutputError(f"cannot write `{path}`: {error.strerror}") from error
 
 
 # ---- reading ------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Reading a checkpoint file safely: tensors and plain values only, never arbitrary pickles.
 
 Understood layouts: the timm wrapper (`state_dict`, `args` as argparse.Namespace), `model`, and a
-bare dictionary of tensors; the prefix `module.` is dropped; so are `num_batches_tracked`. Torch is
-imported here and nowhere else in the package.
+bare dictionary of tensors; the prefix `module.` is dropped; so are `num_batches_tracked`. A
+`.safetensors` file holds the tensors alone: its settings come from elsewhere. Torch is imported
+here and nowhere else in the package.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ def read(path: str | Path) -> Checkpoint:
         data = path.read_bytes()
     except OSError as e:
         raise CheckpointError(f"cannot read `{path}`: {e.strerror}", where=str(path)) from e
+    if path.suffix == ".safetensors":
+        return _checkpoint(_load_safetensors(data, path), {}, data, path)
     content = _load_torch(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(
@@ -58,12 +61,31 @@ def read(path: str | Path) -> Checkpoint:
     args = content.get("args") if state is not content else None
     if isinstance(args, argparse.Namespace):
         args = vars(args)
-    return Checkpoint(
-        tensors=_tensors(state, path),
-        args=dict(args) if isinstance(args, Mapping) else {},
-        sha256=hashlib.sha256(data).hexdigest(),
-        path=path,
-    )
+    return _checkpoint(state, dict(args) if isinstance(args, Mapping) else {}, data, path)
+
+
+def _checkpoint(
+    state: Mapping[str, Any], args: dict[str, Any], data: bytes, path: Path
+) -> Checkpoint:
+    return Checkpoint(_tensors(state, path), args, hashlib.sha256(data).hexdigest(), path)
+
+
+def _load_safetensors(data: bytes, path: Path) -> Mapping[str, Any]:
+    """Read the tensors; the file's metadata is free text for people and is ignored."""
+    try:
+        from safetensors.torch import load
+    except ImportError as e:
+        missing = "torch" if (e.name or "").partition(".")[0] == "torch" else "safetensors"
+        raise MissingToolError(
+            f"reading a .safetensors file needs {missing}, which is not installed",
+            hint="pip install 'bestdeploy[export]'",
+        ) from e
+    try:
+        return load(data)
+    except Exception as e:  # SafetensorError, or what a hostile header makes of torch
+        raise CheckpointError(
+            f"`{path}` is damaged or not a .safetensors file ({_reason(e)})", where=str(path)
+        ) from e
 
 
 def _load_torch(path: Path) -> Any:
@@ -117,21 +139,54 @@ def _unwrap(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     )
 
 
+# A tensor that repeats one element (stride 0) is small in the file and anything in memory.
+_MAX_EXPANDED = 1 << 20
+
+
+def _array(name: str, value: Any, path: Path) -> np.ndarray:
+    """Return a tensor as float32 numpy, refusing what is no plain array of real numbers."""
+    if value.is_meta:
+        raise CheckpointError(
+            f"`{name}` is on the meta device: it has a shape and no values", where=str(path)
+        )
+    layout = str(value.layout).removeprefix("torch.").removeprefix("strided")
+    if layout or value.is_complex() or value.is_quantized:
+        raise CheckpointError(
+            f"`{name}` is {layout or 'dense'} {value.dtype}, expected real dense numbers",
+            where=str(path),
+        )
+    held = value.untyped_storage().nbytes()
+    if value.numel() > _MAX_EXPANDED and value.numel() * value.element_size() > held:
+        raise CheckpointError(
+            f"`{name}` has shape {tuple(value.shape)} over {held} bytes of values",
+            where=str(path),
+            hint="save its .contiguous() copy",
+        )
+    try:
+        return value.detach().float().cpu().numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as e:
+        raise CheckpointError(
+            f"`{name}` of {value.dtype} cannot be read as numbers ({_reason(e)})", where=str(path)
+        ) from e
+
+
 def _tensors(state: Mapping[str, Any], path: Path) -> dict[str, np.ndarray]:
+    if not state:
+        raise CheckpointError(f"`{path}` holds an empty state dict", where=str(path))
     tensors: dict[str, np.ndarray] = {}
     for key, value in state.items():
         name = str(key).removeprefix("module.")
         if name.endswith("num_batches_tracked"):
             continue
-        if not hasattr(value, "detach"):
+        if not hasattr(value, "untyped_storage"):
             raise CheckpointError(
                 f"`{name}` is a {type(value).__name__}, expected a tensor", where=str(path)
             )
-        if value.is_complex() or value.is_quantized or value.is_sparse:
-            raise CheckpointError(f"`{name}` is {value.dtype}, expected real dense numbers")
         if name in tensors:
-            raise CheckpointError(f"`{name}` is there twice (with and without `module.`)")
-        tensors[name] = value.detach().float().cpu().numpy()
+            raise CheckpointError(
+                f"`{name}` is there twice (with and without `module.`)", where=str(path)
+            )
+        tensors[name] = _array(name, value, path)
     return tensors
 
 

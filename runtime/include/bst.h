@@ -49,8 +49,7 @@ extern "C" {
 /// Alignment in bytes of the two caller buffers.
 #define BST_ALIGN 64
 
-// ---- Status
-// --------------------------------------------------------------------------------------
+// ---- Status -------------------------------------------------------------------------------------
 
 /// Name, number (fixed for ever, append only) and meaning of each status.
 #define BST_STATUS_LIST(X)                                           \
@@ -81,8 +80,7 @@ BST_API const char* bst_last_error(void);
 /// Instruction set of the kernels that run: "scalar".
 BST_API const char* bst_isa_name(void);
 
-// ---- Model
-// ---------------------------------------------------------------------------------------
+// ---- Model --------------------------------------------------------------------------------------
 
 /// A loaded network: read-only, shareable. Lives in the caller's buffer, borrows the caller's file.
 typedef struct bst_model bst_model;
@@ -167,8 +165,7 @@ BST_API BST_CHECKED bst_status bst_model_golden(const bst_model* model, uint32_t
 /// Logit of a raw logit: float32(float64(raw) * 2^-logit_shift). 0 when `model` is NULL.
 BST_API float bst_logit(const bst_model* model, int64_t raw);
 
-// ---- Session
-// -------------------------------------------------------------------------------------
+// ---- Session ------------------------------------------------------------------------------------
 
 /// One stream of frames through a model: activations and scratch. Lives in the caller's arena.
 typedef struct bst_session bst_session;

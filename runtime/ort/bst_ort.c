@@ -83,8 +83,7 @@ typedef struct bst_ort_tensor {
   int64_t dims[ORT_MAX_RANK];
 } bst_ort_tensor;
 
-// ---- Errors, tensors, attributes
-// -----------------------------------------------------------------
+// ---- Errors, tensors, attributes ----------------------------------------------------------------
 
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
@@ -170,8 +169,7 @@ static bool bst_ort_between(int64_t value, int64_t low, int64_t high) {
   return low <= value && value <= high;
 }
 
-// ---- SpikeConvNeuron: spikes u8 [T, B, H, W, P], w u8 [O, kh, kw, P], theta i32 [rows, O]
-// -----------------------------------------------------------------------------------------
+// ---- SpikeConvNeuron: spikes u8 [T, B, H, W, P], w u8 [O, kh, kw, P], theta i32 [rows, O] -------
 
 static OrtStatus* bst_ort_prepare_weights(const bst_ort_kernel* kernel, const OrtValue* value,
                                           bst_ort_weights* weights) {
@@ -358,8 +356,7 @@ static OrtStatus* bst_ort_conv_compute(const bst_ort_kernel* kernel, OrtKernelCo
   return status;
 }
 
-// ---- ResidualNeuron: y, x0, x1 i32 [T, B, H, W, C] -> x2 alike, spikes u8 [T, B, H, W, P]
-// -----------------------------------------------------------------------------------------
+// ---- ResidualNeuron: y, x0, x1 i32 [T, B, H, W, C] -> x2 alike, spikes u8 [T, B, H, W, P] -------
 
 static OrtStatus* bst_ort_residual_create(bst_ort_kernel* kernel, const OrtKernelInfo* info) {
   bst_neuron* const neuron = &kernel->u.neuron;
@@ -410,8 +407,7 @@ static OrtStatus* bst_ort_residual_compute(const bst_ort_kernel* kernel,
 
 static void bst_ort_no_destroy(bst_ort_kernel* kernel) { (void)kernel; }
 
-// ---- The op table
-// --------------------------------------------------------------------------------
+// ---- The op table -------------------------------------------------------------------------------
 
 enum { U8 = ORT_ELEMENT_UINT8, I32 = ORT_ELEMENT_INT32 };
 
@@ -436,8 +432,7 @@ static const bst_ort_op bst_ort_ops[] = {
      bst_ort_no_destroy},
 };
 
-// ---- What ONNX Runtime calls
-// ---------------------------------------------------------------------
+// ---- What ONNX Runtime calls --------------------------------------------------------------------
 
 static const bst_ort_entry* bst_ort_entry_of(const OrtCustomOp* op) {
   return (const bst_ort_entry*)(const void*)op;

@@ -16,8 +16,7 @@
 #error "bestdeploy reads .bstm files in place: little-endian hosts only"
 #endif
 
-// ---- Records of the file, byte for byte (FORMAT.md)
-// ----------------------------------------------
+// ---- Records of the file, byte for byte (FORMAT.md) ---------------------------------------------
 
 enum {
   BST_NONE = -1,  // as uint32: 0xFFFFFFFF, "no buffer" or "no constant"
@@ -102,8 +101,7 @@ typedef struct bst_file {
   size_t data_bytes, names_bytes, golden_bytes;
 } bst_file;
 
-// ---- Errors
-// --------------------------------------------------------------------------------------
+// ---- Errors -------------------------------------------------------------------------------------
 
 /// Where a message points: `what[index]` or `what "name"`; index < 0 and name NULL are left out.
 typedef struct bst_where {
@@ -129,8 +127,7 @@ bst_status bst_fail(bst_status status, bst_where where, const char* message, int
     if (bst_try_status != BST_OK) return bst_try_status; \
   } while (0)
 
-// ---- Sizes
-// ---------------------------------------------------------------------------------------
+// ---- Sizes --------------------------------------------------------------------------------------
 
 /// Product of two sizes; `*overflow` is set, never cleared, when it leaves 64 bits.
 static inline uint64_t bst_mul(uint64_t a, uint64_t b, bool* overflow) {
@@ -160,8 +157,7 @@ typedef struct bst_bump {
 /// @return NULL while counting, and after an overflow
 void* bst_take(bst_bump* bump, uint64_t count, uint64_t item_bytes);
 
-// ---- One step, looked up
-// -------------------------------------------------------------------------
+// ---- One step, looked up ------------------------------------------------------------------------
 
 /// Layouts made at load for one step; which one is used by what is said in ops.c.
 typedef struct bst_prepared {
@@ -195,8 +191,9 @@ typedef struct bst_op {
   uint32_t code;
   const char* name;
   uint8_t n_inputs, n_outputs, n_constants;
-  uint8_t n_params;    ///< params 0 .. n_params-1 may be non-zero
-  uint8_t has_neuron;  ///< and params 4 .. 7 {flags, theta, v_reset, r}
+  uint8_t n_params;        ///< params 0 .. n_params-1 may be non-zero
+  uint8_t has_neuron;      ///< and params 4 .. 7 {flags, theta, v_reset, r}
+  uint8_t neuron_by_form;  ///< ... but not in every form: `check` looks at these params itself
   uint8_t input_kinds[BST_MAX_INPUTS], output_kinds[BST_MAX_OUTPUTS];
   bst_const_rule constants[BST_MAX_CONSTANTS];
   /// Check shapes and values that the generic rules do not cover.
@@ -217,8 +214,7 @@ bst_status bst_call_check(const bst_file* file, uint32_t index, bst_call* call);
 /// The same look-up for a step that was checked before.
 void bst_call_open(const bst_file* file, uint32_t index, bst_call* call);
 
-// ---- Model
-// ---------------------------------------------------------------------------------------
+// ---- Model --------------------------------------------------------------------------------------
 
 struct bst_model {
   bst_file file;

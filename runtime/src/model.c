@@ -35,8 +35,7 @@ static bool bst_all_zero(const uint8_t* bytes, uint64_t n) {
   return true;
 }
 
-// ---- Checksum
-// ------------------------------------------------------------------------------------
+// ---- Checksum -----------------------------------------------------------------------------------
 
 /// CRC-32 (IEEE, as zlib) by half bytes: a 64-byte table instead of 1 KiB.
 static uint32_t bst_crc_update(uint32_t crc, const uint8_t* bytes, size_t n) {
@@ -60,8 +59,7 @@ static uint32_t bst_file_crc(const uint8_t* bytes, size_t n) {
   return ~bst_crc_update(crc, bytes + BST_CRC_OFFSET + 4, n - BST_CRC_OFFSET - 4);
 }
 
-// ---- Header and sections
-// -------------------------------------------------------------------------
+// ---- Header and sections ------------------------------------------------------------------------
 
 static bst_status bst_check_header(const uint8_t* bytes, size_t file_bytes) {
   BST_CHECK(file_bytes >= sizeof(bst_header), BAD_FILE, bst_in_header, "file size in bytes",
@@ -170,8 +168,7 @@ static bst_status bst_find_sections(const uint8_t* bytes, size_t file_bytes, bst
   return BST_OK;
 }
 
-// ---- Model, buffers, constants, golden vectors
-// ---------------------------------------------------
+// ---- Model, buffers, constants, golden vectors --------------------------------------------------
 
 static bst_status bst_check_range(const char* name, uint64_t value, uint64_t low, uint64_t high) {
   const bst_where where = {"model", -1, NULL};
@@ -315,8 +312,7 @@ static bst_status bst_check_golden(const bst_file* file) {
   return BST_OK;
 }
 
-// ---- Steps, order and arena
-// ----------------------------------------------------------------------
+// ---- Steps, order and arena ---------------------------------------------------------------------
 
 static bool bst_is_name_char(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
@@ -406,8 +402,7 @@ static bst_status bst_check_steps(const bst_file* file, uint64_t* scratch_bytes)
   return bst_check_arena(file, &lives);
 }
 
-// ---- The whole file
-// ------------------------------------------------------------------------------
+// ---- The whole file -----------------------------------------------------------------------------
 
 /// Check everything; on success `file` points into the bytes.
 static bst_status bst_check_file(const void* bytes, size_t file_bytes, bst_file* file,
@@ -494,8 +489,7 @@ bst_status bst_model_init(const void* file, size_t file_bytes, void* buffer, siz
   return BST_OK;
 }
 
-// ---- Questions about a model
-// ---------------------------------------------------------------------
+// ---- Questions about a model --------------------------------------------------------------------
 
 bst_status bst_model_describe(const bst_model* model, bst_model_info* info) {
   const bst_where where = {"bst_model_describe", -1, NULL};

@@ -17,8 +17,7 @@
 
 enum { BST_MAX_STEM_WEIGHT = 8355711, BST_MAX_STEM_SHIFT = 24, BST_MAX_AF = 16384 };
 
-// ---- Shared checks
-// -------------------------------------------------------------------------------
+// ---- Shared checks ------------------------------------------------------------------------------
 
 static size_t bst_count_of(const bst_constant* c) {
   return (size_t)c->dims[0] * c->dims[1] * c->dims[2] * c->dims[3];
@@ -114,8 +113,7 @@ static size_t bst_cells(const bst_buffer* b) { return (size_t)b->h * b->w; }
 #define BST_NEURON_ARGS(step) \
   (step)->params[4], (step)->params[5], (step)->params[6], (step)->params[7]
 
-// ---- stem_neuron: weight, bias, shift, row_class, col_class
-// --------------------------------------
+// ---- stem_neuron: weight, bias, shift, row_class, col_class -------------------------------------
 
 static bst_status bst_check_classes(const bst_call* call, int slot, uint32_t n_classes) {
   const uint8_t* const classes = call->data[slot];
@@ -176,8 +174,7 @@ static void bst_stem_run(const bst_call* call, const bst_prepared* prepared, con
                           call->data[4], p[2], io->outputs[0]);
 }
 
-// ---- or_pool
-// -------------------------------------------------------------------------------------
+// ---- or_pool ------------------------------------------------------------------------------------
 
 static bst_status bst_pool_check(const bst_call* call) {
   const int32_t* const p = call->step->params;
@@ -195,10 +192,8 @@ static void bst_pool_run(const bst_call* call, const bst_prepared* prepared, con
                       io->inputs[0], io->outputs[0]);
 }
 
-// ---- conv_neuron: weight, theta_u, theta_w, row_index, row_theta
-// ---------------------------------
-// ---- conv_affine: weight, Ai, Af, B
-// --------------------------------------------------------------
+// ---- conv_neuron: weight, theta_u, theta_w, row_index, row_theta --------------------------------
+// ---- conv_affine: weight, Ai, Af, B -------------------------------------------------------------
 
 static bst_status bst_conv_check(const bst_call* call) {
   const uint32_t* const dims = call->constants[0]->dims;
@@ -283,8 +278,7 @@ static void bst_conv_affine_run(const bst_call* call, const bst_prepared* prepar
                                 call->data[2], call->data[3], io->outputs[0], io->scratch);
 }
 
-// ---- stream_neuron, residual_neuron
-// --------------------------------------------------------------
+// ---- stream_neuron, residual_neuron -------------------------------------------------------------
 
 static void bst_stream_run(const bst_call* call, const bst_prepared* prepared, const bst_io* io) {
   (void)prepared;
@@ -301,8 +295,7 @@ static void bst_residual_run(const bst_call* call, const bst_prepared* prepared,
                               io->outputs[1]);
 }
 
-// ---- score_neuron, value_neuron
-// ------------------------------------------------------------------
+// ---- score_neuron, value_neuron -----------------------------------------------------------------
 
 /// Heads, tokens and the shape of the attention map [T, heads, N, N].
 static bst_status bst_check_heads(const bst_call* call, const bst_buffer* tokens,
@@ -412,8 +405,7 @@ static void bst_value_run(const bst_call* call, const bst_prepared* prepared, co
                                     prepared->table, io->outputs[0], io->scratch);
 }
 
-// ---- readout: weight, Ai, Af, B, V0, V1, C
-// ----------------------------------------------------
+// ---- readout: weight, Ai, Af, B, V0, V1, C ------------------------------------------------------
 
 static bst_status bst_readout_check(const bst_call* call) {
   const bst_buffer *const x2 = call->inputs[0], *const hidden = call->inputs[2];
@@ -449,8 +441,7 @@ static void bst_readout_run(const bst_call* call, const bst_prepared* prepared, 
                       io->outputs[0], io->scratch);
 }
 
-// ---- The table
-// -----------------------------------------------------------------------------------
+// ---- The table ----------------------------------------------------------------------------------
 
 #define BST_IMAGE BST_KIND_IMAGE
 #define BST_SPIKES BST_KIND_SPIKES
@@ -553,6 +544,7 @@ static const bst_op bst_ops[] = {
         .n_outputs = 1,
         .n_params = 3,  // heads, form, thr1
         .has_neuron = 1,
+        .neuron_by_form = 1,
         .input_kinds = {BST_SPIKES, BST_SPIKES},
         .output_kinds = {BST_SPIKES},
         .check = bst_score_check,
@@ -604,8 +596,7 @@ const bst_op* bst_find_op(uint32_t code) {
   return NULL;
 }
 
-// ---- Looking up a step
-// ---------------------------------------------------------------------------
+// ---- Looking up a step --------------------------------------------------------------------------
 
 void bst_call_open(const bst_file* file, uint32_t index, bst_call* call) {
   const bst_step* const step = &file->steps[index];
@@ -692,7 +683,6 @@ bst_status bst_call_check(const bst_file* file, uint32_t index, bst_call* call) 
   }
   bst_call_open(file, index, call);
   BST_TRY(bst_check_buffers(call));
-  const bool count_form = bst_ops[6].code == step->op;  // score_neuron: its check decides
-  if (op->has_neuron && !count_form) BST_TRY(bst_check_neuron(call));
+  if (op->has_neuron && !op->neuron_by_form) BST_TRY(bst_check_neuron(call));
   return op->check(call);
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import pytest
 from PIL import Image
 from tiny_bstm import CIN, H, K, W, tiny_bytes
 
-from bestdeploy import cli, deploy, errors, images, runtime, toolchain
+from bestdeploy import _run, cli, deploy, errors, images, runtime, toolchain
 
 TOOLS = toolchain.find_sources() / "tools" / "bst_run.c"
 needs_tools = pytest.mark.skipif(not TOOLS.is_file(), reason="runtime/tools/ is not there")
@@ -200,6 +203,116 @@ def test_no_color(capsys, monkeypatch):
     assert "\033[31merror:" in call(capsys, "run", "none.bstm", "x.png")[2]
 
 
+def start(*words, **options) -> subprocess.Popen:
+    def default_signals() -> None:  # a test run in the background may ignore them
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **options.pop("env", {})}
+    return subprocess.Popen(
+        [sys.executable, "-m", "bestdeploy.cli", *map(str, words)],
+        stdout=options.pop("stdout", subprocess.PIPE),
+        stderr=subprocess.PIPE,
+        env=environment,
+        preexec_fn=default_signals,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("extra", [(), ("--json",)])
+def test_a_reader_that_leaves_ends_it_quietly(model, tmp_path, extra, unbuffered):
+    np.save(tmp_path / "many.npy", np.zeros((4000, H, W, CIN), np.uint8))
+    env = {"PYTHONUNBUFFERED": unbuffered}
+    with start("run", model, tmp_path / "many.npy", *extra, env=env) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        err = process.stderr.read().decode()
+        assert process.wait(60) == 0, err
+    assert "error" not in err and "Traceback" not in err and "Broken" not in err
+
+
+def test_help_into_a_closed_pipe():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with start("--help", stdout=writer) as process:
+        os.close(writer)
+        assert process.stderr.read() == b"" and process.wait(60) == 0
+
+
+@pytest.mark.parametrize("n_frames", [1, 4000])
+def test_a_full_disk_is_exit_8(model, tmp_path, n_frames):
+    np.save(tmp_path / "frames.npy", np.zeros((n_frames, H, W, CIN), np.uint8))
+    env = {"PYTHONUNBUFFERED": ""}
+    with (
+        Path("/dev/full").open("wb") as full,
+        start("run", model, tmp_path / "frames.npy", stdout=full, env=env) as process,
+    ):
+        err = process.stderr.read().decode()
+        assert process.wait(60) == 8
+    assert "error: cannot write the output" in err and "Exception ignored" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_a_run_with_130(model, number):
+    with start("run", model, "-", stdin=subprocess.PIPE) as process:
+        process.stdin.write(bytes(H * W * CIN))
+        process.stdin.flush()
+        assert process.stdout.readline().startswith(b"-")
+        process.send_signal(number)
+        err = process.stderr.read().decode()
+        assert process.wait(60) == 130
+    assert err == "error: interrupted\n"
+
+
+@needs_tools
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_during_compile_leave_nothing(model, tmp_path, number):
+    env = {"BESTDEPLOY_CACHE": str(tmp_path / "cache")}
+    out = tmp_path / "out"
+    with start("compile", model, "-o", out / "bundle", env=env) as process:
+        end = time.monotonic() + 60
+        while not list(out.glob(".bundle.*")) and time.monotonic() < end:
+            time.sleep(0.005)
+        process.send_signal(number)
+        err = process.stderr.read().decode()
+        assert process.wait(60) == 130, err
+    assert err.endswith("error: interrupted\n")
+    assert list(out.iterdir()) == []
+    assert not list((tmp_path / "cache").rglob(".*"))
+
+
+@pytest.mark.parametrize("command", ["run", "bench"])
+@pytest.mark.parametrize("threads", ["0", "-1", "257", "100000000"])
+def test_absurd_numbers_of_threads(capsys, model, frames, command, threads):
+    words = (command, model, *([frames] if command == "run" else []), "--threads", threads)
+    code, out, err = call(capsys, *words)
+    assert code == 2 and out == "" and "hint:" in err and "threads" in err
+
+
+def test_control_characters_are_shown_not_sent(capsys, monkeypatch, model, frames):
+    class_names = ["\033]0;owned\007", "b\r\nforged: 1", "\u202eabc"]
+    opened = _run.open_engine(model)
+    monkeypatch.setattr(
+        _run, "open_engine", lambda *_args: dataclasses.replace(opened, class_names=class_names)
+    )
+    code, out, _ = call(capsys, "run", model, frames, "--top", "3")
+    assert code == 0 and len(out.splitlines()) == 7
+    assert "\\x1b]0;owned\\x07" in out and "b\\r\\nforged" in out and "\\u202eabc" in out
+    assert all(c.isprintable() or c == "\n" for c in out)
+    _, _, err = call(capsys, "inspect", "\033[2Jx\udcff.bstm")
+    assert "\\x1b[2Jx\\udcff.bstm" in err and "\033" not in err
+
+
+def test_a_report_is_printed_before_its_budget_fails(capsys, monkeypatch):
+    def fail(*_args, **_options):
+        raise errors.BudgetError("too many", report=parity())
+
+    monkeypatch.setattr(deploy, "verify", fail)
+    code, out, err = call(capsys, "verify", "a", "--against", "b")
+    assert code == 6 and "exact                     yes" in out and err == "error: too many\n"
+
+
 # ------------------------------------------------------------------- compile
 
 
@@ -286,10 +399,54 @@ def test_compile_never_overwrites_what_is_not_ours(capsys, model, tmp_path):
     assert code == 0 and not precious.exists()
 
 
-@pytest.mark.parametrize("parent", ["/proc/none", "/dev/null"])
-def test_compile_to_an_unwritable_place(capsys, model, parent):
-    code, _, err = call(capsys, "compile", model, "-o", f"{parent}/bundle")
-    assert code == 8 and "cannot write" in err
+@needs_tools
+def test_compile_keeps_foreign_files_in_a_bundle(capsys, model, tmp_path):
+    bundle = tmp_path / "bundle"
+    assert call(capsys, "compile", model, "-o", bundle)[0] == 0
+    (bundle / "bin" / "notes.txt").write_text("x")
+    code, _, err = call(capsys, "compile", model, "-o", bundle)
+    assert code == 8 and "bin/notes.txt" in err and "--force" in err
+    assert (bundle / "bin" / "notes.txt").read_text() == "x"
+    assert call(capsys, "compile", model, "-o", bundle, "--force")[0] == 0
+    check_bundle(bundle)
+
+
+@needs_tools
+def test_compile_through_a_link(capsys, model, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    for _ in range(2):
+        assert call(capsys, "compile", model, "-o", tmp_path / "link")[0] == 0
+    assert (tmp_path / "link").is_symlink()
+    check_bundle(tmp_path / "disk")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["disk", "link"]
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("/proc/none/bundle", "cannot write"),
+        ("/dev/null/bundle", "cannot write"),
+        ("/dev/null", "is a file"),
+        ("file", "is a file"),
+        ("file/bundle", "cannot write"),
+        ("loop", "cannot write"),
+        (".", "current folder"),
+        ("..", "current folder"),
+        ("/proc", "mount"),
+    ],
+)
+def test_compile_to_an_impossible_place_builds_nothing(
+    capsys, monkeypatch, model, tmp_path, place, says
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("file").write_text("x")
+    Path("loop").symlink_to("loop")
+    monkeypatch.setattr(toolchain, "build_program", lambda *_args, **_options: 1 / 0)
+    code, _, err = call(capsys, "compile", model, "-o", place, "--force")
+    assert code == 8 and says in err and "hint:" in err
+    assert sorted(p.name for p in Path().iterdir()) == ["file", "loop"]
 
 
 # ------------------------------------------------------------------- inspect, bench, doctor

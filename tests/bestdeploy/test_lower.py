@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import zlib
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 
 from bestdeploy import importers, ir, lower, passes
 from bestdeploy.emit.bstm import read_bstm, write_bstm
-from bestdeploy.errors import GraphError
+from bestdeploy.errors import ArtifactError, GraphError
 from bestdeploy.passes import threshold_tables
 from bestdeploy.program import Buffer, BufferKind, Op, Step, scale_half_even
 
@@ -107,8 +110,51 @@ def test_only_packed_graphs_are_lowered(small_checkpoint):
         lower.lower(importers.import_checkpoint(small_checkpoint))
 
 
-def test_damaged_golden_vectors_are_refused(small_checkpoint):
+def stored_golden(frames: np.ndarray, raw: object, shape: object = None) -> str:
+    text = base64.b64encode(zlib.compress(frames.tobytes())).decode()
+    return json.dumps({"frames": text, "shape": shape or list(frames.shape), "raw": raw})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"frames": "!!"}',
+        "[1]",
+        "not JSON",
+        stored_golden(np.zeros((2, 8, 8, 3), np.uint8), [[0] * 5]),  # a frame without logits
+        stored_golden(np.zeros((1, 8, 8, 3), np.uint8), [[0] * 4]),  # another number of classes
+        stored_golden(np.zeros((1, 8, 8, 2), np.uint8), [[0] * 5]),  # another frame
+        stored_golden(np.zeros((1, 8, 8, 3), np.uint8), [[0] * 5], [2, 8, 8, 3]),
+        stored_golden(np.zeros((1, 8, 8, 3), np.uint8), [[2**70] * 5]),
+    ],
+)
+def test_damaged_golden_vectors_are_refused(small_checkpoint, text):
     model = packed(small_checkpoint)
-    model.metadata_props["golden"] = '{"frames": "!!"}'
-    with pytest.raises(GraphError, match="golden"):
+    model.metadata_props["golden"] = text
+    with pytest.raises(ArtifactError, match="golden") as e:
         lower.lower(model)
+    assert e.value.exit_code == 7
+
+
+@pytest.mark.parametrize("key", ["frac_bits", "logit_shift", "class_names"])
+@pytest.mark.parametrize("value", [None, "", "x", "-1", "1.5", "99999", "1" * 5000])
+def test_damaged_metadata_is_refused(small_checkpoint, key, value):
+    model = packed(small_checkpoint)
+    model.metadata_props.pop(key, None)
+    if value is not None:
+        model.metadata_props[key] = value
+    if key == "class_names" and value not in ("", "x", "1" * 5000):
+        lower.lower(model)  # JSON, or nothing
+        return
+    with pytest.raises(ArtifactError, match="metadata") as e:
+        lower.lower(model)
+    assert e.value.exit_code == 7
+
+
+@pytest.mark.parametrize("gain", ["", "x", "nan", "inf,inf"])
+def test_a_damaged_gain_leaves_the_table(small_checkpoint, gain):
+    model = packed(small_checkpoint)
+    node = next(n for n in model.graph if n.op_type.startswith("SpikeValues"))
+    node.metadata_props["gain"] = gain
+    step = next(s for s in lower.lower(model).steps if s.op == Op.VALUE_NEURON)
+    assert step.params[1] == 1

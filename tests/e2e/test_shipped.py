@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_parity import no_arm, on_arm
 
-from bestdeploy import _verify, deploy
+from bestdeploy import _verify, deploy, ir, onnxruntime, runtime, stages
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "examples" / "images" / "fashion_mnist_200.npz"
@@ -50,6 +51,24 @@ def test_shipped_images(bundle, checkpoint):
     assert ours >= 0.84
     assert len(report.layers) == 20
     assert stated_accuracy() >= 0.84
+
+
+def test_every_form_agrees_on_the_shipped_images(bundle, tmp_path):
+    with np.load(IMAGES) as held:
+        frames = held["images"]
+    graph = ir.load(bundle.parent / "model.onnx")
+    expected = stages.run(graph, frames)["raw"]
+    some = frames[::20]  # the function bodies are slow in numpy
+    bodies = stages.run(graph, some, bodies=True)["raw"]
+    np.testing.assert_array_equal(bodies, expected[::20])
+    for name in ("model.onnx", "model.std.onnx"):
+        raw, _ = onnxruntime.load(bundle.parent / name).infer(frames)
+        np.testing.assert_array_equal(raw, expected, err_msg=name)
+    np.testing.assert_array_equal(runtime.load(bundle).run_raw(frames), expected)
+    if no_arm() is not None:
+        pytest.skip(f"all forms but arm64 are equal; {no_arm()}")
+    raw = on_arm(bundle / "model.bstm", frames, tmp_path)
+    np.testing.assert_array_equal(raw, expected, err_msg="arm64")
 
 
 def test_shipped_images_are_balanced_test_images():

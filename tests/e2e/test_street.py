@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,11 +127,39 @@ def test_verify_against_the_checkpoint(street):
     assert report["n_raw_different"] is None
 
 
-def test_verify_budget_exceeded_is_exit_6(street):
-    done = call("verify", "bundle", "--against", "ckpt.pt", "--budget", "logit_difference=0",
-                cwd=street)  # fmt: skip
+def test_verify_budget_exceeded_is_exit_6_after_the_report(street):
+    words = ("verify", "bundle", "--against", "ckpt.pt", "--budget", "logit_difference=0")
+    done = call(*words, cwd=street)
     assert done.returncode == 6
     assert "logit_difference" in done.stderr
+    assert "largest logit difference" in done.stdout
+    done = call(*words, "--json", cwd=street)
+    assert done.returncode == 6
+    assert json.loads(done.stdout)["result"]["max_logit_difference"] > 0
+
+
+@pytest.mark.parametrize("change", [{"n_steps": 2}, {"dim": 24}])
+def test_verify_of_two_models_names_the_layer_and_both_shapes(street, tmp_path, change):
+    save(tmp_path / "other.pt", replace(SPEC, **change))
+    done = call("verify", street / "ckpt.pt", "--against", tmp_path / "other.pt", cwd=street)
+    assert done.returncode == 7
+    assert "`patch_embed.block1_lif`" in done.stderr
+    other = "(2, 16, 8, 8, 2)" if "n_steps" in change else "(4, 16, 8, 8, 3)"
+    assert "(4, 16, 8, 8, 2)" in done.stderr
+    assert other in done.stderr
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.std.onnx", "m.float.onnx", "link.onnx"])
+def test_an_export_never_overwrites_its_checkpoint(street, tmp_path, name):
+    checkpoint = tmp_path / name
+    checkpoint.write_bytes((street / "ckpt.pt").read_bytes())
+    output = "m.onnx"
+    if name == "link.onnx":
+        (tmp_path / "m.float.onnx").symlink_to(checkpoint)
+    done = call("export", checkpoint, "-o", output, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "overwrite the checkpoint" in done.stderr
+    assert checkpoint.read_bytes() == (street / "ckpt.pt").read_bytes()
 
 
 def test_verify_finds_the_first_divergence(street, tmp_path):
@@ -202,7 +231,48 @@ WRONG = {
     "missing data": (["export", "ckpt.pt", "--data", "none.npz"], 7, "none.npz"),
     "unwritable output": (["export", "ckpt.pt", "-o", "frames.npz/model.onnx"], 8, "cannot write"),
     "compile a checkpoint": (["compile", "ckpt.pt"], 7, "ckpt.pt"),
-    "compile the float model": (["compile", "model.float.onnx"], 4, "stage"),
+    "compile the float model": (["compile", "model.float.onnx"], 4, "give the model.onnx"),
+    "compile the standard model": (["compile", "model.std.onnx"], 4, "model.onnx"),
+    "reference of standard ops": (
+        ["run", "model.std.onnx", "frames.npz", "--engine", "reference"],
+        4,
+        "standard ops only",
+    ),
+    "reference of floats": (
+        ["run", "model.float.onnx", "frames.npz", "--engine", "reference"],
+        4,
+        "give model.onnx",
+    ),
+    "a module without a checkpoint": (
+        ["verify", "bundle", "--against", "model.onnx", "--model", "a:b"],
+        2,
+        "checkpoint",
+    ),
+    "a budget on nothing": (
+        ["verify", "bundle", "--against", "ckpt.pt", "--budget", "raw_different=0"],
+        2,
+        "integer",
+    ),
+    "a budget on no layer": (
+        ["verify", "bundle", "--against", "model.std.onnx", "--budget", "flips_per_million=0"],
+        2,
+        "no layer",
+    ),
+    "a budget without limit": (
+        ["verify", "bundle", "--against", "ckpt.pt", "--budget", "logit_difference=inf"],
+        2,
+        "finite",
+    ),
+    "a negative budget": (
+        ["verify", "bundle", "--against", "ckpt.pt", "--budget", "logit_difference=-1"],
+        2,
+        "-1",
+    ),
+    "an agreement in percent": (
+        ["verify", "bundle", "--against", "ckpt.pt", "--budget", "top1_agreement=99"],
+        2,
+        "0..1",
+    ),
     "unknown target": (["compile", "model.onnx", "--target", "abacus"], 2, "abacus"),
     "verify without a form": (["verify", "frames.npz", "--against", "bundle"], 2, "frames.npz"),
     "unknown budget": (["verify", "bundle", "--against", "ckpt.pt", "--budget", "x=1"], 2, "x"),

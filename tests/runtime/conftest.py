@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from bestdeploy import toolchain
-from bestdeploy.errors import MissingToolError
 
 STATUS = {0: "OK", 1: "BAD_ARGUMENT", 2: "BAD_FILE", 3: "UNSUPPORTED", 4: "NO_MEMORY", 5: "IO"}
 
@@ -27,10 +26,7 @@ def copy_aligned(content: bytes, to: int = 64) -> np.ndarray:
 
 
 def _build(*flags: str) -> ctypes.CDLL:
-    try:
-        return ctypes.CDLL(str(toolchain.build_library(extra_flags=flags)))
-    except MissingToolError as error:
-        pytest.skip(str(error))
+    return ctypes.CDLL(str(toolchain.build_library(extra_flags=flags)))
 
 
 @pytest.fixture(scope="session")

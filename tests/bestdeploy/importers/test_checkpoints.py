@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from bestdeploy.errors import (
     BestDeployError,
     CheckpointError,
     InputError,
+    MissingToolError,
     UnsupportedModelError,
     UsageError,
 )
@@ -139,18 +142,21 @@ def test_foreign_and_damaged_files(tmp_path, small_checkpoint):
 
 
 class Bomb:
-    def __reduce__(self):
-        import os
+    def __init__(self, mark):
+        self.mark = mark
 
-        return os.system, ("touch /tmp/bestdeploy_bomb",)
+    def __reduce__(self):
+        return os.system, (f"touch '{self.mark}'",)
 
 
 def test_a_hostile_pickle_does_nothing(tmp_path):
-    from pathlib import Path
-
+    bomb = Bomb(tmp_path / "exploded")
+    path = write(tmp_path, {"state_dict": {}, "args": bomb})
     with pytest.raises(CheckpointError, match="refused"):
-        importers.import_checkpoint(write(tmp_path, {"state_dict": {}, "args": Bomb()}))
-    assert not Path("/tmp/bestdeploy_bomb").exists()
+        importers.import_checkpoint(path)
+    assert not bomb.mark.exists()
+    torch.load(path, weights_only=False)
+    assert bomb.mark.exists(), "the file was no bomb"
 
 
 def test_namespace_with_nested_values_is_read(tmp_path, content):
@@ -178,6 +184,83 @@ def test_tensors_of_another_type_are_refused(tmp_path, content):
     content["state_dict"]["head.bias"] = [1, 2, 3]
     with pytest.raises(BestDeployError, match=r"head.bias"):
         importers.import_checkpoint(write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: torch.empty(3, device="meta"), "meta device"),
+        (lambda: torch.eye(3).to_sparse(), "sparse_coo"),
+        (lambda: torch.eye(3).to_sparse_csr(), "sparse_csr"),
+        (lambda: torch.eye(4).to_sparse_bsr((2, 2)), "sparse_bsr"),
+        (lambda: torch.zeros(3, dtype=torch.complex64), "dense torch.complex64"),
+        (
+            lambda: torch.quantize_per_tensor(torch.zeros(3), 1.0, 0, torch.qint8),
+            "dense torch.qint8",
+        ),
+        (lambda: torch.zeros(1).expand(1 << 40), "over 4 bytes of values"),
+        (lambda: torch.zeros(1).expand(1 << 12, 1 << 12), "over 4 bytes of values"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # torch calls sparse and quantised tensors beta
+def test_tensors_that_are_no_plain_arrays_are_refused(tmp_path, content, make, text):
+    content["state_dict"]["head.bias"] = make()
+    with pytest.raises(CheckpointError) as e:
+        importers.import_checkpoint(write(tmp_path, content))
+    assert "`head.bias`" in str(e.value)
+    assert text in str(e.value)
+
+
+def test_an_empty_state_dict_says_so(tmp_path):
+    with pytest.raises(CheckpointError, match="empty state dict"):
+        importers.import_checkpoint(write(tmp_path, {"state_dict": {}}))
+
+
+def plain_settings():
+    settings = random_network(SPEC).settings
+    return {k: v for k, v in settings.items() if k not in ("num_heads", "time_step")}
+
+
+def save_safetensors(path, content, dtype=None):
+    pytest.importorskip("safetensors")
+    from safetensors.torch import save_file
+
+    state = {k: v.to(dtype or v.dtype).contiguous() for k, v in content["state_dict"].items()}
+    save_file(state, path, metadata={"tau": "7", "format": "pt"})
+    return path
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
+def test_safetensors_hold_the_tensors_alone(tmp_path, content, dtype):
+    path = save_safetensors(tmp_path / "net.safetensors", content, dtype)
+    with pytest.raises(UnsupportedModelError, match="`tau`"):
+        importers.import_checkpoint(path)
+    model = importers.import_checkpoint(path, overrides=plain_settings())
+    state = {k: v.to(dtype or v.dtype).float() for k, v in content["state_dict"].items()}
+    same = importers.import_checkpoint(write(tmp_path, {**content, "state_dict": state}))
+    images = images_of(SPEC, 2)
+    np.testing.assert_array_equal(
+        stages.run(model, images)["logits"], stages.run(same, images)["logits"]
+    )
+
+
+def test_damaged_safetensors_are_refused(tmp_path, content):
+    data = save_safetensors(tmp_path / "net.safetensors", content).read_bytes()
+    for number, damaged in enumerate(
+        [b"", b"text", data[:-1], data[:100], bytes(64), b"\xff" * 64, data[8:]]
+    ):
+        path = tmp_path / f"{number}.safetensors"
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"damaged or not a \.safetensors"):
+            importers.import_checkpoint(path)
+
+
+def test_safetensors_without_the_package(tmp_path, content, monkeypatch):
+    path = save_safetensors(tmp_path / "net.safetensors", content)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(MissingToolError, match="safetensors") as e:
+        importers.import_checkpoint(path)
+    assert "bestdeploy[export]" in e.value.hint
 
 
 def test_half_precision_weights_are_read(tmp_path, content):

@@ -24,8 +24,7 @@ typedef struct bst_attention_lists {
   size_t n_events[16], n_padded[16];
 } bst_attention_lists;
 
-// ---- score
-// ---------------------------------------------------------------------------------------
+// ---- score --------------------------------------------------------------------------------------
 
 typedef struct bst_score_rule {
   int form, thr1, frac_bits;
@@ -147,8 +146,7 @@ void bst_spike_attention_score__scalar(int n_steps, int n_tokens, int channels, 
   }
 }
 
-// ---- value
-// ---------------------------------------------------------------------------------------
+// ---- value --------------------------------------------------------------------------------------
 
 int64_t bst_spike_attention_scale(int64_t gain, int m, int32_t exponent) {
   const int64_t product = gain * m;               // |gain| < 2^52, m <= 2^10: below 2^62
