@@ -163,7 +163,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     ours = isinstance(manifest, dict) and manifest.get("kind") == MANIFEST_KIND
-    return manifest if ours else None
+    files = manifest.get("files") if ours else None
+    whole = isinstance(files, dict) and all(isinstance(facts, dict) for facts in files.values())
+    return manifest if whole else None
 
 
 # ----------------------------------------------------------------------------- output folder

@@ -608,3 +608,11 @@ def test_export_prints_rates_warnings_and_the_next_command(capsys, monkeypatch, 
     code, out, err = call(capsys, "export", "x.pt", "-o", file)
     assert code == 0 and "9.01 %" in out and "1.2 kB" in out and "frames: 16" in out
     assert "warning: block.0 is silent" in err and f"next: bestdeploy compile {file}" in err
+
+
+def test_a_damaged_manifest_makes_no_bundle(tmp_path):
+    from bestdeploy._bundle import read_manifest
+
+    for text in ('{"kind": "bestdeploy bundle", "files": 3}', "[]", '{"kind": "other"}', "{"):
+        (tmp_path / "manifest.json").write_text(text)
+        assert read_manifest(tmp_path) is None
