@@ -117,7 +117,7 @@ def convolve(b: ir.Builder, op: str, x: ir.Value, w: ir.Value, rank: int) -> ir.
     image = reshape(b, x, -1, dims(b, x, rank - 3, rank)) if rank == 5 else x
     zero_points: list[ir.Value] = []
     if op == "ConvInteger":
-        # uint8 x int8 has no CPU kernel in ONNX Runtime before 1.24, and on CPUs without VNNI it
+        # uint8 x int8 has no CPU kernel in ONNX Runtime 1.17 to 1.23, and on CPUs without VNNI it
         # may go through an instruction that saturates; uint8 x uint8 is everywhere and exact.
         w = cast(b, b.op("Add", cast(b, w, INT32), b.constant(np.int32(128))), UINT8)
         zero_points = [b.constant(np.uint8(0)), b.constant(np.uint8(128))]
