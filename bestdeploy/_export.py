@@ -120,12 +120,6 @@ def _dumper(folder: Path, spiking: ir.Model) -> Callable[[int, Any, ir.Model], N
     return dump
 
 
-def input_shape(model: ir.Model) -> tuple[int, int, int]:
-    """Return (H, W, C) of a model's image."""
-    height, width, channels = (ir.size(model.graph.inputs[0], axis) for axis in (1, 2, 3))
-    return height, width, channels
-
-
 def _precision(model: ir.Model) -> list[str]:
     """Warn where the stream has fewer fraction bits than usual, naming the layer that decided."""
     decided_by = model.metadata_props.pop("frac_bits_decided_by", None)
@@ -139,11 +133,11 @@ def _check_source(model: ir.Model, data: Any) -> None:
     """Fail on an unusable `--data` before the long work starts."""
     if data is not None:
         rules = json.loads(model.metadata_props.get("preprocessing", "{}"))
-        next(images.read_batches(data, input_shape(model), rules, batch_size=1, limit=1))
+        next(images.read_batches(data, stages.input_shape(model), rules, batch_size=1, limit=1))
 
 
 def _frames(model: ir.Model, data: Any) -> Iterator[np.ndarray]:
-    shape, size = input_shape(model), stages.batch_size(model)
+    shape, size = stages.input_shape(model), stages.batch_size(model)
     if data is None:
         built_in = images.builtin_images(shape, N_BUILTIN)
         yield from (built_in[i : i + size] for i in range(0, N_BUILTIN, size))

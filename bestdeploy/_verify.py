@@ -87,17 +87,12 @@ class Form(Protocol):
         """Evaluate uint8 [B, H, W, C]."""
 
 
-def _shape(model: ir.Model) -> tuple[int, int, int]:
-    height, width, channels = (ir.size(model.graph.inputs[0], axis) for axis in (1, 2, 3))
-    return height, width, channels
-
-
 class _GraphForm:
     """A graph in the numpy references: the float64 trained model, or the integers."""
 
     def __init__(self, name: str, model: ir.Model) -> None:
         self.name, self.model = name, model
-        self.shape = _shape(model)
+        self.shape = stages.input_shape(model)
         self.preprocessing = json.loads(model.metadata_props.get("preprocessing", "{}"))
         self.neurons = [str(v.name) for v in stages.neuron_values(model)]
         self.batch_size = stages.batch_size(model)
@@ -130,7 +125,7 @@ class _OrtForm:
     def __init__(self, path: Path) -> None:
         self.name = f"{path} (onnxruntime)"
         model = ir.load(path)
-        self.shape = _shape(model)
+        self.shape = stages.input_shape(model)
         self.preprocessing = json.loads(model.metadata_props.get("preprocessing", "{}"))
         has_ours = any(n.domain == ir.DOMAIN for n in model.graph)
         self.neurons = [str(v.name) for v in stages.neuron_values(model)] if has_ours else []

@@ -210,6 +210,12 @@ def run(model: ir.Model, image: np.ndarray, *, bodies: bool = False) -> dict[str
     return Executor(model, bodies=bodies).run(image)
 
 
+def input_shape(model: ir.Model) -> tuple[int, int, int]:
+    """Return (H, W, C) of a model's image."""
+    height, width, channels = (ir.size(model.graph.inputs[0], axis) for axis in (1, 2, 3))
+    return height, width, channels
+
+
 def batch_size(model: ir.Model) -> int:
     """Return how many frames the reference executor takes at once, from its largest tensor."""
     largest = 1

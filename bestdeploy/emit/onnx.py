@@ -27,5 +27,4 @@ def standard_model(model: ir.Model) -> bytes:
     kept = [o for o in inlined.opset_import if o.domain != ir.DOMAIN]
     del inlined.opset_import[:]
     inlined.opset_import.extend(kept)
-    # Shapes of the outer values stand; those that only our ops could infer are inferred anew.
     return inlined.SerializeToString(deterministic=True)

@@ -24,7 +24,7 @@ from bestdeploy.errors import PassError
 from bestdeploy.ops.sign_conv import count_bounds
 from bestdeploy.ops.stem_conv import LIMIT
 from bestdeploy.passes.definition import is_op, n_steps_of, producer
-from bestdeploy.passes.threshold_tables import becomes_table, count_threshold
+from bestdeploy.passes.threshold_tables import count_threshold, table_source
 
 DEFAULT_BITS = 20
 GAIN_BITS = 20  # G of the read-out
@@ -128,7 +128,7 @@ class _Bounds:
         conv = producer(node.inputs[0], "SignConv")
         assert conv is not None
         reader = ir.consumer(node.outputs[0])
-        if reader is not None and becomes_table(reader):
+        if reader is not None and table_source(reader) is not None:
             return
         low, high = count_bounds(ir.array_of(conv.inputs[1]))
         products = _Interval(low.astype(np.float64), high.astype(np.float64)).times(a)
@@ -161,7 +161,7 @@ class _Bounds:
         return float(np.abs(w).max())
 
     def _neuron(self, node: ir.Node) -> None:
-        if becomes_table(node):
+        if table_source(node) is not None:
             return
         value = node.inputs[0]
         scaled, scores = producer(value, "HeadScale"), producer(value, "Scores")

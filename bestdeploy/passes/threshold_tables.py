@@ -81,29 +81,29 @@ def count_threshold(lif: ir.Node) -> int | None:
     return int(first) if soft and first.denominator == 1 else None
 
 
-def becomes_table(node: ir.Node) -> bool:
-    """Tell whether this pass turns a node into a ThresholdNeuron.
+def table_source(node: ir.Node) -> tuple[ir.Node, ir.Node] | None:
+    """Return (convolution, affine) of a neuron that becomes a ThresholdNeuron, else None.
 
     Not where the stream reads the convolution too: then its weights must keep their signs.
     """
     if not is_op(node, "Lif") or not is_eligible(node):
-        return False
+        return None
     affine = producer(node.inputs[0], "ChannelAffine")
     conv = None if affine is None else producer(affine.inputs[0], "SignConv")
     if affine is None or conv is None:
-        return False
-    return ir.consumer(affine.outputs[0]) is node and ir.consumer(conv.outputs[0]) is affine
+        return None
+    alone = ir.consumer(affine.outputs[0]) is node and ir.consumer(conv.outputs[0]) is affine
+    return (conv, affine) if alone else None
 
 
 def apply(model: ir.Model) -> int:
     """Replace every eligible neuron with its affine."""
     changes = 0
     for lif in find(model, "Lif"):
-        if not becomes_table(lif):
+        source = table_source(lif)
+        if source is None:
             continue
-        affine = producer(lif.inputs[0], "ChannelAffine")
-        conv = None if affine is None else producer(affine.inputs[0], "SignConv")
-        assert affine is not None and conv is not None
+        conv, affine = source
         a, shift = (ir.array_of(v) for v in affine.inputs[1:])
         signs = ir.array_of(conv.inputs[1])
         signs = np.where((a < 0)[:, None, None, None], -signs, signs).astype(np.int8)

@@ -73,11 +73,9 @@ def test_the_end_is_packed_and_integer(walk):
     packed = graphs[-1]
     stages.verify(packed, "packed")
     stages.infer_types(packed)
-    floats = {"logits", "logits.wide.out", "logits.scaled.out"}
     for node in packed.graph:
         if node.domain == ir.DOMAIN:
             assert all(not o.dtype.is_floating_point() for o in node.outputs), node.name
-    assert floats
 
 
 def test_stages_refuse_what_does_not_belong(walk):
