@@ -5,8 +5,12 @@
     model = runtime.load("model.bstm")
     logits = model.run(frames)           # uint8 [B, H, W, C] -> float32 [B, K]
 
+Event models take [B, T, H, W, C], one frame per time step.
+
 The binding is ctypes on `bst.h`, the same C interface that a device gets. The library is the one
 inside the package when it was built from these sources, else it is compiled once and cached.
+The kernels are those of the best instruction set that this machine has, or of the one named by
+`isa`, else by the environment variable BESTDEPLOY_ISA. Every choice gives the same integers.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
+import os
 import struct
 import threading
 import time
@@ -35,9 +40,10 @@ from bestdeploy.errors import (
     VerificationError,
 )
 
-__all__ = ["Model", "OutputInfo", "StepInfo", "Tap", "library_path", "load"]
+__all__ = ["Model", "OutputInfo", "StepInfo", "Tap", "isa_names", "library_path", "load"]
 
 ALIGNMENT = 64
+ISA_VARIABLE = "BESTDEPLOY_ISA"
 MAX_THREADS = 256
 SPIKES, STREAM, RAW = 2, 3, 4
 KIND_NAMES = {1: "image", SPIKES: "spikes", STREAM: "stream", RAW: "raw"}
@@ -65,7 +71,7 @@ class _ModelInfo(ctypes.Structure):
         ("model_bytes", ctypes.c_uint64),
         ("frame_bytes", ctypes.c_uint64),
         ("frac_bits", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
+        ("frame_steps", ctypes.c_uint32),
     )
 
 
@@ -103,11 +109,12 @@ _PROBE = ctypes.CFUNCTYPE(
 _P, _SIZE, _U32 = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint32
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bst_version": (ctypes.c_char_p, ()),
-    "bst_isa_name": (ctypes.c_char_p, ()),
+    "bst_isa_name": (ctypes.c_char_p, (ctypes.c_uint32,)),
+    "bst_model_isa": (ctypes.c_char_p, (ctypes.c_void_p,)),
     "bst_last_error": (ctypes.c_char_p, ()),
     "bst_status_name": (ctypes.c_char_p, (ctypes.c_int,)),
-    "bst_model_bytes": (ctypes.c_int, (_P, _SIZE, _P)),
-    "bst_model_init": (ctypes.c_int, (_P, _SIZE, _P, _SIZE, _P)),
+    "bst_model_bytes": (ctypes.c_int, (_P, _SIZE, ctypes.c_char_p, _P)),
+    "bst_model_init": (ctypes.c_int, (_P, _SIZE, ctypes.c_char_p, _P, _SIZE, _P)),
     "bst_model_describe": (ctypes.c_int, (_P, _P)),
     "bst_model_step": (ctypes.c_int, (_P, _U32, _P)),
     "bst_arena_bytes": (ctypes.c_int, (_P, _P)),
@@ -125,11 +132,24 @@ def library_path() -> Path:
 
 @functools.cache
 def _bind(path: str) -> Any:
-    library = ctypes.CDLL(path)
+    try:
+        library = ctypes.CDLL(path)
+    except OSError as error:
+        raise _cannot_load(Path(path), error) from error
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
     return library
+
+
+def _cannot_load(path: Path, error: OSError) -> ArtifactError:
+    machine, here = toolchain.machine_of(path), toolchain.host_machine()
+    if machine in ("", here):
+        return ArtifactError(f"cannot load `{path}`: {error}", hint="compile the bundle again")
+    return ArtifactError(
+        f"`{path}` is built for {machine}, this machine is {here}",
+        hint="leave the library out: this machine's own runtime runs the same .bstm",
+    )
 
 
 class _Library:
@@ -149,6 +169,36 @@ class _Library:
                 status=status_name,
                 hint=_HINTS.get(status_name),
             )
+
+    def isa_names(self) -> tuple[str, ...]:
+        """Return the instruction sets that the library can use here, best first."""
+        found: list[str] = []
+        while (name := self.raw.bst_isa_name(len(found))) is not None:
+            found.append(name.decode())
+        return tuple(found)
+
+
+def isa_names(*, library: Path | None = None) -> tuple[str, ...]:
+    """Return the instruction sets that this machine can use, best first, "scalar" last.
+
+    Args:
+        library: another build of libbst.so.
+    """
+    return _Library(library or library_path()).isa_names()
+
+
+def _chosen_isa(isa: str | None, usable: tuple[str, ...]) -> str:
+    """Return the instruction set to use: asked for, else in the environment, else the best."""
+    asked, where = (isa, None) if isa else (os.environ.get(ISA_VARIABLE), ISA_VARIABLE)
+    if not asked:
+        return usable[0]
+    if asked not in usable:
+        raise UnsupportedModelError(
+            f"isa `{asked}` cannot be used on this machine, usable: {', '.join(usable)}",
+            where=where,
+            hint="leave it out: the best one is taken",
+        )
+    return asked
 
 
 def _aligned(n_bytes: int) -> npt.NDArray[np.uint8]:
@@ -221,7 +271,7 @@ class _Session:
         self.n_classes = n_classes
 
     def run(self, frames: npt.NDArray[np.uint8], out: npt.NDArray[np.int64]) -> None:
-        """Run `[B, H, W, C]` into `[B, K]`, both C-contiguous."""
+        """Run `[B, *input_shape]` into `[B, K]`, both C-contiguous."""
         if not len(frames):
             return
         frame_bytes = frames[0].nbytes
@@ -241,7 +291,7 @@ class Model:
     """A loaded `.bstm`; made by `load`.
 
     Attributes:
-        input_shape: (H, W, C) of a frame.
+        input_shape: (H, W, C) of a frame, (T, H, W, C) of event frames.
         classes: number of classes K.
         n_steps: time steps T.
         logit_shift: logit = raw * 2^-logit_shift.
@@ -255,28 +305,31 @@ class Model:
         if not 1 <= threads <= MAX_THREADS:
             raise InputError(f"threads is {threads}, expected 1..{MAX_THREADS}")
         self._library = _Library(library)
-        self.isa: str = self._library.raw.bst_isa_name().decode()
-        if isa not in (None, self.isa):
-            raise UnsupportedModelError(f"isa `{isa}` is not in this build, expected {self.isa}")
+        chosen = _chosen_isa(isa, self._library.isa_names()).encode()
         self._file = _aligned(len(content))
         self._file[:] = np.frombuffer(content, np.uint8)
         file_arguments = (self._file.ctypes.data, self._file.nbytes)
 
         size = ctypes.c_size_t()
-        self._library.call("bst_model_bytes", *file_arguments, ctypes.byref(size))
+        self._library.call("bst_model_bytes", *file_arguments, chosen, ctypes.byref(size))
         self.model_bytes = size.value
         self._buffer = _aligned(self.model_bytes)
         self._model = ctypes.c_void_p()
         self._library.call(
             "bst_model_init",
             *file_arguments,
+            chosen,
             self._buffer.ctypes.data,
             self._buffer.nbytes,
             ctypes.byref(self._model),
         )
+        self.isa: str = self._library.raw.bst_model_isa(self._model).decode()
         info = _ModelInfo()
         self._library.call("bst_model_describe", self._model, ctypes.byref(info))
-        self.input_shape: tuple[int, int, int] = (info.height, info.width, info.channels)
+        still = (info.height, info.width, info.channels)
+        self.input_shape: tuple[int, ...] = (
+            still if info.frame_steps == 1 else (info.frame_steps, *still)
+        )
         self.classes: int = info.n_classes
         self.n_steps: int = info.n_steps
         self.logit_shift: int = info.logit_shift
@@ -292,7 +345,7 @@ class Model:
         return _Session(self._library, self._model, self.classes)
 
     def run(self, x: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Return the logits float32 `[B, K]` of frames uint8 `[B, H, W, C]`.
+        """Return the logits float32 `[B, K]` of frames uint8 `[B, *input_shape]`.
 
         Raises:
             InputError: wrong dtype or shape.
@@ -307,7 +360,7 @@ class Model:
         return raw, np.ldexp(raw.astype(np.float64), -self.logit_shift).astype(np.float32)
 
     def run_raw(self, x: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-        """Return the raw logits int64 `[B, K]` of frames uint8 `[B, H, W, C]`; exact."""
+        """Return the raw logits int64 `[B, K]` of frames uint8 `[B, *input_shape]`; exact."""
         frames = self._checked(x)
         raw = np.zeros((len(frames), self.classes), np.int64)
         with self._lock:
@@ -338,7 +391,9 @@ class Model:
                 f"x has dtype {x.dtype}, expected uint8",
                 hint="give pixels 0..255 as they are; the model normalises them itself",
             )
-        if x.ndim != 4 or x.shape[1:] != self.input_shape:
+        if self.n_steps == 1 and x.shape[1:] == (1, *self.input_shape):
+            x = x[:, 0]  # event frames of one time step
+        if x.shape[1:] != self.input_shape:
             raise InputError(
                 f"x has shape {list(x.shape)}, expected [B, {wanted}]",
                 hint="x[None] makes a batch of one frame" if x.shape == self.input_shape else None,
@@ -346,7 +401,7 @@ class Model:
         return np.ascontiguousarray(x)
 
     def golden(self) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
-        """Return the golden vectors of the file: frames `[H, W, C]` with exact raw logits `[K]`."""
+        """Return the golden vectors: frames of `input_shape` with exact raw logits `[K]`."""
         frame_bytes = int(np.prod(self.input_shape))
         found = []
         for index in range(self.n_golden):
@@ -389,7 +444,7 @@ class Model:
     def run_probed(
         self, frame: npt.NDArray[np.uint8]
     ) -> tuple[npt.NDArray[np.int64], dict[str, list[Tap]]]:
-        """Run one frame `[H, W, C]`; return its raw logits and all outputs by step name."""
+        """Run one frame of `input_shape`; return its raw logits and all outputs by step name."""
         steps = self.steps()
         taps: dict[str, list[Tap]] = {step.name: [] for step in steps}
         failures: list[Exception] = []
@@ -464,13 +519,14 @@ def load(
 
     Args:
         path: the file, a bundle folder that holds `model.bstm`, or the file's bytes.
-        isa: kernels to use; None = the best this machine has.
+        isa: kernels to use, one of `isa_names()`; None = what BESTDEPLOY_ISA says, else the best.
         threads: frames of a batch that are computed at the same time.
         library: another build of libbst.so.
 
     Raises:
         ArtifactError: the file cannot be read.
         NativeError: the file is not a valid `.bstm`.
+        UnsupportedModelError: the instruction set cannot be used on this machine.
         MissingToolError: the library has to be compiled and there is no compiler.
     """
     if isinstance(path, bytes):

@@ -7,8 +7,10 @@ same files.
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,7 @@ from bestdeploy.program import (
 __all__ = ["read_bstm", "write_bstm"]
 
 MAGIC = b"BSTM"
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 1, 1
 HEADER = struct.Struct("<4sHHIIQII32x")
 SECTION = struct.Struct("<IIQQQ")
 MODEL = struct.Struct("<8IQ24x")
@@ -94,8 +96,10 @@ def read_bstm(content: bytes) -> Program:
         steps=_read_steps(parts[K_STEPS][0], parts[K_NAMES][0]),
         constants=_read_constants(parts[K_CONSTANTS][0], parts[K_DATA][0]),
         meta=_decode(parts[K_META][0]),
-        golden=_read_golden(*parts.get(K_GOLDEN, (b"", 0)), (height, width, channels), n_classes),
     )
+    if K_GOLDEN in parts:
+        golden = _read_golden(*parts[K_GOLDEN], program.frame_shape, n_classes)
+        program = replace(program, golden=golden)
     validate(program)
     return program
 
@@ -304,11 +308,12 @@ def _read_constants(content: bytes, data: bytes) -> tuple[Constant, ...]:
 
 
 def _read_golden(
-    content: bytes, count: int, frame: tuple[int, int, int], n_classes: int
+    content: bytes, count: int, frame: tuple[int, ...], n_classes: int
 ) -> tuple[Golden, ...]:
-    n_pixels = frame[0] * frame[1] * frame[2]
+    n_pixels = math.prod(frame)
     record = align(n_pixels, 8) + 8 * n_classes
-    _require(count * record == len(content), "GOLDEN: count and bytes")
+    good = record > 0 and count * record == len(content)
+    _require(good, "GOLDEN: count and bytes")
     golden = []
     for start in range(0, len(content), record):
         pixels = np.frombuffer(content, np.uint8, n_pixels, start).reshape(frame)

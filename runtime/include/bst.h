@@ -6,11 +6,13 @@
 ///     size_t model_bytes, arena_bytes;
 ///     bst_model *model;
 ///     bst_session *session;
-///     bst_model_bytes(file, file_bytes, &model_bytes);              // checks every byte of the
-///     file void *buffer = aligned_alloc(64, model_bytes); bst_model_init(file, file_bytes, buffer,
-///     model_bytes, &model); bst_arena_bytes(model, &arena_bytes); void *arena = aligned_alloc(64,
-///     arena_bytes); bst_session_init(model, arena, arena_bytes, &session);
-///     bst_session_run(session, frame, frame_bytes, raw, n_classes); // as often as you like
+///     bst_model_bytes(file, file_bytes, NULL, &model_bytes);         // checks the whole file
+///     void *buffer = aligned_alloc(64, model_bytes);
+///     bst_model_init(file, file_bytes, NULL, buffer, model_bytes, &model);
+///     bst_arena_bytes(model, &arena_bytes);
+///     void *arena = aligned_alloc(64, arena_bytes);
+///     bst_session_init(model, arena, arena_bytes, &session);
+///     bst_session_run(session, frame, frame_bytes, raw, n_classes);  // as often as you like
 ///     float logit0 = bst_logit(model, raw[0]);
 ///
 /// Promises
@@ -20,6 +22,8 @@
 /// - Safety: whatever bytes the file holds, no call reads or writes outside the file and the given
 ///   buffers. A file that breaks a rule of FORMAT.md gives a status.
 /// - Results: the raw logits are the same integers on every machine, instruction set and run.
+/// - Speed: the kernels of the best instruction set that the machine and its operating system have
+///   are chosen when a model is made; no instruction that the machine lacks is ever executed.
 /// - Threads: a model is never written after `bst_model_init`, any number of threads may share it.
 ///   A session belongs to one thread at a time. The last error is per thread.
 /// - Errors: every call that can fail returns a `bst_status`; outputs come last in the argument
@@ -77,8 +81,11 @@ BST_API const char* bst_status_name(bst_status status);
 /// same thread. Libraries built with BST_NO_ERROR_TEXT always give "".
 BST_API const char* bst_last_error(void);
 
-/// Instruction set of the kernels that run: "scalar".
-BST_API const char* bst_isa_name(void);
+/// Name of an instruction set that this machine, its operating system and this build can use, best
+/// first: "avx2" (x86-64), "neon" (ARM), and always "scalar", the last one. Static storage.
+/// @param index from 0 on
+/// @return NULL after the last
+BST_API const char* bst_isa_name(uint32_t index);
 
 // ---- Model --------------------------------------------------------------------------------------
 
@@ -88,24 +95,30 @@ typedef struct bst_model bst_model;
 /// Check a whole file (structure, checksum, every step) and tell the size of the model's buffer.
 /// @param file        the file's bytes, aligned to 8; may be flash or a read-only map
 /// @param file_bytes  exact size of the file
-/// @param model_bytes out: bytes that bst_model_init needs, a multiple of 64
+/// @param isa         name of the instruction set to use, NULL = the best one. Sizes differ between
+///                    instruction sets, results never
+/// @param model_bytes out: bytes that bst_model_init needs for the same `isa`, a multiple of 64
 /// @return OK; BAD_ARGUMENT (NULL, alignment); BAD_FILE; UNSUPPORTED (version, section, op or size
-///         that this build does not know)
-BST_API BST_CHECKED bst_status bst_model_bytes(const void* file, size_t file_bytes,
+///         that this build does not know; an instruction set that cannot be used here)
+BST_API BST_CHECKED bst_status bst_model_bytes(const void* file, size_t file_bytes, const char* isa,
                                                size_t* model_bytes);
 
 /// Check a whole file again and make a model of it: weights laid out for this machine's kernels.
 /// @param file         as above; borrowed: must stay unchanged as long as the model is used
+/// @param isa          as above
 /// @param buffer       owned by the caller, aligned to 64, not needed before; the model lives in it
 /// @param buffer_bytes at least what bst_model_bytes told
 /// @param model        out: the model, at the start of `buffer`
 /// @return as bst_model_bytes; NO_MEMORY if `buffer_bytes` is too small
-BST_API BST_CHECKED bst_status bst_model_init(const void* file, size_t file_bytes, void* buffer,
-                                              size_t buffer_bytes, bst_model** model);
+BST_API BST_CHECKED bst_status bst_model_init(const void* file, size_t file_bytes, const char* isa,
+                                              void* buffer, size_t buffer_bytes, bst_model** model);
+
+/// Instruction set of a model's kernels; "" when `model` is NULL. Static storage.
+BST_API const char* bst_model_isa(const bst_model* model);
 
 /// Facts about a model. Counts are plain numbers, sizes are bytes.
 typedef struct bst_model_info {
-  uint32_t height, width, channels;  ///< of a frame: uint8 [height, width, channels]
+  uint32_t height, width, channels;  ///< of a frame: uint8 [frame_steps, height, width, channels]
   uint32_t n_classes;                ///< number of raw logits
   uint32_t n_steps;                  ///< T, time steps
   uint32_t logit_shift;              ///< logit = raw * 2^-logit_shift
@@ -113,9 +126,9 @@ typedef struct bst_model_info {
   uint32_t n_program_steps;          ///< operations, see bst_model_step
   uint64_t arena_bytes;              ///< what bst_arena_bytes tells
   uint64_t model_bytes;              ///< what bst_model_bytes tells
-  uint64_t frame_bytes;              ///< height * width * channels
+  uint64_t frame_bytes;              ///< frame_steps * height * width * channels
   uint32_t frac_bits;                ///< F: stream values are in units of 2^-F
-  uint32_t reserved;                 ///< 0
+  uint32_t frame_steps;              ///< 1: still images; n_steps: event frames, one per time step
 } bst_model_info;
 
 /// @return OK; BAD_ARGUMENT (NULL)
@@ -123,7 +136,7 @@ BST_API BST_CHECKED bst_status bst_model_describe(const bst_model* model, bst_mo
 
 /// What a buffer of the program holds.
 typedef enum bst_kind {
-  BST_KIND_IMAGE = 1,   ///< uint8 [1, h, w, c]
+  BST_KIND_IMAGE = 1,   ///< uint8 [t, h, w, c], t = frame_steps
   BST_KIND_SPIKES = 2,  ///< bits [t, h, w, c]: channel i is bit i%64 of little-endian word i/64;
                         ///< each row of c bits padded with zeros to whole 64-bit words
   BST_KIND_STREAM = 3,  ///< int32 [t, h, w, c], units of 2^-F
@@ -156,7 +169,7 @@ BST_API BST_CHECKED bst_status bst_model_step(const bst_model* model, uint32_t i
 
 /// Test vector of the file: a frame and the raw logits it must give.
 /// @param index 0 .. n_golden - 1
-/// @param frame out: height * width * channels bytes, inside the file
+/// @param frame out: frame_bytes bytes, inside the file
 /// @param raw   out: n_classes values, inside the file
 /// @return OK; BAD_ARGUMENT (NULL, index)
 BST_API BST_CHECKED bst_status bst_model_golden(const bst_model* model, uint32_t index,
@@ -185,15 +198,19 @@ BST_API BST_CHECKED bst_status bst_session_init(const bst_model* model, void* ar
                                                 bst_session** session);
 
 /// Run one frame.
-/// @param frame       uint8 [height, width, channels], preprocessed; read only during the call
-/// @param frame_bytes exactly height * width * channels
+/// @param frame       uint8 [frame_steps, height, width, channels], preprocessed; read only during
+///                    the call. Event frames are the counts of each time step, cut to 255
+/// @param frame_bytes exactly frame_bytes of bst_model_info
 /// @param raw         out: the raw logits
 /// @param n_raw       exactly n_classes
 /// @return OK; BAD_ARGUMENT (NULL, a size that does not match)
 BST_API BST_CHECKED bst_status bst_session_run(bst_session* session, const uint8_t* frame,
                                                size_t frame_bytes, int64_t* raw, size_t n_raw);
 
-/// Called after each step, once per output, in order. `data` is valid during the call only.
+/// Called after each step, once per output, in order, on the thread that runs the session. `data`
+/// is valid during the call only. A profile is a probe that reads the caller's clock: what has
+/// passed since the last call is the time of the step (of output 0; others follow at once). Without
+/// a probe a run costs nothing more.
 /// @param step   index for bst_model_step
 /// @param output index into bst_step_info.outputs, which gives kind, shape and `bytes`
 typedef void bst_probe(void* user, uint32_t step, uint32_t output, const void* data, size_t bytes);

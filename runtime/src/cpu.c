@@ -1,6 +1,103 @@
 // SPDX-License-Identifier: MIT
-// Which instruction set the kernels use. Only the scalar kernels exist so far.
+// Which instruction sets this machine has, asked each time: nothing is remembered. A row of kernels
+// is entered only after its is_usable said yes, so no instruction that the machine lacks is
+// reached.
 
 #include "internal.h"
+#include "isa.h"
+#include "kernels/have.h"
 
-const char* bst_isa_name(void) { return "scalar"; }
+#ifdef BST_HAVE_AVX2
+
+#include <cpuid.h>
+
+/// The bits of register XCR0: which registers the operating system saves.
+static uint32_t bst_saved_registers(void) {
+  uint32_t low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low;
+}
+
+/// AVX2 and POPCNT in the processor, and an operating system that saves the registers of AVX.
+static bool bst_has_avx2(void) {
+  const uint32_t osxsave = UINT32_C(1) << 27, avx = UINT32_C(1) << 28, popcnt = UINT32_C(1) << 23;
+  const uint32_t basic = osxsave | avx | popcnt, avx2 = UINT32_C(1) << 5, xmm_and_ymm = 6;
+  uint32_t a, b, c, d;
+  if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & basic) != basic) return false;
+  if ((bst_saved_registers() & xmm_and_ymm) != xmm_and_ymm) return false;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b & avx2) != 0;
+}
+
+#endif  // BST_HAVE_AVX2
+
+#ifdef BST_HAVE_NEON
+
+#if defined(__arm__) && defined(__linux__)
+
+#include <sys/auxv.h>
+
+static bool bst_has_neon(void) {
+  const unsigned long neon = 1UL << 12;  // HWCAP_NEON of the kernel's asm/hwcap.h
+  return (getauxval(AT_HWCAP) & neon) != 0;
+}
+
+#elif defined(__ARM_NEON)
+
+/// Part of every arm64; elsewhere the whole library was compiled for it.
+static bool bst_has_neon(void) { return true; }
+
+#else
+
+/// Nobody to ask.
+static bool bst_has_neon(void) { return false; }
+
+#endif
+#endif  // BST_HAVE_NEON
+
+static bool bst_always(void) { return true; }
+
+#define BST_ISA(isa, usable)                               \
+  {                                                        \
+      .name = #isa,                                        \
+      .is_usable = (usable),                               \
+      .spike_conv = &bst_spike_conv__##isa,                \
+      .stem_neuron = bst_stem_neuron__##isa,               \
+      .stream_neuron = bst_stream_neuron__##isa,           \
+      .residual_neuron = bst_residual_neuron__##isa,       \
+      .attention_score = bst_spike_attention_score__##isa, \
+      .attention_value = bst_spike_attention_value__##isa, \
+      .key_value = bst_kv_attention_key_value__##isa,      \
+      .query_value = bst_kv_attention_query_value__##isa,  \
+  }
+
+/// Best first.
+static const bst_isa bst_isas[] = {
+#ifdef BST_HAVE_AVX2
+    BST_ISA(avx2, bst_has_avx2),
+#endif
+#ifdef BST_HAVE_NEON
+    BST_ISA(neon, bst_has_neon),
+#endif
+    BST_ISA(scalar, bst_always),
+};
+
+static bool bst_same_text(const char* a, const char* b) {
+  for (; *a != '\0' && *a == *b; ++a, ++b) {
+  }
+  return *a == *b;
+}
+
+const bst_isa* bst_find_isa(const char* name) {
+  for (size_t i = 0; i < sizeof bst_isas / sizeof *bst_isas; ++i) {
+    const bst_isa* const isa = &bst_isas[i];
+    if ((name == NULL || bst_same_text(name, isa->name)) && isa->is_usable()) return isa;
+  }
+  return NULL;
+}
+
+const char* bst_isa_name(uint32_t index) {
+  for (size_t i = 0; i < sizeof bst_isas / sizeof *bst_isas; ++i) {
+    if (bst_isas[i].is_usable() && index-- == 0) return bst_isas[i].name;
+  }
+  return NULL;
+}

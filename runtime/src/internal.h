@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // What the files of src/ share: file records, the decoded call of a step, errors, integer helpers.
-// Layers: bst.h <- internal.h <- kernels/ <- ops.c <- model.c, session.c. Kernels never include
+// Layers: bst.h <- internal.h <- kernels/ <- ops*.c <- model.c, session.c. Kernels never include
 // this file: they know pointers, sizes and parameters only.
 
 #ifndef BST_INTERNAL_H_
@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "../include/bst.h"
+#include "isa.h"
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "bestdeploy reads .bstm files in place: little-endian hosts only"
@@ -114,6 +115,10 @@ typedef struct bst_where {
 bst_status bst_fail(bst_status status, bst_where where, const char* message, int64_t value,
                     const char* allowed);
 
+/// Set the last error to a sentence that `name` is no instruction set of this machine, and which
+/// ones are.
+bst_status bst_fail_isa(const char* name);
+
 #define BST_CHECK(condition, status, where, message, value, allowed)                  \
   do {                                                                                \
     if (!(condition)) {                                                               \
@@ -159,10 +164,10 @@ void* bst_take(bst_bump* bump, uint64_t count, uint64_t item_bytes);
 
 // ---- One step, looked up ------------------------------------------------------------------------
 
-/// Layouts made at load for one step; which one is used by what is said in ops.c.
+/// Layouts made at load for one step; which one is used by what is said in ops_<family>.c.
 typedef struct bst_prepared {
   const uint64_t* rows;
-  const int32_t* table;
+  const void* table;
 } bst_prepared;
 
 typedef struct bst_call {
@@ -174,6 +179,7 @@ typedef struct bst_call {
   const bst_constant* constants[BST_MAX_CONSTANTS];  ///< NULL = absent
   const void* data[BST_MAX_CONSTANTS];               ///< values of the constants, NULL = absent
   int n_t;                                           ///< T
+  const bst_isa* isa;                                ///< kernels to use; NULL while only checking
 } bst_call;
 
 typedef struct bst_io {
@@ -211,13 +217,14 @@ const bst_op* bst_find_op(uint32_t code);
 /// Check one step of a structurally valid file and look up its buffers and constants.
 bst_status bst_call_check(const bst_file* file, uint32_t index, bst_call* call);
 
-/// The same look-up for a step that was checked before.
-void bst_call_open(const bst_file* file, uint32_t index, bst_call* call);
+/// The same look-up for a step that was checked before, for the kernels of `isa`.
+void bst_call_open(const bst_file* file, const bst_isa* isa, uint32_t index, bst_call* call);
 
 // ---- Model --------------------------------------------------------------------------------------
 
 struct bst_model {
   bst_file file;
+  const bst_isa* isa;
   const bst_prepared* prepared;  ///< one per step
   uint64_t model_bytes, scratch_bytes, arena_bytes;
 };

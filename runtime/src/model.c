@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Reading a .bstm file in place: every rule of FORMAT.md is checked here and in ops.c before a
+// Reading a .bstm file in place: every rule of FORMAT.md is checked here and in ops*.c before a
 // model exists, so that nothing later has to. Sizes are computed in 64 bits with caps that keep
 // them there.
 
@@ -228,8 +228,10 @@ static bst_status bst_check_buffer(const bst_file* file, uint32_t index) {
   BST_CHECK(b->offset <= m->arena_bytes && b->bytes <= m->arena_bytes - b->offset, BAD_FILE, where,
             "offset", b->offset, "such that the buffer lies in the arena");
   if (b->kind == BST_KIND_IMAGE) {
-    BST_CHECK(b->t == 1 && b->h == m->height && b->w == m->width && b->c == m->channels, BAD_FILE,
-              where, "height", b->h, "the model's, like its width and channels");
+    BST_CHECK(b->t == 1 || b->t == m->n_steps, BAD_FILE, where, "t", b->t,
+              "1 (still image) or the model's number of steps (event frames)");
+    BST_CHECK(b->h == m->height && b->w == m->width && b->c == m->channels, BAD_FILE, where,
+              "height", b->h, "the model's, like its width and channels");
   }
   if (b->kind == BST_KIND_RAW) {
     BST_CHECK(b->t == 1 && b->h == 1 && b->w == 1 && b->c == m->n_classes, BAD_FILE, where, "c",
@@ -290,16 +292,15 @@ static bst_status bst_check_constant(const bst_file* file, uint32_t index, uint6
   return c->type == BST_CONST_BITS ? bst_check_bits(file, index) : BST_OK;
 }
 
-static uint64_t bst_frame_bytes(const bst_model_record* m) {
-  return (uint64_t)m->height * m->width * m->channels;
-}
+/// The checked buffer 0 is the image: it holds one frame.
+static uint64_t bst_frame_bytes(const bst_file* file) { return file->buffers[0].bytes; }
 
-static uint64_t bst_golden_bytes(const bst_model_record* m) {
-  return bst_align_up(bst_frame_bytes(m), 8) + 8 * (uint64_t)m->n_classes;
+static uint64_t bst_golden_bytes(const bst_file* file) {
+  return bst_align_up(bst_frame_bytes(file), 8) + 8 * (uint64_t)file->model->n_classes;
 }
 
 static bst_status bst_check_golden(const bst_file* file) {
-  const uint64_t record = bst_golden_bytes(file->model), frame = bst_frame_bytes(file->model);
+  const uint64_t record = bst_golden_bytes(file), frame = bst_frame_bytes(file);
   bool overflow = false;
   const uint64_t bytes = bst_mul(file->n_golden, record, &overflow);
   BST_CHECK(!overflow && bytes == file->golden_bytes, BAD_FILE, bst_at("section kind", 7), "bytes",
@@ -382,18 +383,12 @@ static bst_status bst_check_arena(const bst_file* file, const bst_lifetimes* liv
   return BST_OK;
 }
 
-static bst_status bst_check_steps(const bst_file* file, uint64_t* scratch_bytes) {
+static bst_status bst_check_steps(const bst_file* file) {
   bst_lifetimes lives;
-  bool overflow = false;
-  *scratch_bytes = 0;
   for (uint32_t i = 0; i < file->n_steps; ++i) {
     bst_call call;
     BST_TRY(bst_check_name(file, i));
     BST_TRY(bst_call_check(file, i, &call));
-    if (call.op->scratch_bytes != NULL) {
-      const uint64_t bytes = call.op->scratch_bytes(&call, &overflow);
-      if (bytes > *scratch_bytes) *scratch_bytes = bytes;
-    }
     const bool is_last = i + 1 == file->n_steps;
     BST_CHECK((call.outputs[0]->kind == BST_KIND_RAW) == is_last, BAD_FILE, call.where,
               "output kind", call.outputs[0]->kind, "4 (raw) for the last step alone");
@@ -405,8 +400,7 @@ static bst_status bst_check_steps(const bst_file* file, uint64_t* scratch_bytes)
 // ---- The whole file -----------------------------------------------------------------------------
 
 /// Check everything; on success `file` points into the bytes.
-static bst_status bst_check_file(const void* bytes, size_t file_bytes, bst_file* file,
-                                 uint64_t* scratch_bytes) {
+static bst_status bst_check_file(const void* bytes, size_t file_bytes, bst_file* file) {
   const bst_where where = {"file", -1, NULL};
   BST_CHECK(bytes != NULL, BAD_ARGUMENT, where, "address", 0, "not NULL");
   BST_CHECK((uintptr_t)bytes % 8 == 0, BAD_ARGUMENT, where, "address modulo 8",
@@ -421,7 +415,7 @@ static bst_status bst_check_file(const void* bytes, size_t file_bytes, bst_file*
   BST_CHECK(end == file->data_bytes, BAD_FILE, bst_at("section kind", BST_SECTION_DATA), "bytes",
             file->data_bytes, "the end of the last constant");
   BST_TRY(bst_check_golden(file));
-  return bst_check_steps(file, scratch_bytes);
+  return bst_check_steps(file);
 }
 
 void* bst_take(bst_bump* bump, uint64_t count, uint64_t item_bytes) {
@@ -433,15 +427,20 @@ void* bst_take(bst_bump* bump, uint64_t count, uint64_t item_bytes) {
   return piece;
 }
 
-/// Lay out, and with a base fill, the model's buffer: struct, prepared list, layouts.
-static bst_status bst_prepare(const bst_file* file, bst_bump* bump) {
+/// Lay out, and with a base fill, the model's buffer: struct, prepared list, layouts of `isa`.
+static bst_status bst_prepare(const bst_file* file, const bst_isa* isa, bst_bump* bump) {
   const bst_where where = {"model", -1, NULL};
   bst_model* const model = bst_take(bump, 1, sizeof(bst_model));
   bst_prepared* const list = bst_take(bump, file->n_steps, sizeof(bst_prepared));
+  uint64_t scratch_bytes = 0;
   for (uint32_t i = 0; i < file->n_steps; ++i) {
     bst_call call;
     bst_prepared prepared = {NULL, NULL};
-    bst_call_open(file, i, &call);
+    bst_call_open(file, isa, i, &call);
+    if (call.op->scratch_bytes != NULL) {
+      const uint64_t bytes = call.op->scratch_bytes(&call, &bump->overflow);
+      if (bytes > scratch_bytes) scratch_bytes = bytes;
+    }
     if (call.op->prepare != NULL) call.op->prepare(&call, bump, &prepared);
     if (list != NULL) list[i] = prepared;
   }
@@ -449,47 +448,59 @@ static bst_status bst_prepare(const bst_file* file, bst_bump* bump) {
             bump->used, "what this machine can address");
   if (model != NULL) {
     model->file = *file;
+    model->isa = isa;
     model->prepared = list;
+    model->scratch_bytes = bst_align_up(scratch_bytes, BST_ALIGN);
     model->model_bytes = bump->used;
   }
   return BST_OK;
 }
 
-bst_status bst_model_bytes(const void* file, size_t file_bytes, size_t* model_bytes) {
+/// The kernels asked for, or the best of this machine where none are.
+static bst_status bst_choose_isa(const char* name, const bst_isa** isa) {
+  *isa = bst_find_isa(name);
+  return *isa != NULL ? BST_OK : bst_fail_isa(name);
+}
+
+bst_status bst_model_bytes(const void* file, size_t file_bytes, const char* isa,
+                           size_t* model_bytes) {
   const bst_where where = {"bst_model_bytes", -1, NULL};
   bst_file checked;
-  uint64_t scratch_bytes;
+  const bst_isa* chosen;
   bst_bump bump = {NULL, 0, false};
   BST_CHECK(model_bytes != NULL, BAD_ARGUMENT, where, "model_bytes", 0, "not NULL");
-  BST_TRY(bst_check_file(file, file_bytes, &checked, &scratch_bytes));
-  BST_TRY(bst_prepare(&checked, &bump));
+  BST_TRY(bst_choose_isa(isa, &chosen));
+  BST_TRY(bst_check_file(file, file_bytes, &checked));
+  BST_TRY(bst_prepare(&checked, chosen, &bump));
   *model_bytes = (size_t)bump.used;
   return BST_OK;
 }
 
-bst_status bst_model_init(const void* file, size_t file_bytes, void* buffer, size_t buffer_bytes,
-                          bst_model** model) {
+bst_status bst_model_init(const void* file, size_t file_bytes, const char* isa, void* buffer,
+                          size_t buffer_bytes, bst_model** model) {
   const bst_where where = {"bst_model_init", -1, NULL};
   bst_file checked;
-  uint64_t scratch_bytes;
+  const bst_isa* chosen;
   bst_bump count = {NULL, 0, false};
   BST_CHECK(model != NULL, BAD_ARGUMENT, where, "model", 0, "not NULL");
   BST_CHECK(buffer != NULL && (uintptr_t)buffer % BST_ALIGN == 0, BAD_ARGUMENT, where,
             "buffer address modulo 64", (uintptr_t)buffer % BST_ALIGN, "0, and not NULL");
-  BST_TRY(bst_check_file(file, file_bytes, &checked, &scratch_bytes));
-  BST_TRY(bst_prepare(&checked, &count));
+  BST_TRY(bst_choose_isa(isa, &chosen));
+  BST_TRY(bst_check_file(file, file_bytes, &checked));
+  BST_TRY(bst_prepare(&checked, chosen, &count));
   BST_CHECK(buffer_bytes >= count.used, NO_MEMORY, where, "buffer_bytes", buffer_bytes,
             "at least what bst_model_bytes tells");
   bst_bump fill = {buffer, 0, false};
-  BST_TRY(bst_prepare(&checked, &fill));
+  BST_TRY(bst_prepare(&checked, chosen, &fill));
   bst_model* const made = buffer;
-  made->scratch_bytes = bst_align_up(scratch_bytes, BST_ALIGN);
   made->arena_bytes = checked.model->arena_bytes;
   *model = made;
   return BST_OK;
 }
 
 // ---- Questions about a model --------------------------------------------------------------------
+
+const char* bst_model_isa(const bst_model* model) { return model == NULL ? "" : model->isa->name; }
 
 bst_status bst_model_describe(const bst_model* model, bst_model_info* info) {
   const bst_where where = {"bst_model_describe", -1, NULL};
@@ -508,8 +519,9 @@ bst_status bst_model_describe(const bst_model* model, bst_model_info* info) {
       .n_program_steps = model->file.n_steps,
       .arena_bytes = arena_bytes,
       .model_bytes = model->model_bytes,
-      .frame_bytes = bst_frame_bytes(m),
+      .frame_bytes = bst_frame_bytes(&model->file),
       .frac_bits = m->frac_bits,
+      .frame_steps = model->file.buffers[0].t,
   };
   return BST_OK;
 }
@@ -520,7 +532,7 @@ bst_status bst_model_step(const bst_model* model, uint32_t index, bst_step_info*
   BST_CHECK(index < model->file.n_steps, BAD_ARGUMENT, where, "index", index,
             "below n_program_steps");
   bst_call call;
-  bst_call_open(&model->file, index, &call);
+  bst_call_open(&model->file, model->isa, index, &call);
   memset(info, 0, sizeof *info);
   info->name = call.where.name;
   info->op = call.op->code;
@@ -539,10 +551,9 @@ bst_status bst_model_golden(const bst_model* model, uint32_t index, const uint8_
   BST_CHECK(model != NULL && frame != NULL && raw != NULL, BAD_ARGUMENT, where,
             "model, frame or raw", 0, "not NULL");
   BST_CHECK(index < model->file.n_golden, BAD_ARGUMENT, where, "index", index, "below n_golden");
-  const bst_model_record* const m = model->file.model;
-  const uint8_t* const record = model->file.golden + index * bst_golden_bytes(m);
+  const uint8_t* const record = model->file.golden + index * bst_golden_bytes(&model->file);
   *frame = record;
-  *raw = (const void*)(record + bst_align_up(bst_frame_bytes(m), 8));
+  *raw = (const void*)(record + bst_align_up(bst_frame_bytes(&model->file), 8));
   return BST_OK;
 }
 

@@ -59,7 +59,7 @@ bst_status bst_session_probe(bst_session* session, bst_probe* fn, void* user) {
 static void bst_session_step(bst_session* session, uint32_t index) {
   bst_call call;
   bst_io io = {.scratch = session->scratch};
-  bst_call_open(&session->model->file, index, &call);
+  bst_call_open(&session->model->file, session->model->isa, index, &call);
   for (int i = 0; i < call.op->n_inputs; ++i) {
     io.inputs[i] = session->buffers + call.inputs[i]->offset;
   }
@@ -81,7 +81,7 @@ bst_status bst_session_run(bst_session* session, const uint8_t* frame, size_t fr
   const bst_file* const file = &session->model->file;
   const bst_buffer* const image = &file->buffers[0];
   BST_CHECK(frame_bytes == image->bytes, BAD_ARGUMENT, where, "frame_bytes", frame_bytes,
-            "height * width * channels");
+            "frame_steps * height * width * channels");
   BST_CHECK(n_raw == file->model->n_classes, BAD_ARGUMENT, where, "n_raw", n_raw, "n_classes");
   memcpy(session->buffers + image->offset, frame, frame_bytes);
   for (uint32_t i = 0; i < file->n_steps; ++i) bst_session_step(session, i);

@@ -13,6 +13,11 @@ bst_status bst_fail(bst_status status, bst_where where, const char* message, int
   return status;
 }
 
+bst_status bst_fail_isa(const char* name) {
+  (void)name;
+  return BST_UNSUPPORTED;
+}
+
 #else
 
 enum { BST_ERROR_BYTES = 256 };
@@ -65,6 +70,17 @@ bst_status bst_fail(bst_status status, bst_where where, const char* message, int
   at = bst_append(at, ", must be ");
   (void)bst_append(at, allowed);
   return status;
+}
+
+bst_status bst_fail_isa(const char* name) {
+  size_t at = bst_append(0, "isa `");
+  at = bst_append(at, name == NULL ? "" : name);
+  at = bst_append(at, "` cannot be used on this machine, usable: ");
+  for (uint32_t i = 0; bst_isa_name(i) != NULL; ++i) {
+    if (i > 0) at = bst_append(at, ", ");
+    at = bst_append(at, bst_isa_name(i));
+  }
+  return BST_UNSUPPORTED;
 }
 
 #endif  // BST_NO_ERROR_TEXT

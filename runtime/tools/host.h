@@ -18,10 +18,13 @@
 #include <string.h>
 #include <time.h>
 
+#include "threads.h"
+
 /// Exit codes of every bestdeploy command.
 enum {
   BST_EXIT_OK = 0,
   BST_EXIT_USAGE = 2,
+  BST_EXIT_UNSUPPORTED = 4,
   BST_EXIT_DIFFERENT = 5,
   BST_EXIT_BAD_INPUT = 7,
   BST_EXIT_CANNOT_WRITE = 8,
@@ -29,14 +32,17 @@ enum {
 
 /// Options that both tools take.
 typedef struct bst_options {
-  const char *model_path, *source_path;  ///< NULL = not given
+  const char *model_path, *source_path, *isa;  ///< NULL = not given
+  int n_threads;
   bool golden;
 } bst_options;
 
+/// A model and one session per thread.
 typedef struct bst_loaded {
   void *file_piece, *model_piece, *arena_piece;  ///< to free
   bst_model* model;
-  bst_session* session;
+  bst_session* sessions[BST_MAX_THREADS];
+  int n_threads;
   bst_model_info info;
 } bst_loaded;
 
@@ -51,12 +57,17 @@ static inline int bst_complain(int code, const char* hint, const char* format, .
   return code;
 }
 
+/// A failed call on the model at `path`.
 static inline int bst_complain_status(const char* path, bst_status status) {
-  const char* const hint = status == BST_UNSUPPORTED
-                               ? "use the bst_run that was made with this file, or a newer one"
-                               : "copy the file again, or compile it again: bestdeploy compile";
-  return bst_complain(BST_EXIT_BAD_INPUT, hint, "`%s`: %s: %s", path, bst_status_name(status),
-                      bst_last_error());
+  if (status == BST_UNSUPPORTED) {
+    return bst_complain(BST_EXIT_UNSUPPORTED,
+                        "use the program that was made with this file or a newer one; without "
+                        "--isa the best instruction set is taken",
+                        "`%s`: %s", path, bst_last_error());
+  }
+  return bst_complain(BST_EXIT_BAD_INPUT,
+                      "copy the file again, or compile it again: bestdeploy compile",
+                      "`%s`: %s: %s", path, bst_status_name(status), bst_last_error());
 }
 
 /// malloc with alignment; `*piece` is what to free.
@@ -92,31 +103,44 @@ static inline void bst_unload(bst_loaded* loaded) {
   free(loaded->file_piece);
 }
 
-/// Read, check and prepare a model and one session.
+static inline int bst_complain_memory(const char* what, size_t bytes) {
+  return bst_complain(BST_EXIT_BAD_INPUT, "use a machine with more memory",
+                      "no memory for %s: %zu bytes", what, bytes);
+}
+
+/// One arena per thread, all in one piece.
+static inline int bst_load_sessions(const char* path, bst_loaded* loaded) {
+  size_t bytes = 0;
+  bst_status status = bst_arena_bytes(loaded->model, &bytes);
+  if (status != BST_OK) return bst_complain_status(path, status);
+  const size_t n = (size_t)loaded->n_threads;
+  uint8_t* const arenas =
+      bytes > SIZE_MAX / n ? NULL : bst_allocate(bytes * n, &loaded->arena_piece);
+  if (arenas == NULL) return bst_complain_memory("an arena per thread", bytes);
+  for (size_t i = 0; i < n; ++i) {  // `bytes` is a multiple of the alignment
+    status = bst_session_init(loaded->model, arenas + i * bytes, bytes, &loaded->sessions[i]);
+    if (status != BST_OK) return bst_complain_status(path, status);
+  }
+  return BST_EXIT_OK;
+}
+
+/// Read, check and prepare a model and its sessions.
 /// @return exit code; a message was printed unless it is 0
-static inline int bst_load(const char* path, bst_loaded* loaded) {
-  size_t file_bytes, model_bytes, arena_bytes;
+static inline int bst_load(const bst_options* options, bst_loaded* loaded) {
+  const char* const path = options->model_path;
+  size_t file_bytes, model_bytes;
   memset(loaded, 0, sizeof *loaded);
+  loaded->n_threads = options->n_threads;
   const void* const file = bst_read_file(path, &file_bytes, &loaded->file_piece);
   if (file == NULL) return BST_EXIT_BAD_INPUT;
-  bst_status status = bst_model_bytes(file, file_bytes, &model_bytes);
+  bst_status status = bst_model_bytes(file, file_bytes, options->isa, &model_bytes);
   if (status != BST_OK) return bst_complain_status(path, status);
   void* const buffer = bst_allocate(model_bytes, &loaded->model_piece);
-  if (buffer == NULL) {
-    return bst_complain(BST_EXIT_BAD_INPUT, "use a machine with more memory",
-                        "no memory for the model: %zu bytes", model_bytes);
-  }
-  status = bst_model_init(file, file_bytes, buffer, model_bytes, &loaded->model);
+  if (buffer == NULL) return bst_complain_memory("the model", model_bytes);
+  status = bst_model_init(file, file_bytes, options->isa, buffer, model_bytes, &loaded->model);
   if (status == BST_OK) status = bst_model_describe(loaded->model, &loaded->info);
-  if (status == BST_OK) status = bst_arena_bytes(loaded->model, &arena_bytes);
   if (status != BST_OK) return bst_complain_status(path, status);
-  void* const arena = bst_allocate(arena_bytes, &loaded->arena_piece);
-  if (arena == NULL) {
-    return bst_complain(BST_EXIT_BAD_INPUT, "use a machine with more memory",
-                        "no memory for the arena: %zu bytes", arena_bytes);
-  }
-  status = bst_session_init(loaded->model, arena, arena_bytes, &loaded->session);
-  return status == BST_OK ? BST_EXIT_OK : bst_complain_status(path, status);
+  return bst_load_sessions(path, loaded);
 }
 
 /// Microseconds of a clock that only moves forward.
@@ -133,7 +157,7 @@ static inline uint32_t bst_run_golden(const bst_loaded* loaded, int64_t* raw) {
     const uint8_t* frame;
     const int64_t* expected;
     if (bst_model_golden(loaded->model, i, &frame, &expected) != BST_OK) continue;
-    if (bst_session_run(loaded->session, frame, (size_t)loaded->info.frame_bytes, raw,
+    if (bst_session_run(loaded->sessions[0], frame, (size_t)loaded->info.frame_bytes, raw,
                         loaded->info.n_classes) != BST_OK) {
       continue;
     }
@@ -142,30 +166,34 @@ static inline uint32_t bst_run_golden(const bst_loaded* loaded, int64_t* raw) {
   return n_equal;
 }
 
-/// Value of an option that takes one; NULL with a message when it is missing.
-static inline const char* bst_option_value(int argc, char** argv, int* at) {
-  if (*at + 1 < argc) return argv[++*at];
-  (void)bst_complain(0, "bst_run --help lists the options", "`%s` needs a value", argv[*at]);
-  return NULL;
-}
+/// Print the usage line of a help text and a message to stderr.
+#define BST_BAD_USAGE(help, hint, ...)                            \
+  (fprintf(stderr, "%.*s\n", (int)strcspn((help), "\n"), (help)), \
+   bst_complain(BST_EXIT_USAGE, (hint), __VA_ARGS__))
 
-static inline int bst_check_isa(const char* name) {
-  if (strcmp(name, bst_isa_name()) == 0) return BST_EXIT_OK;
-  return bst_complain(BST_EXIT_USAGE, "leave --isa out", "unknown isa `%s`, this build has: %s",
-                      name, bst_isa_name());
-}
-
-static inline int bst_check_threads(const char* number) {
-  if (strcmp(number, "1") == 0) return BST_EXIT_OK;
-  return bst_complain(BST_EXIT_USAGE, "leave --threads out, or start one process per core",
-                      "--threads is `%s`, this build runs 1 thread", number);
+/// @return false with a message when the number is not 1 .. BST_MAX_THREADS
+static inline bool bst_parse_threads(const char* text, const char* help, int* n_threads) {
+  char* end = NULL;
+  const long n = strtol(text, &end, 10);
+  if (*text == '\0' || *end != '\0' || n < 1 || n > BST_MAX_THREADS) {
+    (void)BST_BAD_USAGE(help, "give a number", "--threads is `%s`, expected 1..%d", text,
+                        (int)BST_MAX_THREADS);
+    return false;
+  }
+  if (n > 1 && !bst_has_threads()) {
+    (void)BST_BAD_USAGE(help, "leave --threads out", "this build has no threads");
+    return false;
+  }
+  *n_threads = (int)n;
+  return true;
 }
 
 /// Read the arguments. `with_source` allows a second positional argument and --golden.
 /// @return exit code, or -1 when --help or --version were printed and the tool is done
 static inline int bst_parse(int argc, char** argv, const char* help, bool with_source,
                             bst_options* options) {
-  memset(options, 0, sizeof *options);
+  const char* const hint = "--help lists the options";
+  *options = (bst_options){.n_threads = 1};
   for (int i = 1; i < argc; ++i) {
     const char* const word = argv[i];
     if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
@@ -180,23 +208,26 @@ static inline int bst_parse(int argc, char** argv, const char* help, bool with_s
     if (with_source && strcmp(word, "--golden") == 0) {
       options->golden = true;
     } else if (strcmp(word, "--isa") == 0 || strcmp(word, "--threads") == 0) {
-      const char* const value = bst_option_value(argc, argv, &i);
-      if (value == NULL) return BST_EXIT_USAGE;
-      const int code = word[2] == 'i' ? bst_check_isa(value) : bst_check_threads(value);
-      if (code != BST_EXIT_OK) return code;
+      if (i + 1 == argc) return BST_BAD_USAGE(help, hint, "`%s` needs a value", word);
+      const char* const value = argv[++i];
+      if (word[2] == 'i') {
+        options->isa = value;
+      } else if (!bst_parse_threads(value, help, &options->n_threads)) {
+        return BST_EXIT_USAGE;
+      }
     } else if (word[0] == '-' && word[1] != '\0') {
-      return bst_complain(BST_EXIT_USAGE, "--help lists the options", "unknown option `%s`", word);
+      return BST_BAD_USAGE(help, hint, "unknown option `%s`", word);
     } else if (options->model_path == NULL) {
       options->model_path = word;
     } else if (with_source && options->source_path == NULL) {
       options->source_path = word;
     } else {
-      return bst_complain(BST_EXIT_USAGE, "--help shows the usage", "one argument too many: `%s`",
-                          word);
+      return BST_BAD_USAGE(help, hint, "one argument too many: `%s`", word);
     }
   }
-  if (options->model_path == NULL) {
-    return bst_complain(BST_EXIT_USAGE, "--help shows the usage", "no MODEL.bstm given");
+  if (options->model_path == NULL) return BST_BAD_USAGE(help, hint, "no MODEL.bstm given");
+  if (with_source && options->source_path == NULL && !options->golden) {
+    return BST_BAD_USAGE(help, hint, "no SOURCE given");
   }
   return BST_EXIT_OK;
 }

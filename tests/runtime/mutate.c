@@ -89,16 +89,17 @@ static void* exact(size_t bytes) {
 }
 
 /// Load and run; return 1 when the file is valid.
-static int try_file(const uint8_t* file, size_t n) {
+static int try_file(const uint8_t* file, size_t n, const char* isa) {
   enum { BIGGEST = 1 << 26 };  // a valid file may ask for much memory: do not run those
   size_t model_bytes = 0, arena_bytes = 0;
   bst_model* model = NULL;
   bst_session* session = NULL;
   bst_model_info info;
-  if (bst_model_bytes(file, n, &model_bytes) != BST_OK) return bst_last_error()[0] == '\0' ? -1 : 0;
+  if (bst_model_bytes(file, n, isa, &model_bytes) != BST_OK)
+    return bst_last_error()[0] == '\0' ? -1 : 0;
   if (model_bytes > BIGGEST) return 1;
   void* const buffer = exact(model_bytes);
-  if (bst_model_init(file, n, buffer, model_bytes, &model) != BST_OK) return -1;
+  if (bst_model_init(file, n, isa, buffer, model_bytes, &model) != BST_OK) return -1;
   if (bst_arena_bytes(model, &arena_bytes) != BST_OK) return -1;
   if (bst_model_describe(model, &info) != BST_OK) return -1;
   if (arena_bytes <= BIGGEST) {
@@ -136,7 +137,7 @@ int main(int argc, char** argv) {
     for (uint64_t k = 1 + next() % 4; k > 0; --k) mutate(original, file, n);
     const uint32_t crc = crc32_of(file, n);
     if (next() % 64 != 0) memcpy(file + 24, &crc, 4);
-    const int result = try_file(file, n);
+    const int result = try_file(file, n, bst_isa_name((uint32_t)(next() % 2)));
     if (result < 0) {
       fprintf(stderr, "mutation %lu: %s\n", i, bst_last_error());
       return 1;

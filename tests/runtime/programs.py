@@ -34,12 +34,12 @@ def neuron_params(tau=2.0, theta=1.0, v_reset=0.0, decay_input=True, soft=False)
 class Builder:
     """Collects buffers, constants and steps; lays the arena out without reuse."""
 
-    def __init__(self, height, width, channels, n_classes, n_t, seed=0):
+    def __init__(self, height, width, channels, n_classes, n_t, seed=0, events=False):
         self.rng = np.random.default_rng(seed)
         self.shape = (height, width, channels)
         self.n_classes, self.n_t = n_classes, n_t
         self.buffers, self.constants, self.steps, self.arena = [], [], [], 0
-        self.image = self.buffer(BufferKind.IMAGE, 1, height, width, channels)
+        self.image = self.buffer(BufferKind.IMAGE, n_t if events else 1, height, width, channels)
 
     def buffer(self, kind, t, h, w, c):
         made = Buffer(kind, t, h, w, c, self.arena)
@@ -74,7 +74,8 @@ class Builder:
         b = self.buffers[source]
         return (b.h + 2 * pad - k) // stride + 1, (b.w + 2 * pad - k) // stride + 1
 
-    def stem(self, o, k=3, stride=1, pad=1, neuron=None):
+    def stem(self, o, k=3, stride=1, pad=1, neuron=None, first=None):
+        """Encoder with a neuron, or with `first`, the table of first steps."""
         h, w = self.window(self.image, k, stride, pad)
         rows = np.minimum(np.arange(h), 1) + (np.arange(h) == h - 1)
         cols = np.minimum(np.arange(w), 1) + (np.arange(w) == w - 1)
@@ -86,6 +87,9 @@ class Builder:
             self.constant(np.minimum(cols, 2), ConstantType.U8),
         )
         params = (stride, pad, 3, 0, *(neuron or neuron_params()))
+        if first is not None:
+            constants += (self.constant(first, ConstantType.I32),)
+            params = (stride, pad, 3)
         return self.step(
             Op.STEM_NEURON, "stem", [self.image], [self.spikes(h, w, o)], constants, params
         )
@@ -109,6 +113,13 @@ class Builder:
             constants.append(self.ints(-8, 8, (len(explicit), n_rows)))
         out = self.spikes(h, w, o)
         return self.step(Op.CONV_NEURON, name, [source], [out], constants, (stride, pad))
+
+    def conv_spikes(self, name, source, o, k=1, pad=0, explicit=()):
+        """conv_neuron, or what stands for it where T is above 8: affine and stream neuron."""
+        if self.n_t <= 8:
+            return self.conv_neuron(name, source, o, k=k, pad=pad, explicit=explicit)
+        x = self.conv_affine(f"{name}.conv", source, o, k=k, pad=pad)
+        return self.stream_neuron(f"{name}.lif", x, neuron_params(tau=1.5))
 
     def conv_affine(self, name, source, o, k=1, stride=1, pad=0):
         i = self.buffers[source].c
@@ -137,34 +148,60 @@ class Builder:
         b = self.buffers[q]
         n = b.h * b.w
         a = self.spikes(heads, n, n)
-        params = (heads, 0, 1) if score_form == 0 else (heads, 1, 0, 0, *neuron_params(soft=True))
+        params = self.binariser(heads, score_form)
         self.step(Op.SCORE_NEURON, "attn.score", [q, k], [a], (), params)
-        if value_form == 0:
-            gain = self.rng.integers(-(1 << 51), 1 << 51, (self.n_t, heads))
-            constants = [
-                self.constant(gain, ConstantType.I64),
-                self.ints(-36, -30, (self.n_t, heads)),
-            ]
-        else:
-            table = self.rng.integers(-(1 << 21), 1 << 22, (self.n_t, heads, n + 1))
-            constants = [None, None, self.constant(table, ConstantType.I32)]
+        constants = self.scale(heads, value_form, n)
         out = self.spikes(b.h, b.w, b.c)
         params = (heads, value_form, 0, 0, *neuron_params())
         return self.step(Op.VALUE_NEURON, "attn.value", [a, v], [out], constants, params)
 
-    def readout(self, x2, x1, hidden):
+    def kv_attention(self, q, k, v, heads, map_form=0, value_form=0):
+        b = self.buffers[q]
+        d = b.c // heads
+        a = self.spikes(heads, d, d)
+        params = self.binariser(heads, map_form)
+        self.step(Op.KEY_VALUE_NEURON, "attn.map", [k, v], [a], (), params)
+        constants = self.scale(heads, value_form, d)
+        out = self.spikes(b.h, b.w, b.c)
+        params = (heads, value_form, 0, 0, *neuron_params())
+        return self.step(Op.QUERY_VALUE_NEURON, "attn.value", [q, a], [out], constants, params)
+
+    def binariser(self, heads, form):
+        """Params of a binarising neuron."""
+        return (heads, 0, 1) if form == 0 else (heads, 1, 0, 0, *neuron_params(soft=True))
+
+    def scale(self, heads, form, max_count):
+        """Constants of the table of counts 0 .. max_count: gain and exponent, or the table."""
+        if form == 0:
+            gain = self.rng.integers(-(1 << 51), 1 << 51, (self.n_t, heads))
+            exponent = self.ints(-36, -30, (self.n_t, heads))
+            return [self.constant(gain, ConstantType.I64), exponent]
+        table = self.rng.integers(-(1 << 21), 1 << 22, (self.n_t, heads, max_count + 1))
+        return [None, None, self.constant(table, ConstantType.I32)]
+
+    def readout(self, x2, x1, hidden, both=True):
+        """Both heads, or the second alone."""
         d, e, k = self.buffers[x2].c, self.buffers[hidden].c, self.n_classes
         constants = (
             self.signs(d, 1, 1, e),
             self.ints(-(1 << 18), 1 << 18, (d,)),
             self.ints(-16384, 16385, (d,), ConstantType.I16),
             self.ints(-(1 << 30), 1 << 30, (d,)),
-            self.ints(-(1 << 16), 1 << 16, (k, d)),
+            self.ints(-(1 << 16), 1 << 16, (k, d)) if both else None,
             self.ints(-(1 << 16), 1 << 16, (k, d)),
             self.ints(-(1 << 40), 1 << 40, (k,), ConstantType.I64),
         )
         raw = self.buffer(BufferKind.RAW, 1, 1, 1, k)
         return self.step(Op.READOUT, "head", [x2, x1, hidden], [raw], constants, (4,))
+
+    def residual_readout(self, y, x0, x1):
+        d, k = self.buffers[y].c, self.n_classes
+        constants = (
+            self.ints(-(1 << 16), 1 << 16, (k, d)),
+            self.ints(-(1 << 40), 1 << 40, (k,), ConstantType.I64),
+        )
+        raw = self.buffer(BufferKind.RAW, 1, 1, 1, k)
+        return self.step(Op.RESIDUAL_READOUT, "head", [y, x0, x1], [raw], constants, (4,))
 
     def program(self, meta='{"made_by": "tests"}', golden=()):
         height, width, channels = self.shape
@@ -186,30 +223,51 @@ class Builder:
 
 
 def network(
-    side=8, n_t=4, stem=20, dim=72, hidden=130, heads=3, n_classes=10, seed=0, forms=(0, 0), tau=2.0
+    side=8,
+    n_t=4,
+    stem=20,
+    dim=72,
+    hidden=130,
+    heads=3,
+    n_classes=10,
+    seed=0,
+    forms=(0, 0),
+    tau=2.0,
+    attention="qk",
+    events=False,
+    first=None,
+    residual="reversible",
+    readout="both",
 ):
-    """Stem, pool, one attention block with both residuals, read-out: every op at least once."""
-    b = Builder(side, side, 3, n_classes, n_t, seed)
-    x = b.stem(stem)
-    x = b.conv_neuron("embed.conv0", x, dim, k=3, pad=1, explicit=(1, dim - 1))
+    """Stem, pool, one attention block with both residuals, read-out.
+
+    The defaults hold ops 1 to 9; `attention="kv"`, `events`, `first` (the table of first steps),
+    `residual="plain"` and `readout="one"` or "residual" give the others and their other forms.
+    """
+    b = Builder(side, side, 3, n_classes, n_t, seed, events)
+    x = b.stem(stem, first=first)
+    x = b.conv_spikes("embed.conv0", x, dim, k=3, pad=1, explicit=(1, dim - 1))
     x = b.pool(x)
     x0 = b.conv_affine("embed.conv1", x, dim, k=3, pad=1)
     s = b.stream_neuron("embed.lif", x0, neuron_params(tau))
-    q, k, v = (b.conv_neuron(f"attn.{n}", s, dim) for n in "qkv")
-    a = b.attention(q, k, v, heads, *forms)
+    q, k, v = (b.conv_spikes(f"attn.{n}", s, dim) for n in "qkv")
+    a = (b.attention if attention == "qk" else b.kv_attention)(q, k, v, heads, *forms)
     y = b.conv_affine("attn.proj", a, dim)
     x2, s2 = b.residual("attn.residual", y, x0, x0, neuron_params(tau, decay_input=tau == 2.0))
-    h = b.conv_neuron("mlp.fc1", s2, hidden)
+    h = b.conv_spikes("mlp.fc1", s2, hidden)
     z = b.conv_affine("mlp.fc2", h, dim)
-    x3, s3 = b.residual("mlp.residual", z, x0, x2, neuron_params(tau, soft=True))
-    h = b.conv_neuron("mlp2.fc1", s3, hidden)
-    b.readout(x3, x2, h)
+    previous = x0 if residual == "reversible" else x2
+    if readout == "residual":
+        b.residual_readout(z, previous, x2)
+        return b
+    x3, s3 = b.residual("mlp.residual", z, previous, x2, neuron_params(tau, soft=True))
+    h = b.conv_spikes("mlp2.fc1", s3, hidden)
+    b.readout(x3, x2 if residual == "reversible" else x3, h, both=readout == "both")
     return b
 
 
 def random_frame(program, seed=0):
-    shape = (program.input_height, program.input_width, program.input_channels)
-    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+    return np.random.default_rng(seed).integers(0, 256, program.frame_shape).astype(np.uint8)
 
 
 def with_golden(builder, n=2):

@@ -59,16 +59,30 @@ def windows(x: np.ndarray, kh: int, kw: int, stride: int, pad: int) -> np.ndarra
     return view[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3)
 
 
-def stem_neuron(image, weight, bias, shift, row_class, col_class, stride, pad, n_cols, n_t, params):
-    """image u8 [H, W, Cin], weight [O, kh, kw, Cin] -> spikes [T, Ho, Wo, O]."""
+def stem_conv(image, weight, bias, shift, row_class, col_class, stride, pad, n_cols):
+    """image u8 [t, H, W, Cin], weight [O, kh, kw, Cin] -> x int32 [t, Ho, Wo, O]."""
     _, kh, kw, _ = weight.shape
-    seen = windows(image[None].astype(np.int64), kh, kw, stride, pad)[0]
-    n = np.einsum("yxklc,oklc->yxo", seen, weight.astype(np.int64))
+    seen = windows(image.astype(np.int64), kh, kw, stride, pad)
+    n = np.einsum("tyxklc,oklc->tyxo", seen, weight.astype(np.int64))
     border = row_class.astype(int)[:, None] * n_cols + col_class.astype(int)[None, :]
     e = shift.astype(np.int64)
     half = np.where(e > 0, np.int64(1) << np.maximum(e - 1, 0), 0)
-    x = ((n + bias[border] + half) >> e).astype(np.int32)
-    return neuron(np.broadcast_to(x, (n_t, *x.shape)), params)
+    return ((n + bias[border] + half) >> e).astype(np.int32)
+
+
+def stem_neuron(x, n_t, params):
+    """Stream neuron on x [t, ...], t = 1 (still image) or T."""
+    return neuron(np.broadcast_to(x, (n_t, *x.shape[1:])), params)
+
+
+def first_steps(x, first):
+    """Spikes of a constant x [1, ...] at p, 2p, 3p, ..: p is the least with x >= first[p - 1]."""
+    spikes = np.zeros((len(first), *x.shape[1:]), np.uint8)
+    for place, value in np.ndenumerate(x[0]):
+        p = next((p for p, low in enumerate(first, start=1) if value >= low), None)
+        if p is not None:
+            spikes[(slice(p - 1, None, p), *place)] = 1
+    return spikes
 
 
 def or_pool(spikes, kernel, stride, pad):
@@ -125,8 +139,8 @@ def heads_of(spikes, heads):
     return spikes.reshape(t, h * w, heads, d // heads).transpose(0, 2, 1, 3).astype(np.int64)
 
 
-def score_neuron(q, k, heads, form, thr1, frac_bits, params):
-    counts = heads_of(q, heads) @ heads_of(k, heads).transpose(0, 1, 3, 2)  # [T, heads, N, N]
+def binarise(counts, form, thr1, frac_bits, params):
+    """Binarising neuron on counts [T, ...], numerics.md 7."""
     if form == 1:
         return neuron((counts << frac_bits).astype(np.int32), params)
     spikes = np.zeros(counts.shape, np.uint8)
@@ -136,6 +150,16 @@ def score_neuron(q, k, heads, form, thr1, frac_bits, params):
         spikes[t] = j >= thr1 * 2**t
         j = j - spikes[t].astype(np.int64) * thr1 * 2**t
     return spikes
+
+
+def score_neuron(q, k, heads, *rule):
+    """Attention map [T, heads, N, N]; rule = form, thr1, frac_bits, params."""
+    return binarise(heads_of(q, heads) @ heads_of(k, heads).transpose(0, 1, 3, 2), *rule)
+
+
+def key_value_neuron(k, v, heads, *rule):
+    """Attention map [T, heads, d, d]; row: channel of k, column: channel of v."""
+    return binarise(heads_of(k, heads).transpose(0, 1, 3, 2) @ heads_of(v, heads), *rule)
 
 
 def value_table(gain, exponent, n):
@@ -150,11 +174,20 @@ def value_table(gain, exponent, n):
 
 
 def value_neuron(attention, v, heads, table, params):
-    m = attention.astype(np.int64) @ heads_of(v, heads)  # [T, heads, N, d]
+    m = attention.astype(np.int64) @ heads_of(v, heads)
+    return scaled_neuron(m, table, params).reshape(v.shape)
+
+
+def query_value_neuron(q, attention, heads, table, params):
+    m = heads_of(q, heads) @ attention.astype(np.int64)
+    return scaled_neuron(m, table, params).reshape(q.shape)
+
+
+def scaled_neuron(m, table, params):
+    """Stream neuron on X[t, head, m]: m [T, heads, N, d] -> spikes [T, N, heads, d]."""
     t, h, n, d = m.shape
     x = np.take_along_axis(table.reshape(t, h, 1, -1), m.reshape(t, h, 1, n * d), axis=3)
-    x = x.reshape(m.shape).transpose(0, 2, 1, 3)  # [T, N, heads, d]
-    return neuron(x.reshape(v.shape), params)
+    return neuron(x.reshape(m.shape).transpose(0, 2, 1, 3), params)
 
 
 def readout(x2, x1, hidden, signs, ai, af, b, v0, v1, c, q):
@@ -165,10 +198,30 @@ def readout(x2, x1, hidden, signs, ai, af, b, v0, v1, c, q):
     )
     s1 = ((x1 + x2) >> 1).sum(axis=(0, 1, 2)) + scale_count(projected, ai, af)
     s1 += x2[..., 0].size * b.astype(np.int64)
-    return v0.astype(np.int64) @ (s0 >> q) + v1.astype(np.int64) @ (s1 >> q) + c
+    first = 0 if v0 is None else v0.astype(np.int64) @ (s0 >> q)
+    return first + v1.astype(np.int64) @ (s1 >> q) + c
+
+
+def residual_readout(y, x0, x1, v, c, q):
+    s = residual(y, x0, x1).astype(np.int64).sum(axis=(0, 1, 2))
+    return v.astype(np.int64) @ (s >> q) + c
 
 
 # ---- a whole program ----------------------------------------------------------------------------
+
+
+def run_attention(program: Program, step: Step, ins, const) -> np.ndarray:
+    """Spikes of one of the four attention ops."""
+    heads, form, thr1, _, *params = (step.param(i) for i in range(8))
+    if step.op in (Op.SCORE_NEURON, Op.KEY_VALUE_NEURON):
+        kernel = score_neuron if step.op == Op.SCORE_NEURON else key_value_neuron
+        return kernel(*ins, heads, form, thr1, program.frac_bits, params)
+    attention, kernel = (
+        (ins[0], value_neuron) if step.op == Op.VALUE_NEURON else (ins[1], query_value_neuron)
+    )
+    max_count = attention.shape[-1]
+    table = const[2] if form == 1 else value_table(const[0], const[1], max_count)
+    return kernel(*ins, heads, table, params)
 
 
 def run_step(program: Program, step: Step, values: dict[int, np.ndarray]) -> list[np.ndarray]:
@@ -183,7 +236,10 @@ def run_step(program: Program, step: Step, values: dict[int, np.ndarray]) -> lis
 
     match step.op:
         case Op.STEM_NEURON:
-            return [stem_neuron(ins[0], *const, p[0], p[1], p[2], program.n_steps, params)]
+            x = stem_conv(ins[0], *const[:5], p[0], p[1], p[2])
+            if len(const) == 6:
+                return [first_steps(x, const[5])]
+            return [stem_neuron(x, program.n_steps, params)]
         case Op.OR_POOL:
             return [or_pool(ins[0], p[0], p[1], p[2])]
         case Op.CONV_NEURON:
@@ -197,20 +253,17 @@ def run_step(program: Program, step: Step, values: dict[int, np.ndarray]) -> lis
         case Op.RESIDUAL_NEURON:
             x2 = residual(*ins)
             return [x2, neuron(x2, params)]
-        case Op.SCORE_NEURON:
-            return [score_neuron(*ins, p[0], p[1], p[2], program.frac_bits, params)]
-        case Op.VALUE_NEURON:
-            n = ins[0].shape[-1]
-            table = const[2] if p[1] == 1 else value_table(const[0], const[1], n)
-            return [value_neuron(*ins, p[0], table, params)]
         case Op.READOUT:
             return [readout(*ins, signs(), *const[1:], p[0])]
-    raise AssertionError(step.op)
+        case Op.RESIDUAL_READOUT:
+            return [residual_readout(*ins, *const, p[0])]
+    return [run_attention(program, step, ins, const)]
 
 
 def run(program: Program, frame: np.ndarray) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """Raw logits of a frame, and the value of every buffer."""
-    values = {0: frame}
+    image = program.buffers[0]
+    values = {0: frame.reshape(image.t, image.h, image.w, image.c)}
     for step in program.steps:
         values.update(zip(step.outputs, run_step(program, step, values), strict=True))
     return values[program.steps[-1].outputs[0]], values

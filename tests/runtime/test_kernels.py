@@ -8,13 +8,16 @@ import zlib
 import numpy as np
 import pytest
 import reference
-from conftest import aligned
+from conftest import ISAS, usable_isas
+from machines import Guarded, Native, Version, emulated
 from programs import F, neuron_params
+
+from bestdeploy.errors import MissingToolError
 
 CHANNELS = (1, 7, 63, 64, 65, 130)
 STEPS = (1, 2, 4, 8)
-GUARD = 0xA5
-GUARD_BYTES = 64
+VERSIONS = (*ISAS, "arm-neon", "armv7-neon")
+"""Instruction sets of this machine, and of emulated ones by target."""
 
 NEURONS = {
     "halving": neuron_params(),
@@ -27,26 +30,6 @@ NEURONS = {
     "reset-0.3": neuron_params(v_reset=-0.3, theta=0.5),
     "tau3-reset": neuron_params(tau=3.0, v_reset=0.25),
 }
-
-
-class Guarded:
-    """Output memory between two guards; `take` checks them and returns the values."""
-
-    def __init__(self, shape, dtype):
-        self.shape, self.dtype = shape, np.dtype(dtype)
-        self.n_bytes = int(np.prod(shape)) * self.dtype.itemsize
-        self.memory = aligned(self.n_bytes + 2 * GUARD_BYTES)
-        self.memory[:] = GUARD
-
-    @property
-    def _as_parameter_(self):
-        return ctypes.c_void_p(self.memory.ctypes.data + GUARD_BYTES)
-
-    def take(self):
-        inner = slice(GUARD_BYTES, GUARD_BYTES + self.n_bytes)
-        outside = np.delete(self.memory, np.arange(inner.start, inner.stop))
-        assert (outside == GUARD).all(), "wrote outside its output"
-        return self.memory[inner].copy().view(self.dtype).reshape(self.shape)
 
 
 def ptr(array):
@@ -89,42 +72,70 @@ def rng(request):
     return np.random.default_rng(zlib.crc32(request.node.name.encode()))
 
 
+@pytest.fixture(scope="module")
+def servers():
+    """Emulated machines by target, each started at its first use."""
+    started = {}
+    yield started
+    for server in started.values():
+        if not isinstance(server, str):
+            server.close()
+
+
+@pytest.fixture(params=VERSIONS)
+def version(request, library, kernels, servers):
+    """One instruction set, here or emulated."""
+    target, _, isa = request.param.rpartition("-")
+    if not target:
+        if isa not in usable_isas(library):
+            pytest.skip(f"this machine has no {isa}")
+        return Version(Native(kernels), isa)
+    if target not in servers:
+        try:
+            servers[target] = emulated(target)
+        except MissingToolError as error:
+            servers[target] = f"no compiler for {target}: {error}"
+    if isinstance(servers[target], str):
+        pytest.skip(servers[target])
+    return Version(servers[target], isa)
+
+
 # ---- stream_neuron ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NEURONS)
 @pytest.mark.parametrize("n_t", STEPS)
-def test_stream_neuron(kernels, rng, name, n_t):
+def test_stream_neuron(version, rng, name, n_t):
     params = NEURONS[name]
     for c in CHANNELS:
         x = rng.integers(-(2 << F), 4 << F, (n_t, 3, 2, c)).astype(np.int32)
         out = spikes_out(n_t, 3, 2, c)
-        call(kernels.bst_stream_neuron__scalar, n_t, ctypes.c_size_t(6), c, *params, x, out)
+        version.call("stream_neuron", n_t, ctypes.c_size_t(6), c, *params, x, out)
         check_spikes(out, reference.neuron(x, params))
 
 
 @pytest.mark.parametrize("name", NEURONS)
-def test_stream_neuron_at_the_ends_of_int32(kernels, rng, name):
+def test_stream_neuron_at_the_ends_of_int32(version, rng, name):
     ends = np.array([-(2**31), -(2**31) + 1, -1, 0, 1, 2**31 - 2, 2**31 - 1], np.int64)
     x = rng.choice(ends, (8, 5, 1, 65)).astype(np.int32)
     flags, _, _, r = NEURONS[name]
     for theta, v_reset in ((1, 0), (2**31 - 1, -(2**31)), (-(2**31), 2**31 - 1)):
         params = (flags, theta, v_reset, r)
         out = spikes_out(8, 5, 1, 65)
-        call(kernels.bst_stream_neuron__scalar, 8, ctypes.c_size_t(5), 65, *params, x, out)
+        version.call("stream_neuron", 8, ctypes.c_size_t(5), 65, *params, x, out)
         check_spikes(out, reference.neuron(x, params))
 
 
 @pytest.mark.parametrize("same_input", (False, True))
 @pytest.mark.parametrize("c", CHANNELS)
-def test_residual_neuron(kernels, rng, c, same_input):
+def test_residual_neuron(version, rng, c, same_input):
     shape = (4, 2, 3, c)
     y, x0, x1 = (rng.integers(-(2 << F), 3 << F, shape).astype(np.int32) for _ in range(3))
     x1 = x0 if same_input else x1
     stream, out = Guarded(shape, np.int32), spikes_out(*shape)
     params = NEURONS["halving"]
-    kernel = kernels.bst_residual_neuron__scalar
-    call(kernel, 4, ctypes.c_size_t(6), c, *params, y, x0, x1, stream, out)
+    n_cells = ctypes.c_size_t(6)
+    version.call("residual_neuron", 4, n_cells, c, *params, y, x0, x1, stream, out)
     expected = reference.residual(y, x0, x1)
     np.testing.assert_array_equal(stream.take(), expected)
     check_spikes(out, reference.neuron(expected, params))
@@ -147,37 +158,82 @@ def test_or_pool(kernels, rng, c, kernel, stride, pad):
 # ---- stem_neuron --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ("halving", "halving-no-decay", "tau1.5-soft"))
-@pytest.mark.parametrize(
-    "k, stride, pad, side", ((3, 1, 1, 5), (3, 2, 1, 6), (1, 1, 0, 3), (5, 2, 2, 7), (4, 4, 0, 8))
-)
-def test_stem_neuron(kernels, rng, k, stride, pad, side, name):
-    params = NEURONS[name]
-    for o in CHANNELS:
-        cin, n_t = int(rng.integers(1, 5)), 4
-        image = rng.integers(0, 256, (side, side + 1, cin)).astype(np.uint8)
+STEMS = ((3, 1, 1, 5), (3, 2, 1, 6), (1, 1, 0, 3), (5, 2, 2, 7), (4, 4, 0, 8))
+NO_NEURON = (0, 0, 0, 0)
+
+
+class StemCase:
+    """Random image [t, side, side + 1, c] and constants of a stem with `o` outputs."""
+
+    def __init__(self, version, rng, n_frames, o, k, stride, pad, side):
+        cin, width = int(rng.integers(1, 5)), side + 1
+        self.version, self.n_frames = version, n_frames
+        self.image = rng.integers(0, 256, (n_frames, side, width, cin)).astype(np.uint8)
         weight = rng.integers(-8355711, 8355712, (o, k, k, cin)).astype(np.int32)
-        out_h, out_w = (side + 2 * pad - k) // stride + 1, (side + 1 + 2 * pad - k) // stride + 1
-        bias = rng.integers(-(1 << 40), 1 << 40, (4, o))
+        out_h, out_w = (side + 2 * pad - k) // stride + 1, (width + 2 * pad - k) // stride + 1
         shift = rng.integers(0, 25, o).astype(np.uint8)
-        bias >>= 24 - shift.astype(np.int64)
+        bias = rng.integers(-(1 << 40), 1 << 40, (4, o)) >> (24 - shift.astype(np.int64))
         rows = rng.integers(0, 2, out_h).astype(np.uint8)
         cols = rng.integers(0, 2, out_w).astype(np.uint8)
-        kernels.bst_stem_neuron_weight_bytes.restype = ctypes.c_size_t
-        n_bytes = kernels.bst_stem_neuron_weight_bytes(o, k, k, cin)
-        prepared = Guarded((n_bytes,), np.uint8)
-        call(kernels.bst_stem_neuron_prepare_weight, o, k, k, cin, weight, prepared)
-        prepared.take()
-        out = spikes_out(n_t, out_h, out_w, o)
-        call(
-            kernels.bst_stem_neuron__scalar,
-            *(n_t, side, side + 1, cin, o, k, k, stride, pad, *params),
-            *(image, prepared, bias, shift, rows, cols, 2, out),
-        )
-        expected = reference.stem_neuron(
-            image, weight, bias, shift, rows, cols, stride, pad, 2, n_t, params
+        self.constants = (bias, shift, rows, cols)
+        self.geometry = (side, width, cin, o, k, k, stride, pad)
+        self.prepared = version.memory("bst_stem_neuron_weight_bytes", o, k, k, cin)
+        version.call("bst_stem_neuron_prepare_weight", o, k, k, cin, weight, self.prepared)
+        self.prepared.take()
+        self.x = reference.stem_conv(self.image, weight, *self.constants, stride, pad, 2)
+
+    def check(self, n_t, params, first, expected):
+        out = spikes_out(*expected.shape)
+        self.version.call(
+            "stem_neuron",
+            *(n_t, self.n_frames, *self.geometry, *params),
+            *(self.image, self.prepared, *self.constants, 2, first, out),
         )
         check_spikes(out, expected)
+
+
+@pytest.mark.parametrize("name", ("halving", "halving-no-decay", "tau1.5-soft"))
+@pytest.mark.parametrize("window", STEMS)
+def test_stem_neuron(version, rng, window, name):
+    params = NEURONS[name]
+    for o in CHANNELS:
+        case = StemCase(version, rng, 1, o, *window)
+        case.check(4, params, None, reference.stem_neuron(case.x, 4, params))
+
+
+@pytest.mark.parametrize("n_t", (1, 4, 10, 16))
+@pytest.mark.parametrize("name", ("halving", "tau1.5", "tau1.5-no-decay-soft"))
+def test_stem_neuron_on_event_frames(version, rng, name, n_t):
+    params = NEURONS[name]
+    for o, window in zip(CHANNELS, (*STEMS, STEMS[0]), strict=True):
+        case = StemCase(version, rng, n_t, o, *window)
+        case.check(n_t, params, None, reference.neuron(case.x, params))
+
+
+@pytest.mark.parametrize("n_t", (1, 2, 4, 10, 16))
+def test_stem_neuron_with_the_table_of_first_steps(version, rng, n_t):
+    for o, window in zip(CHANNELS, (*STEMS, STEMS[0]), strict=True):
+        case = StemCase(version, rng, 1, o, *window)
+        falling = np.sort(rng.choice(case.x.ravel(), n_t))[::-1].astype(np.int32)
+        never = np.full(n_t, 2**31 - 1, np.int32)
+        always = np.full(n_t, -(2**31), np.int32)
+        for first in (falling, never, always):
+            expected = reference.first_steps(case.x, first)
+            case.check(n_t, NO_NEURON, np.ascontiguousarray(first), expected)
+
+
+@pytest.mark.parametrize("n_t", (1, 4, 16))
+@pytest.mark.parametrize("decay_input", (True, False))
+@pytest.mark.parametrize("tau", (2.0, 1.5, 3.0))
+def test_table_of_first_steps_can_be_the_neuron(tau, decay_input, n_t):
+    """For a constant input and a hard reset to 0 the table says what the neuron does, for all x."""
+    flags, _, _, r = neuron_params(tau=tau, decay_input=decay_input)
+    x = np.arange(-50, 700, dtype=np.int32)[None]
+    spikes = reference.stem_neuron(x, n_t, (flags, 200, 0, r))
+    fired = np.maximum.accumulate(spikes, axis=0)
+    first = [int(x[0, row.argmax()]) if row.any() else 2**31 - 1 for row in fired]
+    assert first == sorted(first, reverse=True)
+    np.testing.assert_array_equal(reference.first_steps(x, first), spikes)
 
 
 # ---- spike_conv ---------------------------------------------------------------------------------
@@ -185,22 +241,22 @@ def test_stem_neuron(kernels, rng, k, stride, pad, side, name):
 WINDOWS = ((1, 1, 1, 0), (3, 3, 1, 1), (3, 3, 2, 1), (5, 5, 1, 2), (2, 3, 2, 0))
 
 
-def conv_case(kernels, rng, n_t, c_in, c_out, window, rate=0.3, side=5):
+def conv_case(version, rng, n_t, c_in, c_out, window, rate=0.3, side=5):
     kh, kw, stride, pad = window
     spikes = random_spikes(rng, n_t, side, side + 1, c_in, rate=rate)
     bits = rng.random((c_out, kh, kw, c_in)) < 0.5
     packed = np.ascontiguousarray(np.packbits(bits, axis=-1, bitorder="little"))
-    rows = scratch(kernels.bst_spike_conv_rows_bytes, c_out, kh, kw, c_in)
-    call(kernels.bst_spike_conv_prepare_rows, c_out, kh, kw, c_in, packed, rows)
+    rows = version.memory("spike_conv.rows_bytes", c_out, kh, kw, c_in)
+    version.call("spike_conv.prepare_rows", c_out, kh, kw, c_in, packed, rows)
     rows.take()
     n = reference.conv_counts(spikes, 2 * bits.astype(np.int8) - 1, stride, pad)
     geometry = (n_t, side, side + 1, c_in, c_out, kh, kw, stride, pad)
-    space = scratch(kernels.bst_spike_conv_scratch_bytes, n_t, kh, kw, c_in)
+    space = version.memory("spike_conv.scratch_bytes", n_t, side + 1, kh, kw, c_in)
     return spikes, rows, n, geometry, space
 
 
-def check_conv_neuron(kernels, rng, n_t, c_in, c_out, window, rate=0.3, explicit=False):
-    spikes, rows, n, geometry, space = conv_case(kernels, rng, n_t, c_in, c_out, window, rate)
+def check_conv_neuron(version, rng, n_t, c_in, c_out, window, rate=0.3, explicit=False):
+    spikes, rows, n, geometry, space = conv_case(version, rng, n_t, c_in, c_out, window, rate)
     sigma = max(1, int(np.sqrt((n**2).mean())))
     u = rng.integers(-sigma, 4 * sigma, c_out) << 18
     u = (u + rng.integers(0, 1 << 18, c_out)).astype(np.int32)
@@ -209,14 +265,15 @@ def check_conv_neuron(kernels, rng, n_t, c_in, c_out, window, rate=0.3, explicit
     if explicit:
         index = np.flatnonzero(rng.random(c_out) < 0.3).astype(np.int32)
         tables = rng.integers(-sigma, 4 * sigma, (len(index), tables.shape[1])).astype(np.int32)
-    theta = scratch(kernels.bst_spike_conv_theta_bytes, n_t, c_out)
-    prepare = kernels.bst_spike_conv_prepare_theta
-    call(prepare, n_t, c_out, u, w, len(index), index, tables, theta)
+    theta = version.memory("spike_conv.theta_bytes", n_t, c_out)
+    fan_in = window[0] * window[1] * c_in
+    tables_of = (u, w, len(index), index, tables)
+    version.call("spike_conv.prepare_theta", n_t, c_out, fan_in, *tables_of, theta)
     theta.take()
     expected = reference.conv_neuron(n, reference.theta_table(n_t, u, w, index, tables))
     out = spikes_out(*expected.shape)
     packed = reference.pack(spikes)
-    call(kernels.bst_spike_conv_neuron__scalar, *geometry, packed, rows, theta, out, space)
+    version.call("spike_conv.neuron", *geometry, packed, rows, theta, out, space)
     check_spikes(out, expected)
     space.take()
     return expected.mean()
@@ -224,23 +281,54 @@ def check_conv_neuron(kernels, rng, n_t, c_in, c_out, window, rate=0.3, explicit
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("n_t", STEPS)
-def test_conv_neuron(kernels, rng, n_t, window):
+def test_conv_neuron(version, rng, n_t, window):
     rates = [
-        check_conv_neuron(kernels, rng, n_t, c_in, c_out, window, explicit=c_in % 2 == 0)
+        check_conv_neuron(version, rng, n_t, c_in, c_out, window, explicit=c_in % 2 == 0)
         for c_in, c_out in zip(CHANNELS, CHANNELS[::-1], strict=True)
     ]
     assert 0.02 < np.mean(rates) < 0.98
 
 
 @pytest.mark.parametrize("rate", (0.0, 0.02, 0.97, 1.0))
-@pytest.mark.parametrize("c_out", (600, 512, 513))
-def test_conv_neuron_wide(kernels, rng, c_out, rate):
+@pytest.mark.parametrize("c_out", (600, 512, 513, 449, 384, 257))
+def test_conv_neuron_wide(version, rng, c_out, rate):
     """More than one pass of 512 lanes, empty and full lists, more than 8 planes."""
-    check_conv_neuron(kernels, rng, 4, 96, c_out, (3, 3, 1, 1), rate=rate)
+    check_conv_neuron(version, rng, 4, 96, c_out, (3, 3, 1, 1), rate=rate)
+
+
+@pytest.mark.parametrize(
+    "n_t, fan_in", ((1, 300), (4, 2183), (4, 2184), (4, 2185), (8, 127), (8, 129), (8, 65536))
+)
+def test_conv_neuron_at_the_ends_of_its_range(version, rng, n_t, fan_in):
+    """Weights all +1, all -1 and mixed, every input active: |I_t| up to (2^T - 1) fan-in."""
+    bits = rng.random((5, 1, 1, fan_in)) < 0.5
+    bits[0], bits[1] = True, False
+    packed = np.ascontiguousarray(np.packbits(bits, axis=-1, bitorder="little"))
+    spikes = np.ones((n_t, 1, 2, fan_in), np.uint8)
+    spikes[:, 0, 1] = rng.random((n_t, fan_in)) < 0.999
+    rows = version.memory("spike_conv.rows_bytes", 5, 1, 1, fan_in)
+    version.call("spike_conv.prepare_rows", 5, 1, 1, fan_in, packed, rows)
+    n = reference.conv_counts(spikes, 2 * bits.astype(np.int8) - 1, 1, 0)
+    most = (2**n_t - 1) * fan_in
+    ends = np.array([0, 1, most - 1, most, most + 1, 2**15 - 2, 2**15 - 1, 2**15, 2**31 - 1])
+    index, zero = np.arange(5, dtype=np.int32), np.zeros(5, np.int32)
+    space = version.memory("spike_conv.scratch_bytes", n_t, 2, 1, 1, fan_in)
+    for _ in range(6):
+        signs = rng.choice([-1, 1], (5, n_t * (n_t + 1) // 2))
+        tables = (rng.choice(ends, signs.shape) * signs).astype(np.int32)
+        theta = version.memory("spike_conv.theta_bytes", n_t, 5)
+        explicit = (zero, zero, 5, index, tables)
+        version.call("spike_conv.prepare_theta", n_t, 5, fan_in, *explicit, theta)
+        expected = reference.conv_neuron(n, tables)
+        out = spikes_out(*expected.shape)
+        geometry = (n_t, 1, 2, fan_in, 5, 1, 1, 1, 0)
+        words = reference.pack(spikes)
+        version.call("spike_conv.neuron", *geometry, words, rows, theta, out, space)
+        check_spikes(out, expected)
 
 
 @pytest.mark.parametrize("n_active", (0, 1, 7, 8, 9, 15, 16, 255, 256, 257))
-def test_conv_list_lengths(kernels, rng, n_active):
+def test_conv_list_lengths(version, rng, n_active):
     """The edges of a group of rows and of a byte of planes: one input pixel, n_active spikes."""
     c_in, c_out = 300, 70
     spikes = np.zeros((1, 1, 1, c_in), np.uint8)
@@ -248,13 +336,13 @@ def test_conv_list_lengths(kernels, rng, n_active):
     bits = np.ones((c_out, 1, 1, c_in), bool)
     bits[::2] = rng.random((c_out // 2, 1, 1, c_in)) < 0.5
     packed = np.ascontiguousarray(np.packbits(bits, axis=-1, bitorder="little"))
-    rows = scratch(kernels.bst_spike_conv_rows_bytes, c_out, 1, 1, c_in)
-    call(kernels.bst_spike_conv_prepare_rows, c_out, 1, 1, c_in, packed, rows)
-    space = scratch(kernels.bst_spike_conv_scratch_bytes, 1, 1, 1, c_in)
+    rows = version.memory("spike_conv.rows_bytes", c_out, 1, 1, c_in)
+    version.call("spike_conv.prepare_rows", c_out, 1, 1, c_in, packed, rows)
+    space = version.memory("spike_conv.scratch_bytes", 1, 1, 1, 1, c_in)
     out = Guarded((1, 1, 1, c_out), np.int32)
     ai, af, b = np.ones(c_out, np.int32), np.zeros(c_out, np.int16), np.zeros(c_out, np.int32)
-    call(
-        kernels.bst_spike_conv_affine__scalar,
+    version.call(
+        "spike_conv.affine",
         *(1, 1, 1, c_in, c_out, 1, 1, 1, 0, reference.pack(spikes), rows, ai, af, b, out, space),
     )
     expected = reference.conv_counts(spikes, 2 * bits.astype(np.int8) - 1, 1, 0)
@@ -263,15 +351,15 @@ def test_conv_list_lengths(kernels, rng, n_active):
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("n_t", (1, 4))
-def test_conv_affine(kernels, rng, n_t, window):
+def test_conv_affine(version, rng, n_t, window):
     for c_in, c_out in zip(CHANNELS, CHANNELS[::-1], strict=True):
-        spikes, rows, n, geometry, space = conv_case(kernels, rng, n_t, c_in, c_out, window)
+        spikes, rows, n, geometry, space = conv_case(version, rng, n_t, c_in, c_out, window)
         ai = rng.integers(-(1 << 19), 1 << 19, c_out).astype(np.int32)
         af = rng.integers(-16384, 16385, c_out).astype(np.int16)
         b = rng.integers(-(1 << 24), 1 << 24, c_out).astype(np.int32)
         out = Guarded(n.shape, np.int32)
         packed = reference.pack(spikes)
-        call(kernels.bst_spike_conv_affine__scalar, *geometry, packed, rows, ai, af, b, out, space)
+        version.call("spike_conv.affine", *geometry, packed, rows, ai, af, b, out, space)
         expected = (reference.scale_count(n, ai, af) + b).astype(np.int32)
         np.testing.assert_array_equal(out.take(), expected)
         space.take()
@@ -285,15 +373,15 @@ ATTENTION = ((1, 1, 1), (7, 2, 14), (16, 3, 96), (64, 12, 384), (65, 2, 130), (1
 @pytest.mark.parametrize("n, heads, d", ATTENTION)
 @pytest.mark.parametrize("form", (0, 1))
 @pytest.mark.parametrize("n_t", STEPS)
-def test_score(kernels, rng, n_t, form, n, heads, d):
+def test_score(version, rng, n_t, form, n, heads, d):
     q, k = (random_spikes(rng, n_t, 1, n, d) for _ in range(2))
     thr1 = int(rng.integers(1, 4)) if form == 0 else 0
     params = (0, 0, 0, 0) if form == 0 else neuron_params(tau=1.5, soft=True)
     expected = reference.score_neuron(q, k, heads, form, thr1, F, params)
     out = spikes_out(*expected.shape)
-    space = scratch(kernels.bst_spike_attention_score_scratch_bytes, n_t, n, d, heads)
-    call(
-        kernels.bst_spike_attention_score__scalar,
+    space = version.memory("bst_spike_attention_score_scratch_bytes", n_t, n, d, heads)
+    version.call(
+        "spike_attention_score",
         *(n_t, n, d, heads, form, thr1, F, *params),
         *(reference.pack(q), reference.pack(k), out, space),
     )
@@ -302,13 +390,13 @@ def test_score(kernels, rng, n_t, form, n, heads, d):
 
 
 @pytest.mark.parametrize("thr1", (1, 5, (1 << 31) - 1))
-def test_score_thresholds(kernels, rng, thr1):
+def test_score_thresholds(version, rng, thr1):
     q, k = (random_spikes(rng, 8, 1, 9, 200, rate=0.8) for _ in range(2))
     expected = reference.score_neuron(q, k, 2, 0, thr1, F, (0, 0, 0, 0))
     out = spikes_out(*expected.shape)
-    space = scratch(kernels.bst_spike_attention_score_scratch_bytes, 8, 9, 200, 2)
-    call(
-        kernels.bst_spike_attention_score__scalar,
+    space = version.memory("bst_spike_attention_score_scratch_bytes", 8, 9, 200, 2)
+    version.call(
+        "spike_attention_score",
         *(8, 9, 200, 2, 0, thr1, F, 0, 0, 0, 0, reference.pack(q), reference.pack(k), out, space),
     )
     check_spikes(out, expected)
@@ -316,16 +404,16 @@ def test_score_thresholds(kernels, rng, thr1):
 
 @pytest.mark.parametrize("n, heads, d", ATTENTION)
 @pytest.mark.parametrize("n_t", STEPS)
-def test_value(kernels, rng, n_t, n, heads, d):
+def test_value(version, rng, n_t, n, heads, d):
     attention = random_spikes(rng, n_t, heads, n, n)
     v = random_spikes(rng, n_t, 1, n, d)
     table = rng.integers(-(1 << F), 3 << F, (n_t, heads, n + 1)).astype(np.int32)
     for params in (neuron_params(), neuron_params(tau=1.5)):
         expected = reference.value_neuron(attention, v, heads, table, params)
         out = spikes_out(*expected.shape)
-        space = scratch(kernels.bst_spike_attention_value_scratch_bytes, n_t, n, d, heads)
-        call(
-            kernels.bst_spike_attention_value__scalar,
+        space = version.memory("bst_spike_attention_value_scratch_bytes", n_t, n, d, heads)
+        version.call(
+            "spike_attention_value",
             *(n_t, n, d, heads, *params, reference.pack(attention), reference.pack(v), table),
             *(out, space),
         )
@@ -360,14 +448,101 @@ def test_value_table_is_exact(kernels, rng):
     assert scale(ctypes.c_int64(0), 5, 2**31 - 1) == 0
 
 
+# ---- kv_attention -------------------------------------------------------------------------------
+
+# (tokens, heads, channels per head)
+KV_ATTENTION = (
+    (1, 1, 1),
+    (5, 2, 7),
+    (64, 3, 64),
+    (196, 1, 65),
+    (5, 1, 130),
+    (196, 8, 4),
+    (1, 3, 130),
+)
+
+
+def kv_case(version, rng, n_t, n, heads, d, kernel):
+    channels = heads * d
+    one, two = (random_spikes(rng, n_t, 1, n, channels) for _ in range(2))
+    size = f"bst_kv_attention_{kernel}_scratch_bytes"
+    return one, two, (n_t, n, channels, heads), version.memory(size, n_t, n, channels, heads)
+
+
+def check_key_value(version, k, v, heads, rule, space, f=F):
+    form, thr1, params = rule
+    n_t, _, n, channels = k.shape
+    expected = reference.key_value_neuron(k, v, heads, form, thr1, f, params)
+    out = spikes_out(*expected.shape)
+    version.call(
+        "kv_attention_key_value",
+        *(n_t, n, channels, heads, form, thr1, f, *params),
+        *(reference.pack(k), reference.pack(v), out, space),
+    )
+    check_spikes(out, expected)
+    space.take()
+    return expected.mean()
+
+
+@pytest.mark.parametrize("n, heads, d", KV_ATTENTION)
+@pytest.mark.parametrize("n_t", (1, 4, 10, 16))
+def test_key_value(version, rng, n_t, n, heads, d):
+    k, v, _, space = kv_case(version, rng, n_t, n, heads, d, "key_value")
+    for rule in (
+        (0, 1, NO_NEURON),
+        (0, max(1, n // 8), NO_NEURON),
+        (1, 0, neuron_params(tau=1.5, soft=True)),
+        (1, 0, neuron_params(decay_input=False, theta=max(1, n // 8))),
+        (1, 0, neuron_params(tau=3.0, decay_input=False, soft=True)),
+    ):
+        check_key_value(version, k, v, heads, rule, space)
+
+
+@pytest.mark.parametrize("rate", (0.0, 0.05, 1.0))
+@pytest.mark.parametrize("n", (8, 255, 256, 1024))
+def test_key_value_edges(version, rng, n, rate):
+    """Empty and full lists, counts beyond a byte of planes, the most tokens; extreme thresholds."""
+    k, v = (random_spikes(rng, 3, 1, n, 66, rate=rate) for _ in range(2))
+    space = version.memory("bst_kv_attention_key_value_scratch_bytes", 3, n, 66, 1)
+    for thr1 in (1, n, 2**31 - 1):
+        check_key_value(version, k, v, 1, (0, thr1, NO_NEURON), space)
+
+
+def test_key_value_fires_in_part(version, rng):
+    """The random cases above are no foregone conclusions."""
+    k, v, _, space = kv_case(version, rng, 4, 196, 2, 64, "key_value")
+    assert 0.1 < check_key_value(version, k, v, 2, (0, 20, NO_NEURON), space) < 0.9
+
+
+@pytest.mark.parametrize("n, heads, d", KV_ATTENTION)
+@pytest.mark.parametrize("n_t", (1, 4, 10, 16))
+def test_query_value(version, rng, n_t, n, heads, d):
+    q, _, sizes, space = kv_case(version, rng, n_t, n, heads, d, "query_value")
+    attention = random_spikes(rng, n_t, heads, d, d)
+    table = rng.integers(-(1 << F), 3 << F, (n_t, heads, d + 1)).astype(np.int32)
+    packed = (reference.pack(q), reference.pack(attention))
+    for params in (
+        neuron_params(theta=0.5),
+        neuron_params(tau=1.5),
+        neuron_params(decay_input=False, soft=True),
+        neuron_params(tau=3.0, decay_input=False, v_reset=-0.25),
+    ):
+        out = spikes_out(*q.shape)
+        version.call("kv_attention_query_value", *sizes, *params, *packed, table, out, space)
+        check_spikes(out, reference.query_value_neuron(q, attention, heads, table, params))
+        space.take()
+
+
 # ---- readout ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("form", ("both", "one-head", "same-stream"))
 @pytest.mark.parametrize("e", CHANNELS)
 @pytest.mark.parametrize("d", CHANNELS)
-def test_readout(kernels, rng, d, e):
+def test_readout(kernels, rng, d, e, form):
     n_t, h, w, k, q = 3, 2, 3, 5, 5
     x2, x1 = (rng.integers(-(1 << 28), 1 << 28, (n_t, h, w, d)).astype(np.int32) for _ in range(2))
+    x1 = x2 if form == "same-stream" else x1
     hidden = random_spikes(rng, n_t, h, w, e)
     bits = rng.random((d, 1, 1, e)) < 0.5
     packed = np.ascontiguousarray(np.packbits(bits, axis=-1, bitorder="little"))
@@ -375,6 +550,7 @@ def test_readout(kernels, rng, d, e):
     af = rng.integers(-16384, 16385, d).astype(np.int16)
     b = rng.integers(-(1 << 31), 1 << 31, d).astype(np.int32)
     v0, v1 = (rng.integers(-(1 << 12), 1 << 12, (k, d)).astype(np.int32) for _ in range(2))
+    v0 = v0 if form == "both" else None
     c = rng.integers(-(1 << 50), 1 << 50, k)
     raw = Guarded((k,), np.int64)
     space = scratch(kernels.bst_readout_scratch_bytes, d, e)
@@ -386,4 +562,20 @@ def test_readout(kernels, rng, d, e):
     signs = 2 * bits.astype(np.int8) - 1
     expected = reference.readout(x2, x1, hidden, signs, ai, af, b, v0, v1, c, q)
     np.testing.assert_array_equal(raw.take(), expected)
+    space.take()
+
+
+@pytest.mark.parametrize("n_t, h, w", ((1, 1, 1), (4, 2, 3), (10, 8, 8), (16, 14, 14)))
+@pytest.mark.parametrize("d", CHANNELS)
+def test_residual_readout(kernels, rng, d, n_t, h, w):
+    k, q = 5, 7
+    shape = (3, n_t, h, w, d)
+    streams = rng.integers(-(1 << 31), 1 << 31, shape).astype(np.int32)
+    v = rng.integers(-(1 << 12), 1 << 12, (k, d)).astype(np.int32)
+    c = rng.integers(-(1 << 50), 1 << 50, k)
+    raw = Guarded((k,), np.int64)
+    space = scratch(kernels.bst_residual_readout_scratch_bytes, d)
+    kernel = kernels.bst_residual_readout__scalar
+    call(kernel, n_t, ctypes.c_size_t(h * w), d, k, q, *streams, v, c, raw, space)
+    np.testing.assert_array_equal(raw.take(), reference.residual_readout(*streams, v, c, q))
     space.take()

@@ -31,16 +31,18 @@ PROBE = ctypes.CFUNCTYPE(
 class Loaded:
     """A model and a session made by the C library, with the memory they live in."""
 
-    def __init__(self, library, content):
+    def __init__(self, library, content, isa=None):
         self.library = library
+        name = ctypes.c_char_p(None if isa is None else isa.encode())
         self.file = copy_aligned(content, 8)
         self.model, self.session = ctypes.c_void_p(), ctypes.c_void_p()
         size = ctypes.c_size_t()
         file = (ctypes.c_void_p(self.file.ctypes.data), ctypes.c_size_t(len(content)))
-        self.check(library.bst_model_bytes(*file, ctypes.byref(size)))
+        self.check(library.bst_model_bytes(*file, name, ctypes.byref(size)))
         self.buffer = aligned(size.value)
         where = ctypes.c_void_p(self.buffer.ctypes.data)
-        self.check(library.bst_model_init(*file, where, size, ctypes.byref(self.model)))
+        model = ctypes.byref(self.model)
+        self.check(library.bst_model_init(*file, name, where, size, model))
         self.check(library.bst_arena_bytes(self.model, ctypes.byref(size)))
         self.arena = aligned(size.value)
         self.arena[:] = 0x5A  # nothing may depend on what the arena held
@@ -71,15 +73,23 @@ NETWORKS = {
     "T1": {"n_t": 1},
     "T8-tails": {"n_t": 8, "dim": 130, "heads": 2, "hidden": 65},
     "one-head-wide": {"side": 16, "dim": 64, "heads": 1, "hidden": 600},
+    "kv": {"attention": "kv"},
+    "kv-forms1-T1": {"attention": "kv", "forms": (1, 1), "n_t": 1},
+    "kv-T16-odd-heads": {"attention": "kv", "n_t": 16, "dim": 130, "heads": 2, "tau": 1.5},
+    "events": {"events": True, "residual": "plain", "attention": "kv"},
+    "events-T10-T16": {"events": True, "n_t": 10, "heads": 8, "readout": "residual"},
+    "events-T1": {"events": True, "n_t": 1},
+    "first-steps": {"first": (1 << 24, 0, -(1 << 22), -(1 << 24)), "readout": "one"},
+    "first-steps-T1": {"first": (0,), "n_t": 1, "residual": "plain", "readout": "one"},
 }
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_step_equals_numpy(library, name):
+def test_every_step_equals_numpy(library, isa, name):
     program = programs.network(**NETWORKS[name]).program()
     content = write_bstm(program)
     assert write_bstm(read_bstm(content)) == content
-    loaded = Loaded(library, content)
+    loaded = Loaded(library, content, isa)
     got = {}
 
     @PROBE
@@ -157,15 +167,17 @@ def test_wrong_arguments_are_refused(library):
     assert run(None, pixels, n(1), out, n(1)) == 1
     file = loaded.file.ctypes.data
     total = n(len(content))
-    assert library.bst_model_bytes(None, total, ctypes.byref(size)) == 1
-    assert library.bst_model_bytes(ctypes.c_void_p(file), total, None) == 1
-    assert library.bst_model_bytes(ctypes.c_void_p(file + 1), total, ctypes.byref(size)) == 1
+    size_of = library.bst_model_bytes
+    assert size_of(None, total, None, ctypes.byref(size)) == 1
+    assert size_of(ctypes.c_void_p(file), total, None, None) == 1
+    assert size_of(ctypes.c_void_p(file + 1), total, None, ctypes.byref(size)) == 1
     model = ctypes.c_void_p(77)
     buffer = loaded.buffer.ctypes.data
     init = library.bst_model_init
     for address, n_bytes, status in ((buffer, 8, 4), (buffer + 8, 1 << 20, 1), (None, 1 << 20, 1)):
         where = ctypes.c_void_p(address)
-        assert init(ctypes.c_void_p(file), total, where, n(n_bytes), ctypes.byref(model)) == status
+        made = init(ctypes.c_void_p(file), total, None, where, n(n_bytes), ctypes.byref(model))
+        assert made == status
         assert model.value == 77, "an output was written by a failing call"
     assert library.bst_session_init(
         loaded.model, ctypes.c_void_p(loaded.arena.ctypes.data), n(64), ctypes.byref(model)
@@ -215,24 +227,33 @@ class Edit:
         return bytes(self.bytes)
 
 
-BASE = write_bstm(programs.with_golden(programs.network(), 1))
-PROGRAM = read_bstm(BASE)
-INDEX = {step.name: i for i, step in enumerate(PROGRAM.steps)}
+class Base:
+    """A valid file, and changes of its steps and constants by name."""
+
+    def __init__(self, **arguments):
+        self.content = write_bstm(programs.with_golden(programs.network(**arguments), 1))
+        self.program = read_bstm(self.content)
+        self.index = {step.name: i for i, step in enumerate(self.program.steps)}
+
+    def step_of(self, name):
+        return self.program.steps[self.index[name]]
+
+    def constant_of(self, name, slot):
+        return self.step_of(name).constants[slot]
+
+    def step(self, name, offset, fmt, value):
+        return lambda e: e.record(STEPS, self.index[name], offset, fmt, value)
+
+    def const(self, name, slot, item, fmt, value):
+        return lambda e: e.data(self.constant_of(name, slot), item, fmt, value)
+
+
+QK = Base()
+BASE, PROGRAM, INDEX = QK.content, QK.program, QK.index
+step, const, constant_of = QK.step, QK.const, QK.constant_of
 P = {i: 64 + 4 * i for i in range(8)}  # byte offset of param i in a step record
 C = {i: 32 + 4 * i for i in range(8)}  # of constant slot i
 BIG = 0xFFFFFFF0
-
-
-def constant_of(name, slot):
-    return PROGRAM.steps[INDEX[name]].constants[slot]
-
-
-def step(name, offset, fmt, value):
-    return lambda e: e.record(STEPS, INDEX[name], offset, fmt, value)
-
-
-def const(name, slot, item, fmt, value):
-    return lambda e: e.data(constant_of(name, slot), item, fmt, value)
 
 
 def buffer(index, offset, fmt, value):
@@ -312,7 +333,7 @@ ATTACKS = {
     "constant-reserved": (lambda e: e.record(CONSTANTS, 0, 40, "Q", 1), 2),
     "bits-padding": (const("embed.conv0", 0, 2, "B", 0xFF), 2),
     # steps: names, slots, order
-    "op-unknown": (step("pool", 0, "I", 10), 3),
+    "op-unknown": (step("pool", 0, "I", 13), 3),
     "op-zero": (step("pool", 0, "I", 0), 3),
     "op-other": (step("pool", 0, "I", int(Op.STREAM_NEURON)), 2),
     "name-outside": (step("pool", 4, "I", BIG), 2),
@@ -347,6 +368,7 @@ ATTACKS = {
     "stem-weight": (const("stem", 0, 5, "i", 8355712), 2),
     "stem-weight-min": (const("stem", 0, 5, "i", -(1 << 31)), 2),
     "stem-bias": (const("stem", 1, 3, "q", 1 << 60), 2),
+    "stem-bias-min": (const("stem", 1, 3, "q", -(1 << 63)), 2),
     "stem-shift": (const("stem", 2, 0, "B", 25), 2),
     "stem-row-class": (const("stem", 3, 0, "B", 3), 2),
     "stem-col-class": (const("stem", 4, 0, "B", 3), 2),
@@ -371,30 +393,140 @@ ATTACKS = {
     "readout-q": (step("head", P[0], "i", 63), 2),
     "readout-q-negative": (step("head", P[0], "i", -1), 2),
     "readout-af": (const("head", 2, 0, "h", -16385), 2),
+    "readout-v1-missing": (step("head", C[5], "I", 0xFFFFFFFF), 2),
+}
+
+KV = Base(attention="kv", events=True, residual="plain", readout="residual")
+KV_TABLES = Base(attention="kv", forms=(1, 1), n_t=3)
+FIRST = Base(first=(9, 4, 4, -7), readout="one")
+MAP = KV.step_of("attn.map").outputs[0]
+N_STEPS = 16  # byte offset of T in the model record
+
+
+def all_of(*changes):
+    """Several changes of one file."""
+
+    def change(edit):
+        for one in changes:
+            one(edit)
+
+    return change
+
+
+NEW_ATTACKS = {
+    # image and event frames
+    "image-t": (KV, buffer(0, 20, "I", 3), 2),
+    "image-t-zero": (KV, buffer(0, 20, "I", 0), 3),
+    "image-t-one": (KV, buffer(0, 20, "I", 1), 2),  # its bytes are those of T frames
+    "image-t-of-stills": (QK, buffer(0, 20, "I", 4), 2),
+    "golden-of-stills": (KV, all_of(buffer(0, 20, "I", 1), buffer(0, 8, "Q", 192)), 2),
+    "steps-differ-from-frames": (KV, model(N_STEPS, "I", 3), 2),
+    # the table of first steps
+    "first-rising": (FIRST, FIRST.const("stem", 5, 3, "i", 5), 2),
+    "first-neuron": (FIRST, FIRST.step("stem", P[4], "i", 5), 2),
+    "first-theta": (FIRST, FIRST.step("stem", P[5], "i", 1), 2),
+    "first-dims": (FIRST, FIRST.step("stem", C[5], "I", FIRST.constant_of("embed.conv1", 3)), 2),
+    "first-on-events": (KV, KV.step("stem", C[5], "I", KV.constant_of("embed.conv1", 3)), 2),
+    "first-type": (FIRST, FIRST.step("stem", C[5], "I", FIRST.constant_of("stem", 2)), 2),
+    "stem-neuron-flags": (QK, QK.step("stem", P[4], "i", 8), 3),
+    # key_value_neuron
+    "map-heads": (KV, KV.step("attn.map", P[0], "i", 4), 2),
+    "map-heads-zero": (KV, KV.step("attn.map", P[0], "i", 0), 2),
+    "map-heads-negative": (KV, KV.step("attn.map", P[0], "i", -3), 2),
+    "map-heads-not-a-divisor": (KV, KV.step("attn.map", P[0], "i", 5), 2),
+    "map-form": (KV, KV.step("attn.map", P[1], "i", 2), 3),
+    "map-thr": (KV, KV.step("attn.map", P[2], "i", 0), 2),
+    "map-thr-form1": (KV, KV.step("attn.map", P[1], "i", 1), 2),
+    "map-neuron": (KV, KV.step("attn.map", P[7], "i", 1), 2),
+    "map-neuron-flags": (KV_TABLES, KV_TABLES.step("attn.map", P[4], "i", 9), 3),
+    "map-neuron-r": (KV_TABLES, KV_TABLES.step("attn.map", P[7], "i", 1), 2),
+    "map-count-too-big": (KV_TABLES, model(20, "I", 28), 2),  # 16 tokens 2^28
+    "map-side": (KV, buffer(MAP, 32, "I", 25), 2),
+    "map-inputs-differ": (KV, KV.step("attn.map", 12, "I", KV.step_of("pool").inputs[0]), 2),
+    "map-input-kind": (KV, KV.step("attn.map", 8, "I", KV.step_of("attn.proj").outputs[0]), 2),
+    "map-as-score": (KV, KV.step("attn.map", 0, "I", int(Op.SCORE_NEURON)), 2),
+    "score-as-map": (QK, QK.step("attn.score", 0, "I", int(Op.KEY_VALUE_NEURON)), 2),
+    # query_value_neuron
+    "query-heads": (KV, KV.step("attn.value", P[0], "i", 2), 2),
+    "query-form": (KV, KV.step("attn.value", P[1], "i", 1), 2),
+    "query-form-unknown": (KV, KV.step("attn.value", P[1], "i", -1), 3),
+    "query-gain": (KV, KV.const("attn.value", 0, 0, "q", -(1 << 52)), 2),
+    "query-exponent": (KV, KV.const("attn.value", 1, 0, "i", 4), 2),
+    "query-table-missing": (KV_TABLES, KV_TABLES.step("attn.value", C[2], "I", 0xFFFFFFFF), 2),
+    "query-inputs-swapped": (
+        KV,
+        all_of(
+            KV.step("attn.value", 8, "I", MAP),
+            KV.step("attn.value", 12, "I", KV.step_of("attn.value").inputs[0]),
+        ),
+        2,
+    ),
+    "query-as-value": (KV, KV.step("attn.value", 0, "I", int(Op.VALUE_NEURON)), 2),
+    # read-outs
+    "residual-q": (KV, KV.step("head", P[0], "i", 63), 2),
+    "residual-q-negative": (KV, KV.step("head", P[0], "i", -1), 2),
+    "residual-neuron": (KV, KV.step("head", P[4], "i", 1), 2),
+    "residual-v-missing": (KV, KV.step("head", C[0], "I", 0xFFFFFFFF), 2),
+    "residual-c-type": (KV, KV.step("head", C[1], "I", KV.constant_of("head", 0)), 2),
+    "residual-input-kind": (KV, KV.step("head", 8, "I", KV.step_of("attn.residual").outputs[1]), 2),
+    "residual-other-shape": (
+        KV,
+        KV.step("head", 12, "I", KV.step_of("embed.lif").outputs[0]),
+        2,
+    ),
+    "residual-as-readout": (KV, KV.step("head", 0, "I", int(Op.READOUT)), 2),
+    "one-head-dims": (FIRST, FIRST.step("head", C[4], "I", FIRST.constant_of("stem", 5)), 2),
 }
 
 
 def status_of(library, content):
     memory, size = copy_aligned(content, 8), ctypes.c_size_t(12345)
-    status = library.bst_model_bytes(
-        ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(len(content)), ctypes.byref(size)
-    )
+    file = (ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(len(content)))
+    status = library.bst_model_bytes(*file, None, ctypes.byref(size))
     assert (size.value != 12345) == (status == 0)
     return status
 
 
-def test_base_of_the_attacks_is_valid(library):
-    assert status_of(library, BASE) == 0
-    assert Edit(BASE).done() == BASE
+@pytest.mark.parametrize("base", (QK, KV, KV_TABLES, FIRST))
+def test_base_of_the_attacks_is_valid(library, base):
+    assert status_of(library, base.content) == 0
+    assert Edit(base.content).done() == base.content
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+ALL_ATTACKS = {name: (QK, *attack) for name, attack in ATTACKS.items()} | NEW_ATTACKS
+
+
+@pytest.mark.parametrize("name", ALL_ATTACKS)
 def test_attack_is_refused(library, name):
-    change, status = ATTACKS[name]
-    edit = Edit(BASE)
+    base, change, status = ALL_ATTACKS[name]
+    edit = Edit(base.content)
     change(edit)
     content = edit.done()
-    assert content != BASE
+    assert content != base.content
+    got = status_of(library, content)
+    assert STATUS[got] == STATUS[status], library.bst_last_error()
+    with pytest.raises(ArtifactError):
+        read_bstm(content)
+
+
+BEYOND = {
+    "kv-channels-per-head": ({"attention": "kv", "dim": 1025, "heads": 1, "side": 2}, 3),
+    "kv-tokens": ({"attention": "kv", "dim": 8, "heads": 1, "side": 66}, 3),
+    "conv-neuron-steps": ({"n_t": 9}, 3),
+    "first-on-events": ({"events": True, "first": (3, 2, 1, 0)}, 2),
+    "first-too-long": ({"first": (3, 2, 1, 0, -1)}, 2),
+}
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_beyond_the_limits(library, monkeypatch, name):
+    """Well-formed files of programs that break one rule."""
+    arguments, status = BEYOND[name]
+    if name == "conv-neuron-steps":
+        monkeypatch.setattr(programs.Builder, "conv_spikes", programs.Builder.conv_neuron)
+    with monkeypatch.context() as patch:
+        patch.setattr("bestdeploy.emit.bstm.validate", lambda program: None)
+        content = write_bstm(programs.network(**arguments).program())
     got = status_of(library, content)
     assert STATUS[got] == STATUS[status], library.bst_last_error()
     with pytest.raises(ArtifactError):
@@ -437,7 +569,7 @@ def test_optional_sections_are_skipped(library):
     row = struct.pack("<IIQQQ", 64, 0, extra, 5, 5)
     edit.bytes[HEADER + SECTION * n : HEADER + SECTION * (n + 1)] = row
     edit.bytes += bytes(extra - end) + b"extra"
-    edit.header(6, "H", 1).header(12, "I", n + 1).header(16, "Q", len(edit.bytes))
+    edit.header(6, "H", 2).header(12, "I", n + 1).header(16, "Q", len(edit.bytes))
     content = edit.done()
     assert status_of(library, content) == 0
     assert read_bstm(content).n_classes == 1
@@ -459,17 +591,80 @@ def test_writer_is_atomic(tmp_path: Path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.bstm"]
 
 
+# ---- random changes: both readers decide alike --------------------------------------------------
+
+ODD = (0, 1, 2, 7, 8, 64, 255, 1 << 16, (1 << 31) - 1, 1 << 31, 1 << 60, 1 << 63, (1 << 64) - 1)
+FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+
+def changed(content, rng):
+    """The file with one to three fields changed, of records or of a constant's values."""
+    original, edit = Edit(content), Edit(content)
+    constants, data = original.section(CONSTANTS), original.section(DATA)[1]
+    for _ in range(rng.integers(1, 4)):
+        if rng.random() < 0.4:
+            record = constants[1] + RECORD[CONSTANTS] * int(
+                rng.integers(constants[2] // RECORD[CONSTANTS])
+            )
+            (kind,) = struct.unpack_from("<I", content, record)
+            offset, n_bytes = struct.unpack_from("<QQ", content, record + 24)
+            width = (1, 1, 1, 2, 4, 8)[kind]
+            at = data + offset + width * int(rng.integers(n_bytes // width))
+        else:
+            width = int(rng.choice((1, 2, 4, 4, 8)))
+            at = width * int(rng.integers(32 // width, data // width))
+        (old,) = struct.unpack_from("<" + FORMATS[width], edit.bytes, at)
+        odd, near = ODD[rng.integers(len(ODD))], old + int(rng.integers(-4, 5))
+        value = (odd, near, old ^ (1 << int(rng.integers(8 * width))))[rng.integers(3)]
+        edit.header(at, FORMATS[width], value % (1 << (8 * width)))
+    return edit.done()
+
+
+def is_valid(content):
+    try:
+        read_bstm(content)
+    except ArtifactError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    (
+        {},
+        {"n_t": 2, "attention": "kv", "events": True, "residual": "plain", "readout": "residual"},
+        {"attention": "kv", "forms": (1, 1), "first": (9, 4, 4, -7), "readout": "one"},
+    ),
+)
+def test_python_and_c_refuse_the_same_files(library, arguments):
+    small = programs.network(side=4, stem=5, dim=12, hidden=9, **arguments)
+    content, rng = write_bstm(programs.with_golden(small, 1)), np.random.default_rng(5)
+    n_valid = 0
+    for _ in range(500):
+        file = changed(content, rng)
+        status = status_of(library, file)
+        assert is_valid(file) == (status == 0), library.bst_last_error()
+        n_valid += status == 0
+    assert 20 < n_valid < 480
+
+
 # ---- mutations under sanitizers -----------------------------------------------------------------
 
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1")
 
 
-@pytest.mark.parametrize("base", ("network", "forms1", "minimal"))
+@pytest.mark.parametrize("base", ("network", "forms1", "kv-events", "kv-tables-first", "minimal"))
 def test_mutations_never_leave_the_buffers(tmp_path, base):
     """Random field changes with a right checksum: a status or a clean run, under ASan and UBSan."""
     program = {
         "network": lambda: programs.network(side=4, stem=9, dim=12, hidden=20, n_t=2),
         "forms1": lambda: programs.network(side=4, stem=9, dim=66, hidden=7, forms=(1, 1), tau=1.5),
+        "kv-events": lambda: programs.network(
+            side=4, dim=12, n_t=2, attention="kv", events=True, residual="plain", readout="residual"
+        ),
+        "kv-tables-first": lambda: programs.network(
+            side=4, dim=66, attention="kv", forms=(1, 1), first=(9, 4, 4, -7), readout="one"
+        ),
         "minimal": programs.minimal,
     }[base]()
     if isinstance(program, programs.Builder):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from bestdeploy import toolchain
 
 ROOT = Path(__file__).parents[2] / "runtime"
 SOURCES = sorted((ROOT / "src").rglob("*.c"))
@@ -26,8 +29,11 @@ def compile_only(compiler, *arguments):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("compiler", ("gcc", "clang"))
-@pytest.mark.parametrize("extra", ((), ("-DBST_NO_ERROR_TEXT",)))
+COMPILERS = ("gcc", "clang", "aarch64-linux-gnu-gcc", "arm-linux-gnueabihf-gcc")
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("extra", ((), ("-DBST_NO_ERROR_TEXT",), ("-DBST_SCALAR_ONLY",)))
 def test_sources_have_no_warnings(compiler, extra):
     compile_only(compiler, "-std=c11", *WARNINGS, *extra, *SOURCES, *TOOLS)
 
@@ -48,3 +54,20 @@ def test_kernels_know_no_files_and_the_library_no_malloc():
         if "kernels" in path.parts:
             assert "internal.h" not in text, path
             assert "bst.h" not in text, path
+
+
+def test_vector_instructions_stay_in_their_kernels(tmp_path):
+    """Nothing that runs before the choice of an instruction set may use it: SIGILL else."""
+    if shutil.which("objdump") is None or platform.machine() != "x86_64":
+        pytest.skip("no objdump, or not an x86-64 machine")
+    archive = toolchain.build_static_library()
+    done = subprocess.run(["objdump", "-d", archive], capture_output=True, text=True, check=True)
+    unit, found = "", {}
+    for line in done.stdout.splitlines():
+        if "file format" in line:
+            unit = line.split(":")[0]
+        elif "%ymm" in line:
+            found[unit] = found.get(unit, 0) + 1
+    kernels = {folder.name for folder in (ROOT / "src" / "kernels").iterdir() if folder.is_dir()}
+    with_avx2 = {k for k in kernels if (ROOT / "src" / "kernels" / k / "avx2.c").is_file()}
+    assert found.keys() == {f"kernels_{k}_avx2.o" for k in with_avx2}

@@ -60,6 +60,26 @@ def test_frames_give_the_reference_logits(tools, model, tmp_path, stdin):
         assert line["us"] > 0
 
 
+@pytest.mark.parametrize("threads", (2, 5, 64))
+def test_threads_keep_the_order(tools, model, tmp_path, threads):
+    """11 frames: whole batches and a last, smaller one."""
+    program, path = model
+    data = b"".join(programs.random_frame(program, seed).tobytes() for seed in range(11))
+    alone = run(tools["bst_run"], path, "-", data=data)
+    several = run(tools["bst_run"], path, "-", "--threads", str(threads), data=data)
+    assert several.returncode == 0, several.stderr
+    lines = [[json.loads(line) for line in done.stdout.splitlines()] for done in (alone, several)]
+    for line in lines[0] + lines[1]:
+        del line["us"]
+    assert len(lines[0]) == 11
+    assert lines[0] == lines[1]
+
+
+def test_every_isa_gives_the_same_golden_vectors(tools, model, isa):
+    done = run(tools["bst_run"], model[1], "--golden", "--isa", isa)
+    assert json.loads(done.stdout) == {"golden": 2, "equal": 2}
+
+
 def test_golden(tools, model, tmp_path):
     _, path = model
     done = run(tools["bst_run"], path, "--golden")
@@ -83,9 +103,11 @@ def test_errors(tools, model, tmp_path):
     failed(run(bst_run, path), 2, "no SOURCE")
     failed(run(bst_run, path, "-", "more"), 2, "`more`")
     failed(run(bst_run, path, "-", "--fast"), 2, "`--fast`")
-    failed(run(bst_run, path, "-", "--isa", "avx9"), 2, "unknown isa `avx9`")
+    failed(run(bst_run, path, "-", "--isa", "avx9"), 4, "isa `avx9` cannot be used on this machine")
     failed(run(bst_run, path, "-", "--isa"), 2, "needs a value")
-    failed(run(bst_run, path, "-", "--threads", "4"), 2, "1 thread")
+    for number in ("0", "257", "two", "", "1x"):
+        failed(run(bst_run, path, "-", "--threads", number), 2, f"`{number}`, expected 1..256")
+    assert run(bst_run, path).stderr.startswith(b"usage: bst_run MODEL.bstm ")
     failed(run(bst_run, tmp_path / "none.bstm", "-"), 7, "cannot read")
     failed(run(bst_run, tmp_path, "-"), 7, "cannot read")
     failed(run(bst_run, path, tmp_path / "none.raw"), 7, "cannot read")
@@ -106,9 +128,19 @@ def test_full_disk_is_an_error(tools, model):
     assert done.returncode == 8
 
 
-def test_bench_prints_one_line(tools, model):
-    done = run(tools["bst_bench"], model[1])
+@pytest.mark.parametrize("threads", (1, 3))
+def test_bench_prints_one_line(tools, model, isa, threads):
+    done = run(tools["bst_bench"], model[1], "--isa", isa, "--threads", str(threads))
     assert done.returncode == 0
     (line,) = done.stdout.decode().splitlines()
-    for part in ("cpu ", "isa scalar", "threads 1", "p50 ", "p99 ", "golden ok (2 of 2)"):
-        assert part in line
+    parts = [part.strip() for part in line.split("|")]
+    names = [part.split()[0] for part in parts]
+    assert names == [
+        *("bst_bench", "cpu", "isa", "threads", "p50", "p99", "frames/s", "runs", "golden")
+    ]
+    assert parts[2] == f"isa {isa}"
+    assert parts[3] == f"threads {threads}"
+    assert parts[-1] == "golden ok (2 of 2)"
+    assert 0 < float(parts[4].split()[1]) <= float(parts[5].split()[1])
+    assert float(parts[6].split()[1]) > 0
+    assert int(parts[7].split()[1]) >= 20 * threads

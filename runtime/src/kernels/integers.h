@@ -12,6 +12,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/// A function that becomes part of its caller and so is compiled for the caller's instruction set.
+#if defined(__GNUC__) || defined(__clang__)
+#define BST_INLINE static inline __attribute__((always_inline))
+#else
+#define BST_INLINE static inline
+#endif
+
 _Static_assert((INT32_C(-3) >> 1) == -2 && (INT64_C(-3) >> 1) == -2, "floor shift of negatives");
 _Static_assert((int32_t)UINT32_C(0xFFFFFFFE) == -2, "modular conversion to signed");
 _Static_assert((int64_t)UINT64_C(0xFFFFFFFFFFFFFFFE) == -2, "modular conversion to signed");

@@ -148,29 +148,29 @@ BST_DEFINE_SUM_BLOCK(2)
 BST_DEFINE_SUM_BLOCK(1)
 #undef BST_DEFINE_SUM_BLOCK
 
-/// Vertical sum of the rows of a padded list, over `n_words` (1..BST_SUM_WORDS) words.
+/// Vertical sum of the rows of a padded list, over `n_words` words.
 /// @param rows      first word wanted of row 0; row i lies `row_words * i` words further
 /// @param n_padded  list length, a multiple of BST_SUM_GROUP
-/// @param planes    out: [n_planes][BST_SUM_WORDS], n_planes = bst_bit_length(length before
-/// padding)
+/// @param n_planes  at least bst_bit_length(length before padding)
+/// @param planes    out: words at .. at + n_words - 1 (of 0 .. BST_SUM_WORDS - 1) of each plane
 static inline void bst_sum_rows(const uint64_t* rows, size_t row_words, int n_words,
-                                const uint32_t* list, size_t n_padded, int n_planes,
+                                const uint32_t* list, size_t n_padded, int n_planes, int at,
                                 uint64_t planes[][BST_SUM_WORDS]) {
   int done = 0;
   if (n_words == 8) {
-    bst_sum_block_8(rows, row_words, list, n_padded, n_planes, planes, 0);
+    bst_sum_block_8(rows, row_words, list, n_padded, n_planes, planes, at);
     return;
   }
   if (n_words >= 4) {
-    bst_sum_block_4(rows, row_words, list, n_padded, n_planes, planes, 0);
+    bst_sum_block_4(rows, row_words, list, n_padded, n_planes, planes, at);
     done = 4;
   }
   if (n_words - done >= 2) {
-    bst_sum_block_2(rows + done, row_words, list, n_padded, n_planes, planes, done);
+    bst_sum_block_2(rows + done, row_words, list, n_padded, n_planes, planes, at + done);
     done += 2;
   }
   if (n_words - done >= 1) {
-    bst_sum_block_1(rows + done, row_words, list, n_padded, n_planes, planes, done);
+    bst_sum_block_1(rows + done, row_words, list, n_padded, n_planes, planes, at + done);
   }
 }
 

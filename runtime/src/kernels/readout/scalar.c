@@ -6,17 +6,29 @@
 #include "readout.h"
 
 size_t bst_readout_scratch_bytes(int n_dim, int n_hidden) {
-  return (2 * (size_t)n_dim + (size_t)n_hidden) * sizeof(int64_t);
+  return ((size_t)n_dim + (size_t)n_hidden) * sizeof(int64_t);
 }
 
-static void bst_readout_sum_streams(size_t n_rows, size_t n_dim, const int32_t* x2,
-                                    const int32_t* x1, int64_t* s0, int64_t* s1) {
-  for (size_t d = 0; d < n_dim; ++d) s0[d] = s1[d] = 0;
+static void bst_readout_sum(size_t n_rows, size_t n_dim, const int32_t* x, int64_t* s) {
+  for (size_t d = 0; d < n_dim; ++d) s[d] = 0;
+  for (size_t row = 0; row < n_rows; ++row, x += n_dim) {
+    for (size_t d = 0; d < n_dim; ++d) s[d] += x[d];
+  }
+}
+
+static void bst_readout_sum_residual(size_t n_rows, size_t n_dim, const int32_t* y,
+                                     const int32_t* x0, const int32_t* x1, int64_t* s) {
+  for (size_t d = 0; d < n_dim; ++d) s[d] = 0;
+  for (size_t row = 0; row < n_rows; ++row, y += n_dim, x0 += n_dim, x1 += n_dim) {
+    for (size_t d = 0; d < n_dim; ++d) s[d] += bst_add32(y[d], bst_average32(x0[d], x1[d]));
+  }
+}
+
+static void bst_readout_sum_average(size_t n_rows, size_t n_dim, const int32_t* x2,
+                                    const int32_t* x1, int64_t* s) {
+  for (size_t d = 0; d < n_dim; ++d) s[d] = 0;
   for (size_t row = 0; row < n_rows; ++row, x2 += n_dim, x1 += n_dim) {
-    for (size_t d = 0; d < n_dim; ++d) {
-      s0[d] += x2[d];
-      s1[d] += bst_average32(x1[d], x2[d]);
-    }
+    for (size_t d = 0; d < n_dim; ++d) s[d] += bst_average32(x1[d], x2[d]);
   }
 }
 
@@ -46,10 +58,12 @@ static int64_t bst_readout_project(size_t n_hidden, const uint8_t* weight, const
   return 2 * positive - total;
 }
 
-static int64_t bst_readout_dot(size_t n, int q, const int32_t* v, const int64_t* s) {
-  int64_t sum = 0;
-  for (size_t d = 0; d < n; ++d) sum = bst_add64(sum, bst_mul64(v[d], s[d] >> q));
-  return sum;
+/// raw[k] += sum over d of v[k, d] (s[d] >> q)
+static void bst_readout_add_head(size_t n_classes, size_t n_dim, int q, const int32_t* v,
+                                 const int64_t* s, int64_t* raw) {
+  for (size_t k = 0; k < n_classes; ++k, v += n_dim) {
+    for (size_t d = 0; d < n_dim; ++d) raw[k] = bst_add64(raw[k], bst_mul64(v[d], s[d] >> q));
+  }
 }
 
 void bst_readout__scalar(int n_steps, size_t n_cells, int n_dim, int n_hidden, int n_classes, int q,
@@ -58,19 +72,31 @@ void bst_readout__scalar(int n_steps, size_t n_cells, int n_dim, int n_hidden, i
                          const int32_t* b, const int32_t* v0, const int32_t* v1, const int64_t* c,
                          int64_t* raw, void* scratch) {
   const size_t n_rows = (size_t)n_steps * n_cells, dims = (size_t)n_dim, e = (size_t)n_hidden;
-  int64_t *const s0 = scratch, *const s1 = s0 + dims, *const count = s1 + dims;
-  bst_readout_sum_streams(n_rows, dims, x2, x1, s0, s1);
+  int64_t *const s = scratch, *const count = s + dims;
+  memcpy(raw, c, (size_t)n_classes * sizeof *raw);
+  if (v0 != NULL) {
+    bst_readout_sum(n_rows, dims, x2, s);
+    bst_readout_add_head((size_t)n_classes, dims, q, v0, s, raw);
+  }
+  bst_readout_sum_average(n_rows, dims, x2, x1, s);
   bst_readout_count(n_rows, e, hidden, count);
   const int64_t positions = (int64_t)n_rows;  // at most 2^28, so positions * b fits
   int64_t total = 0;
   for (size_t i = 0; i < e; ++i) total += count[i];
   for (size_t d = 0; d < dims; ++d) {
     const int64_t n = bst_readout_project(e, weight + d * ((e + 7) / 8), count, total);
-    s1[d] += n * ai[d] + ((n * af[d] + (1 << 14)) >> 15) + positions * b[d];
+    s[d] += n * ai[d] + ((n * af[d] + (1 << 14)) >> 15) + positions * b[d];
   }
-  for (size_t k = 0; k < (size_t)n_classes; ++k) {
-    const int64_t first = bst_readout_dot(dims, q, v0 + k * dims, s0);
-    const int64_t second = bst_readout_dot(dims, q, v1 + k * dims, s1);
-    raw[k] = bst_add64(bst_add64(first, second), c[k]);
-  }
+  bst_readout_add_head((size_t)n_classes, dims, q, v1, s, raw);
+}
+
+size_t bst_residual_readout_scratch_bytes(int n_dim) { return (size_t)n_dim * sizeof(int64_t); }
+
+void bst_residual_readout__scalar(int n_steps, size_t n_cells, int n_dim, int n_classes, int q,
+                                  const int32_t* y, const int32_t* x0, const int32_t* x1,
+                                  const int32_t* v, const int64_t* c, int64_t* raw, void* scratch) {
+  int64_t* const s = scratch;
+  memcpy(raw, c, (size_t)n_classes * sizeof *raw);
+  bst_readout_sum_residual((size_t)n_steps * n_cells, (size_t)n_dim, y, x0, x1, s);
+  bst_readout_add_head((size_t)n_classes, (size_t)n_dim, q, v, s, raw);
 }

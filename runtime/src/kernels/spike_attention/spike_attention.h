@@ -25,11 +25,11 @@ typedef void bst_spike_attention_score_kernel(int n_steps, int n_tokens, int cha
                                               const uint64_t* k, uint64_t* attention,
                                               void* scratch);
 
-/// X[t, head, m] = rint(gain * m * 2^exponent), half to even, exact. The caller has checked that
-/// the last entry of each row fits int32 (bst_spike_attention_scale).
+/// X[t, head, m] = rint(gain * m * 2^exponent), half to even, exact, m = 0 .. max_count <= 1024.
+/// The caller has checked that the last entry of each row fits int32 (bst_spike_attention_scale).
 /// @param gain int64 [T, heads], @param exponent int32 [T, heads]
-/// @param table out: int32 [T, heads, n_tokens + 1]
-void bst_spike_attention_prepare_table(int n_steps, int heads, int n_tokens, const int64_t* gain,
+/// @param table out: int32 [T, heads, max_count + 1]
+void bst_spike_attention_prepare_table(int n_steps, int heads, int max_count, const int64_t* gain,
                                        const int32_t* exponent, int32_t* table);
 
 /// rint(gain * m * 2^exponent), half to even; |gain| < 2^52, 0 <= m <= 1024. Numbers beyond 2^62
@@ -43,7 +43,9 @@ typedef void bst_spike_attention_value_kernel(int n_steps, int n_tokens, int cha
                                               const uint64_t* attention, const uint64_t* v,
                                               const int32_t* table, uint64_t* out, void* scratch);
 
-bst_spike_attention_score_kernel bst_spike_attention_score__scalar;
-bst_spike_attention_value_kernel bst_spike_attention_value__scalar;
+bst_spike_attention_score_kernel bst_spike_attention_score__scalar, bst_spike_attention_score__avx2,
+    bst_spike_attention_score__neon;
+bst_spike_attention_value_kernel bst_spike_attention_value__scalar, bst_spike_attention_value__avx2,
+    bst_spike_attention_value__neon;
 
 #endif  // BST_KERNELS_SPIKE_ATTENTION_H_

@@ -9,40 +9,8 @@
 // last spike (0 = none) it fires iff I_t >= Theta[t, s], row t(t-1)/2 + s. |I_t| <= (2^T - 1) S
 // < 2^24, so int32 is exact. Padding lanes have threshold INT32_MAX and so never fire.
 
-#include "../lanes.h"
+#include "geometry.h"
 #include "spike_conv.h"
-
-typedef struct bst_conv_geometry {
-  int n_steps, height, width, n_in, n_out, kh, kw, stride, pad, out_h, out_w;
-  size_t in_words, out_words, list_capacity;
-} bst_conv_geometry;
-
-static size_t bst_conv_words(int channels) { return ((size_t)channels + 63) / 64; }
-
-static size_t bst_conv_fan_in(int kh, int kw, int n_in) {
-  return (size_t)kh * (size_t)kw * (size_t)n_in;
-}
-
-static bst_conv_geometry bst_conv_geometry_of(int n_steps, int height, int width, int n_in,
-                                              int n_out, int kh, int kw, int stride, int pad) {
-  const bst_conv_geometry g = {
-      .n_steps = n_steps,
-      .height = height,
-      .width = width,
-      .n_in = n_in,
-      .n_out = n_out,
-      .kh = kh,
-      .kw = kw,
-      .stride = stride,
-      .pad = pad,
-      .out_h = (height + 2 * pad - kh) / stride + 1,
-      .out_w = (width + 2 * pad - kw) / stride + 1,
-      .in_words = bst_conv_words(n_in),
-      .out_words = bst_conv_words(n_out),
-      .list_capacity = bst_list_capacity(bst_conv_fan_in(kh, kw, n_in)),
-  };
-  return g;
-}
 
 size_t bst_spike_conv_rows_bytes(int n_out, int kh, int kw, int n_in) {
   return (bst_conv_fan_in(kh, kw, n_in) + 1) * bst_conv_words(n_out) * sizeof(uint64_t);
@@ -50,18 +18,9 @@ size_t bst_spike_conv_rows_bytes(int n_out, int kh, int kw, int n_in) {
 
 void bst_spike_conv_prepare_rows(int n_out, int kh, int kw, int n_in, const uint8_t* bits,
                                  uint64_t* rows) {
-  const size_t n_taps = (size_t)kh * (size_t)kw, in_bytes = ((size_t)n_in + 7) / 8;
-  const size_t n_words = bst_conv_words(n_out);
   memset(rows, 0, bst_spike_conv_rows_bytes(n_out, kh, kw, n_in));
-  for (size_t o = 0; o < (size_t)n_out; ++o) {
-    const uint64_t bit = UINT64_C(1) << (o % 64);
-    for (size_t tap = 0; tap < n_taps; ++tap, bits += in_bytes) {
-      uint64_t* const column = rows + tap * (size_t)n_in * n_words + o / 64;
-      for (size_t i = 0; i < (size_t)n_in; ++i) {
-        if ((bits[i / 8] >> (i % 8) & 1) != 0) column[i * n_words] |= bit;
-      }
-    }
-  }
+  bst_conv_fill_rows((size_t)n_out, (size_t)kh * (size_t)kw, (size_t)n_in, bits,
+                     bst_conv_words(n_out), rows);
 }
 
 size_t bst_spike_conv_theta_bytes(int n_steps, int n_out) {
@@ -71,12 +30,6 @@ size_t bst_spike_conv_theta_bytes(int n_steps, int n_out) {
 
 static size_t bst_conv_lane(size_t channel) {
   return channel / 64 * 64 + (size_t)bst_transposed_lane((int)(channel % 64));
-}
-
-/// ceil((u 2^t + w 2^s) / 2^18): below 2^23 for t, s <= 8.
-static int32_t bst_conv_threshold(int32_t u, int32_t w, int t, int s) {
-  const int64_t sum = u * (INT64_C(1) << t) + w * (INT64_C(1) << s);
-  return (int32_t)((sum + (1 << 18) - 1) >> 18);
 }
 
 void bst_spike_conv_prepare_theta(int n_steps, int n_out, const int32_t* theta_u,
@@ -125,12 +78,6 @@ static size_t bst_conv_list(const bst_conv_geometry* g, const uint64_t* spikes, 
   return bst_pad_list((uint32_t)bst_conv_fan_in(g->kh, g->kw, g->n_in), list, n);
 }
 
-/// The lists of all steps of one output pixel.
-typedef struct bst_conv_events {
-  const uint32_t* list[16];
-  size_t n_events[16], n_padded[16];
-} bst_conv_events;
-
 static void bst_conv_list_steps(const bst_conv_geometry* g, const uint64_t* spikes, int y, int x,
                                 uint32_t* scratch, bst_conv_events* events) {
   const size_t frame_words = (size_t)g->height * (size_t)g->width * g->in_words;
@@ -171,7 +118,7 @@ static uint64_t bst_conv_neuron_step(int t, const int32_t* theta, size_t row_lan
 
 void bst_spike_conv_neuron__scalar(int n_steps, int height, int width, int n_in, int n_out, int kh,
                                    int kw, int stride, int pad, const uint64_t* spikes,
-                                   const uint64_t* rows, const int32_t* theta, uint64_t* out,
+                                   const uint64_t* rows, const void* theta, uint64_t* out,
                                    void* scratch) {
   const bst_conv_geometry g =
       bst_conv_geometry_of(n_steps, height, width, n_in, n_out, kh, kw, stride, pad);
@@ -187,14 +134,14 @@ void bst_spike_conv_neuron__scalar(int n_steps, int height, int width, int n_in,
       for (size_t w = 0; w < g.out_words; w += BST_SUM_WORDS) {
         const size_t left = g.out_words - w;
         const int n_words = left < BST_SUM_WORDS ? (int)left : BST_SUM_WORDS;
-        const int32_t* row = theta + w * 64;
+        const int32_t* row = (const int32_t*)theta + w * 64;
         memset(potential, 0, sizeof potential);
         memset(last, 0, sizeof last);
         for (int t = 1; t <= n_steps; row += row_lanes * (size_t)t, ++t) {
           const size_t n_events = events.n_events[t - 1];
           const int n_planes = bst_bit_length(n_events);
           bst_sum_rows(rows + w, g.out_words, n_words, events.list[t - 1], events.n_padded[t - 1],
-                       n_planes, planes);
+                       n_planes, 0, planes);
           for (int j = 0; j < n_words; ++j) {
             bst_unpack_counts(planes, n_planes, j, count);
             cell[(size_t)(t - 1) * out_frame + w + (size_t)j] = bst_conv_neuron_step(
@@ -225,7 +172,7 @@ void bst_spike_conv_affine__scalar(int n_steps, int height, int width, int n_in,
         for (size_t w = 0; w < g.out_words; w += BST_SUM_WORDS) {
           const size_t left = g.out_words - w;
           const int n_words = left < BST_SUM_WORDS ? (int)left : BST_SUM_WORDS;
-          bst_sum_rows(rows + w, g.out_words, n_words, list, n_padded, n_planes, planes);
+          bst_sum_rows(rows + w, g.out_words, n_words, list, n_padded, n_planes, 0, planes);
           for (int j = 0; j < n_words; ++j) {
             const size_t first = (w + (size_t)j) * 64;
             const size_t n_lanes = (size_t)n_out - first < 64 ? (size_t)n_out - first : 64;
@@ -244,3 +191,26 @@ void bst_spike_conv_affine__scalar(int n_steps, int height, int width, int n_in,
     }
   }
 }
+
+static void bst_conv_prepare_theta(int n_steps, int n_out, int fan_in, const int32_t* theta_u,
+                                   const int32_t* theta_w, int n_explicit, const int32_t* index,
+                                   const int32_t* explicit_theta, void* theta) {
+  (void)fan_in;
+  bst_spike_conv_prepare_theta(n_steps, n_out, theta_u, theta_w, n_explicit, index, explicit_theta,
+                               theta);
+}
+
+static uint64_t bst_conv_scratch_bytes(int n_steps, int width, int kh, int kw, int n_in) {
+  (void)width;
+  return bst_spike_conv_scratch_bytes(n_steps, kh, kw, n_in);
+}
+
+const bst_spike_conv bst_spike_conv__scalar = {
+    .rows_bytes = bst_spike_conv_rows_bytes,
+    .prepare_rows = bst_spike_conv_prepare_rows,
+    .theta_bytes = bst_spike_conv_theta_bytes,
+    .prepare_theta = bst_conv_prepare_theta,
+    .scratch_bytes = bst_conv_scratch_bytes,
+    .neuron = bst_spike_conv_neuron__scalar,
+    .affine = bst_spike_conv_affine__scalar,
+};

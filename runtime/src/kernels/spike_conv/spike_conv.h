@@ -35,10 +35,11 @@ void bst_spike_conv_prepare_theta(int n_steps, int n_out, const int32_t* theta_u
 /// Bytes of scratch of both kernels.
 size_t bst_spike_conv_scratch_bytes(int n_steps, int kh, int kw, int n_in);
 
+/// @param theta prepared thresholds of the same version
 typedef void bst_spike_conv_neuron_kernel(int n_steps, int height, int width, int n_in, int n_out,
                                           int kh, int kw, int stride, int pad,
                                           const uint64_t* spikes, const uint64_t* rows,
-                                          const int32_t* theta, uint64_t* out, void* scratch);
+                                          const void* theta, uint64_t* out, void* scratch);
 
 /// @param ai, b [n_out] int32, @param af [n_out] int16 in -16384..16384
 typedef void bst_spike_conv_affine_kernel(int n_steps, int height, int width, int n_in, int n_out,
@@ -49,5 +50,21 @@ typedef void bst_spike_conv_affine_kernel(int n_steps, int height, int width, in
 
 bst_spike_conv_neuron_kernel bst_spike_conv_neuron__scalar;
 bst_spike_conv_affine_kernel bst_spike_conv_affine__scalar;
+
+/// A version of the kernel for one instruction set: its own layouts, made once at load, and the
+/// kernels that read them. Arguments as above; `scratch_bytes` is below 2^50.
+typedef struct bst_spike_conv {
+  size_t (*rows_bytes)(int n_out, int kh, int kw, int n_in);
+  void (*prepare_rows)(int n_out, int kh, int kw, int n_in, const uint8_t* bits, uint64_t* rows);
+  size_t (*theta_bytes)(int n_steps, int n_out);
+  void (*prepare_theta)(int n_steps, int n_out, int fan_in, const int32_t* theta_u,
+                        const int32_t* theta_w, int n_explicit, const int32_t* index,
+                        const int32_t* explicit_theta, void* theta);
+  uint64_t (*scratch_bytes)(int n_steps, int width, int kh, int kw, int n_in);
+  bst_spike_conv_neuron_kernel* neuron;
+  bst_spike_conv_affine_kernel* affine;
+} bst_spike_conv;
+
+extern const bst_spike_conv bst_spike_conv__scalar, bst_spike_conv__avx2, bst_spike_conv__neon;
 
 #endif  // BST_KERNELS_SPIKE_CONV_H_

@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: MIT
 // stem_neuron: the first convolution, uint8 pixels to spikes (numerics.md 3 and 5).
 //
-//   n = sum over taps inside the image of p * W          int64, exact
-//   x = (n + bias[class] + (e ? 2^(e-1) : 0)) >> e       class = row_class * n_col_classes +
-//   col_class spikes = stream neuron on x, the same x at every step
+//   n = sum over taps inside the image of p * W, int64, exact
+//   x = (n + bias[class] + (e ? 2^(e-1) : 0)) >> e, class = row_class * n_col_classes + col_class
 //
-// Shapes: image u8 [height, width, n_in] -> spikes [T, out_h, out_w, n_out], packed 64 per word.
+// Still image (n_frames = 1): x is the same at every step. Event frames (n_frames = T): x of step t
+// is that of frame t. A neuron turns x into spikes: the stream neuron, or, for still images, the
+// table `first` of the steps at which the neuron first fires. From p, the least step with
+// x >= first[p - 1], it then fires at p, 2p, 3p, ..: a constant input and a hard reset to the start
+// make the spikes periodic.
+//
+// Shapes: image u8 [n_frames, height, width, n_in] -> spikes [T, out_h, out_w, n_out], packed 64
+// per word.
 
 #ifndef BST_KERNELS_STEM_NEURON_H_
 #define BST_KERNELS_STEM_NEURON_H_
@@ -20,16 +26,20 @@ size_t bst_stem_neuron_weight_bytes(int n_out, int kh, int kw, int n_in);
 void bst_stem_neuron_prepare_weight(int n_out, int kh, int kw, int n_in, const int32_t* file_weight,
                                     int32_t* weight);
 
+/// @param n_frames  1 or n_steps
 /// @param bias      int64 [classes, n_out], below 2^60 in size
 /// @param shift     e, u8 [n_out], 0..24
 /// @param row_class u8 [out_h], @param col_class u8 [out_w]
-typedef void bst_stem_neuron_kernel(int n_steps, int height, int width, int n_in, int n_out, int kh,
-                                    int kw, int stride, int pad, int flags, int theta, int v_reset,
-                                    int r, const uint8_t* image, const int32_t* weight,
-                                    const int64_t* bias, const uint8_t* shift,
-                                    const uint8_t* row_class, const uint8_t* col_class,
-                                    int n_col_classes, uint64_t* spikes);
+/// @param first     int32 [T], not increasing, with n_frames = 1; NULL = the neuron
+///                  {flags, theta, v_reset, r}
+typedef void bst_stem_neuron_kernel(int n_steps, int n_frames, int height, int width, int n_in,
+                                    int n_out, int kh, int kw, int stride, int pad, int flags,
+                                    int theta, int v_reset, int r, const uint8_t* image,
+                                    const int32_t* weight, const int64_t* bias,
+                                    const uint8_t* shift, const uint8_t* row_class,
+                                    const uint8_t* col_class, int n_col_classes,
+                                    const int32_t* first, uint64_t* spikes);
 
-bst_stem_neuron_kernel bst_stem_neuron__scalar;
+bst_stem_neuron_kernel bst_stem_neuron__scalar, bst_stem_neuron__avx2, bst_stem_neuron__neon;
 
 #endif  // BST_KERNELS_STEM_NEURON_H_

@@ -18,7 +18,7 @@ typedef struct bst_neuron {
   int32_t flags, theta, v_reset, r;
 } bst_neuron;
 
-static inline void bst_neuron_charge_halving(const bst_neuron* p, const int32_t* x, int32_t* v) {
+BST_INLINE void bst_neuron_charge_halving(const bst_neuron* p, const int32_t* x, int32_t* v) {
   if ((p->flags & BST_DECAY_INPUT) != 0) {
     for (int i = 0; i < BST_LANES; ++i) v[i] = bst_average32(v[i], x[i]);
   } else {
@@ -26,7 +26,7 @@ static inline void bst_neuron_charge_halving(const bst_neuron* p, const int32_t*
   }
 }
 
-static inline void bst_neuron_charge_any(const bst_neuron* p, const int32_t* x, int32_t* v) {
+BST_INLINE void bst_neuron_charge_any(const bst_neuron* p, const int32_t* x, int32_t* v) {
   const int64_t r = p->r, half = INT64_C(1) << 29;  // |x - v| < 2^32, r <= 2^30: below 2^63
   if ((p->flags & BST_DECAY_INPUT) != 0) {
     for (int i = 0; i < BST_LANES; ++i) {
@@ -42,8 +42,7 @@ static inline void bst_neuron_charge_any(const bst_neuron* p, const int32_t* x, 
 /// @param x     [64] inputs of this step
 /// @param v     [64] membrane potentials, updated
 /// @param spike [64] out: 1 or 0
-static inline void bst_neuron_step(const bst_neuron* p, const int32_t* x, int32_t* v,
-                                   uint8_t* spike) {
+BST_INLINE void bst_neuron_step(const bst_neuron* p, const int32_t* x, int32_t* v, uint8_t* spike) {
   if ((p->flags & BST_HALVING) != 0) {
     bst_neuron_charge_halving(p, x, v);
   } else {

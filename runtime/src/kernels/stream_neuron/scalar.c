@@ -1,47 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Stream neuron on blocks of 64 channels of one cell, T innermost so that v stays in registers or
-// L1.
+// stream_neuron: the versions that need no instruction set.
 
-#include "../lanes.h"
-#include "neuron.h"
-#include "stream_neuron.h"
+#include "loops.h"
 
-/// The steps of up to 64 channels; lanes beyond `n_lanes` read 0 and their spikes are dropped.
-static void bst_stream_neuron_block(int n_steps, size_t n_lanes, size_t step_stride,
-                                    size_t step_words, const bst_neuron* p, const int32_t* x,
-                                    uint64_t* spikes) {
-  int32_t v[BST_LANES], padded[BST_LANES] = {0};
-  uint8_t spike[BST_LANES];
-  bst_neuron_start(p, v);
-  for (int t = 0; t < n_steps; ++t, x += step_stride, spikes += step_words) {
-    if (n_lanes == BST_LANES) {
-      bst_neuron_step(p, x, v, spike);
-      *spikes = bst_pack_lanes(spike);
-    } else {
-      memcpy(padded, x, n_lanes * sizeof *x);
-      bst_neuron_step(p, padded, v, spike);
-      *spikes = bst_pack_lanes(spike) & ((UINT64_C(1) << n_lanes) - 1);
-    }
-  }
-}
-
-void bst_stream_neuron__scalar(int n_steps, size_t n_cells, int channels, int flags, int theta,
-                               int v_reset, int r, const int32_t* x, uint64_t* spikes) {
-  const bst_neuron p = {flags, theta, v_reset, r};
-  const size_t c = (size_t)channels, n_words = (c + 63) / 64;
-  for (size_t cell = 0; cell < n_cells; ++cell) {
-    for (size_t w = 0; w < n_words; ++w) {
-      const size_t left = c - 64 * w;
-      bst_stream_neuron_block(n_steps, left < 64 ? left : 64, n_cells * c, n_cells * n_words, &p,
-                              x + cell * c + 64 * w, spikes + cell * n_words + w);
-    }
-  }
-}
-
-void bst_residual_neuron__scalar(int n_steps, size_t n_cells, int channels, int flags, int theta,
-                                 int v_reset, int r, const int32_t* y, const int32_t* x0,
-                                 const int32_t* x1, int32_t* x2, uint64_t* spikes) {
-  const size_t n = (size_t)n_steps * n_cells * (size_t)channels;
-  for (size_t i = 0; i < n; ++i) x2[i] = bst_add32(y[i], bst_average32(x0[i], x1[i]));
-  bst_stream_neuron__scalar(n_steps, n_cells, channels, flags, theta, v_reset, r, x2, spikes);
-}
+BST_DEFINE_STREAM_NEURON(bst_stream_neuron__scalar)
+BST_DEFINE_RESIDUAL_NEURON(bst_residual_neuron__scalar)

@@ -20,7 +20,9 @@ typedef void bst_residual_neuron_kernel(int n_steps, size_t n_cells, int channel
                                         const int32_t* x0, const int32_t* x1, int32_t* x2,
                                         uint64_t* spikes);
 
-bst_stream_neuron_kernel bst_stream_neuron__scalar;
-bst_residual_neuron_kernel bst_residual_neuron__scalar;
+bst_stream_neuron_kernel bst_stream_neuron__scalar, bst_stream_neuron__avx2,
+    bst_stream_neuron__neon;
+bst_residual_neuron_kernel bst_residual_neuron__scalar, bst_residual_neuron__avx2,
+    bst_residual_neuron__neon;
 
 #endif  // BST_KERNELS_STREAM_NEURON_H_

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: MIT
+// Instruction sets: a row of kernels each. Kernels that have one version only stand in no row; the
+// ops call them by name.
+
+#ifndef BST_ISA_H_
+#define BST_ISA_H_
+
+#include <stdbool.h>
+
+#include "kernels/kv_attention/kv_attention.h"
+#include "kernels/spike_attention/spike_attention.h"
+#include "kernels/spike_conv/spike_conv.h"
+#include "kernels/stem_neuron/stem_neuron.h"
+#include "kernels/stream_neuron/stream_neuron.h"
+
+typedef struct bst_isa {
+  const char* name;
+  /// Whether this machine and its operating system let the kernels run.
+  bool (*is_usable)(void);
+  const bst_spike_conv* spike_conv;
+  bst_stem_neuron_kernel* stem_neuron;
+  bst_stream_neuron_kernel* stream_neuron;
+  bst_residual_neuron_kernel* residual_neuron;
+  bst_spike_attention_score_kernel* attention_score;
+  bst_spike_attention_value_kernel* attention_value;
+  bst_kv_attention_key_value_kernel* key_value;
+  bst_kv_attention_query_value_kernel* query_value;
+} bst_isa;
+
+/// The usable row with this name; the best usable one for NULL. NULL when there is none.
+const bst_isa* bst_find_isa(const char* name);
+
+#endif  // BST_ISA_H_

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT
+// Calls kernels for a test on another machine: the test writes calls to standard input and reads
+// results from standard output, so kernels of ARM are tested under an emulator with the same cases
+// as those of this machine. Little-endian on both sides.
+//
+//   call    u32 bytes of the name, name, u32 number of arguments, arguments
+//           argument  u8 0, i64 number | u8 1, u64 bytes, u64 offset, memory
+//   result  u64 returned value, then every memory of the call as it is now
+//
+// A memory argument is passed as the address `offset` bytes into a copy that is aligned to 64.
+// Every argument of every kernel is an int, a size_t or a pointer. The calling conventions of
+// x86-64, arm64 and armv7 Linux pass each of these in one register or one word of the stack, so one
+// prototype of many words serves for all of them.
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef void function(void);
+
+#define KERNELS(isa)                   \
+  X(bst_stem_neuron__##isa)            \
+  X(bst_stream_neuron__##isa)          \
+  X(bst_residual_neuron__##isa)        \
+  X(bst_spike_attention_score__##isa)  \
+  X(bst_spike_attention_value__##isa)  \
+  X(bst_kv_attention_key_value__##isa) \
+  X(bst_kv_attention_query_value__##isa)
+#define KERNELS_OF_ALL                        \
+  X(bst_stem_neuron_weight_bytes)             \
+  X(bst_stem_neuron_prepare_weight)           \
+  X(bst_spike_attention_score_scratch_bytes)  \
+  X(bst_spike_attention_value_scratch_bytes)  \
+  X(bst_kv_attention_key_value_scratch_bytes) \
+  X(bst_kv_attention_query_value_scratch_bytes)
+#if defined(__x86_64__)
+#define VERSIONS KERNELS(scalar) KERNELS(avx2) Y(scalar) Y(avx2)
+#else
+#define VERSIONS KERNELS(scalar) KERNELS(neon) Y(scalar) Y(neon)
+#endif
+
+// A version of spike_conv is a struct of pointers to functions.
+enum { CONV_MEMBERS = 7 };
+static const char* const conv_members[CONV_MEMBERS] = {
+    "rows_bytes",    "prepare_rows", "theta_bytes", "prepare_theta",
+    "scratch_bytes", "neuron",       "affine"};
+
+#define X(name) function name;
+#define Y(isa) extern function* const bst_spike_conv__##isa[CONV_MEMBERS];
+KERNELS_OF_ALL VERSIONS
+#undef X
+#undef Y
+
+    static function* find(const char* name) {
+#define X(known) \
+  if (strcmp(name, #known) == 0) return known;
+#define Y(isa)                                                                     \
+  for (int i = 0; i < CONV_MEMBERS; ++i) {                                         \
+    const char* const prefix = "bst_spike_conv__" #isa ".";                        \
+    const size_t n = strlen(prefix);                                               \
+    if (strncmp(name, prefix, n) == 0 && strcmp(name + n, conv_members[i]) == 0) { \
+      return bst_spike_conv__##isa[i];                                             \
+    }                                                                              \
+  }
+  KERNELS_OF_ALL VERSIONS
+#undef X
+#undef Y
+      return NULL;
+}
+
+static void get(void* to, size_t bytes) {
+  if (fread(to, 1, bytes, stdin) != bytes) exit(3);
+}
+
+static uint64_t get64(void) {
+  uint64_t value;
+  get(&value, sizeof value);
+  return value;
+}
+
+static void put(const void* from, size_t bytes) {
+  if (fwrite(from, 1, bytes, stdout) != bytes) exit(4);
+}
+
+enum { MAX_ARGUMENTS = 28, MAX_NAME = 64, ALIGNMENT = 64 };
+
+typedef struct argument {
+  uintptr_t value;
+  void* piece;  // to free
+  uint8_t* memory;
+  size_t bytes;
+} argument;
+
+static argument get_argument(void) {
+  argument made = {0, NULL, NULL, 0};
+  uint8_t kind;
+  get(&kind, 1);
+  if (kind == 0) {
+    made.value = (uintptr_t)get64();
+    return made;
+  }
+  made.bytes = (size_t)get64();
+  const size_t offset = (size_t)get64();
+  made.piece = malloc(made.bytes + ALIGNMENT);
+  if (made.piece == NULL) exit(5);
+  const uintptr_t start = (uintptr_t)made.piece;
+  made.memory = (uint8_t*)made.piece + (ALIGNMENT - start % ALIGNMENT) % ALIGNMENT;
+  get(made.memory, made.bytes);
+  made.value = (uintptr_t)(made.memory + offset);
+  return made;
+}
+
+typedef uintptr_t w;
+typedef w wide_function(w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w,
+                        w, w, w);
+
+static void serve(const char* name) {
+  argument a[MAX_ARGUMENTS] = {{0, NULL, NULL, 0}};
+  uint32_t n;
+  get(&n, sizeof n);
+  function* const found = find(name);
+  if (found == NULL || n > MAX_ARGUMENTS) {
+    fprintf(stderr, "no kernel `%s` with %u arguments\n", name, (unsigned)n);
+    exit(2);
+  }
+  for (uint32_t i = 0; i < n; ++i) a[i] = get_argument();
+#define V(i) a[i].value, a[i + 1].value, a[i + 2].value, a[i + 3].value
+  const uint64_t result = ((wide_function*)found)(V(0), V(4), V(8), V(12), V(16), V(20), V(24));
+#undef V
+  put(&result, sizeof result);
+  for (uint32_t i = 0; i < n; ++i) {
+    if (a[i].memory != NULL) put(a[i].memory, a[i].bytes);
+    free(a[i].piece);
+  }
+  fflush(stdout);
+}
+
+int main(void) {
+  uint32_t n;
+  while (fread(&n, 1, sizeof n, stdin) == sizeof n && n < MAX_NAME) {
+    char name[MAX_NAME] = {0};
+    get(name, n);
+    serve(name);
+  }
+  return 0;
+}
