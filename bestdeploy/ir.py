@@ -145,6 +145,23 @@ def attributes(node: Node) -> dict[str, Any]:
     return {k: a.value for k, a in node.attributes.items()}
 
 
+def set_attribute(node: Node, name: str, value: Any) -> None:
+    """Give an attribute of a node another value."""
+    node.attributes.add(_attr(name, value))
+
+
+def set_constant(node: Node, index: int, array: np.ndarray) -> None:
+    """Give an initialiser that only this node reads another content, under its old name."""
+    old = node.inputs[index]
+    if old is None or node.graph is None or consumer(old) is not node:
+        raise GraphError(f"input {index} is not a constant of its own", where=str(node.name))
+    graph, name = node.graph, str(old.name)
+    del graph.initializers[name]
+    held = new_initializer(name, array)
+    graph.register_initializer(held)
+    node.replace_input_with(index, held)
+
+
 def consumer(value: Value) -> Node | None:
     """Return the only consumer of a value, or None when there are none, several, or an output."""
     nodes = list(dict.fromkeys(use.node for use in value.uses()))
@@ -260,6 +277,28 @@ def clone(model: Model) -> Model:
     return oir.serde.deserialize_model(to_proto(model))
 
 
+def folded(proto: Any, limit_bytes: int) -> Any:
+    """Fold constants of up to `limit_bytes` in a ModelProto, merge equal subexpressions."""
+    from onnx_ir.passes import common
+    from onnxscript import optimizer
+
+    model = oir.from_proto(proto)
+    optimizer.fold_constants(
+        model,
+        onnx_shape_inference=False,
+        input_size_limit=limit_bytes,
+        output_size_limit=limit_bytes,
+    )
+    for step in (
+        common.RemoveUnusedNodesPass(),
+        common.LiftConstantsToInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+    ):
+        step(model)
+    return oir.to_proto(model)
+
+
 def to_proto(model: Model) -> Any:
     """Return the model as an onnx.ModelProto."""
     return oir.serde.serialize_model(model)
@@ -280,7 +319,11 @@ def load(path: str | Path) -> Model:
     try:
         data = path.read_bytes()
     except OSError as e:
-        raise ArtifactError(f"cannot read `{path}`: {e.strerror}", where=str(path)) from e
+        raise ArtifactError(
+            f"cannot read `{path}`: {e.strerror}",
+            where=str(path),
+            hint="bestdeploy export writes the .onnx files",
+        ) from e
     return from_bytes(data, str(path))
 
 
@@ -298,5 +341,9 @@ def from_bytes(data: bytes, where: str) -> Model:
             hint="give a file that `bestdeploy export` wrote",
         ) from e
     if not proto.HasField("graph") or not proto.graph.node:
-        raise ArtifactError(f"`{where}` holds no ONNX graph", where=where)
+        raise ArtifactError(
+            f"`{where}` holds no ONNX graph",
+            where=where,
+            hint="give a file that `bestdeploy export` wrote",
+        )
     return oir.serde.deserialize_model(proto)

@@ -1,8 +1,8 @@
 """The single bridge from a packed graph to a Program: order, buffers, constants, arena.
 
 Nothing flows back. Each packed op becomes one step; tables are brought into the compact form of
-the `.bstm` where that gives the same integers (see `threshold_forms` and `gain_form`), and kept as
-explicit tables where it does not.
+the `.bstm` where that gives the same integers (see `compact`), and kept as explicit tables where it
+does not.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ import base64
 import json
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from bestdeploy import ir, stages
+from bestdeploy.compact import gain_form, threshold_forms
 from bestdeploy.errors import ArtifactError, GraphError
 from bestdeploy.ops.arithmetic import unpack_signs
 from bestdeploy.ops.neuron import RATE_BITS
 from bestdeploy.ops.sign_conv import count_bounds
 from bestdeploy.ops.stem_conv import from_limbs
-from bestdeploy.ops.threshold_neuron import n_rows, row
 from bestdeploy.program import (
     NEURON_DECAY_INPUT,
     NEURON_HALVING,
@@ -36,126 +35,11 @@ from bestdeploy.program import (
     Program,
     Step,
     align,
-    scale_half_even,
     validate,
 )
 
 ARENA_ALIGN = 64
 MAX_FRAC_BITS, MAX_LOGIT_SHIFT, MAX_CHANNELS = 30, 62, 65536
-THETA_BITS = 18
-_NUDGES = tuple(sorted(range(-4, 5), key=abs))
-
-
-# -- compact tables ------------------------------------------------------------------------------
-
-
-def _formula(u: np.ndarray, w: np.ndarray, n_steps: int) -> np.ndarray:
-    """Theta = ceil((u 2^t + w 2^s) / 2^18), int64 [T (T+1)/2, C]."""
-    out = np.empty((n_rows(n_steps), len(u)), np.int64)
-    for t in range(1, n_steps + 1):
-        for s in range(t):
-            out[row(t, s)] = -((-(u * 2**t + w * 2**s)) >> THETA_BITS)
-    return out
-
-
-def threshold_forms(
-    theta: np.ndarray, low: np.ndarray, high: np.ndarray, n_steps: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find (u, w) per channel whose formula fires exactly as a table does.
-
-    With Theta(t, s) = (2^t theta - b (2^t - 2^s)) / a before rounding up, u = (theta - b)/a and
-    w = b/a in units of 2^-18 give the table. Any other pair that the table allows is as good, so
-    the table alone decides; rounding to the grid of 2^-18 is nudged where it leaves the polygon.
-
-    Args:
-        theta: thresholds int32 [T (T+1)/2, C].
-        low: least count per channel, int64 [C].
-        high: greatest count per channel, int64 [C].
-        n_steps: T.
-
-    Returns:
-        u int32 [C], w int32 [C], and the channels that need their explicit table, int64 [E].
-    """
-    reach = np.array([2**t - 2**s for t in range(1, n_steps + 1) for s in range(t)])[:, None]
-    first, last = reach * low, reach * high
-    wanted = np.clip(theta, first, last + 1)
-    u, w = _estimate(theta.astype(np.float64), first, last, n_steps)
-    open_channels = np.arange(theta.shape[1])
-    best_u, best_w = np.zeros_like(u), np.zeros_like(w)
-    limit = 2**31 - 1
-    fits = (np.abs(u) <= limit - 8) & (np.abs(w) <= limit - 8)
-    open_channels = open_channels[fits]
-    for du in _NUDGES:
-        for dw in _NUDGES:
-            c = open_channels
-            found = _formula(u[c] + du, w[c] + dw, n_steps)
-            same = (np.clip(found, first[:, c], last[:, c] + 1) == wanted[:, c]).all(axis=0)
-            best_u[c[same]], best_w[c[same]] = u[c[same]] + du, w[c[same]] + dw
-            open_channels = c[~same]
-    explicit = np.sort(np.concatenate([np.flatnonzero(~fits), open_channels]))
-    return best_u.astype(np.int32), best_w.astype(np.int32), explicit
-
-
-def _estimate(
-    theta: np.ndarray, first: np.ndarray, last: np.ndarray, n_steps: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return a point (u, w) per channel well inside what a table allows, in units of 2^-18.
-
-    Each row of the table bounds z = u 2^t + w 2^s: Theta - 1 < z <= Theta, and on one side only
-    where it was clamped. These half-planes and a box make a convex polygon; the mean of its corners
-    is inside it. Channels without a polygon get some point, which the caller's check refuses.
-    """
-    steps = [(t, s) for t in range(1, n_steps + 1) for s in range(t)]
-    basis = np.array([(2.0**t, 2.0**s) for t, s in steps])
-    normals = np.concatenate([basis, -basis, np.eye(2), -np.eye(2)])  # normal . (u, w) <= bound
-    upper = np.where(theta > last, np.inf, np.where(theta <= first, first, theta))
-    lower = np.where(theta <= first, -np.inf, np.where(theta > last, last, theta - 1))
-    box = np.full((4, theta.shape[1]), 2.0**13 - 1)
-    bounds = np.concatenate([upper, -lower, box])  # [planes, C]
-    i, j = np.triu_indices(len(normals), k=1)
-    determinant = normals[i, 0] * normals[j, 1] - normals[i, 1] * normals[j, 0]
-    crossing = determinant != 0
-    i, j, determinant = i[crossing], j[crossing], determinant[crossing]
-    points = np.zeros((2, theta.shape[1]))
-    for c in range(theta.shape[1]):
-        with np.errstate(invalid="ignore"):
-            x = (bounds[i, c] * normals[j, 1] - bounds[j, c] * normals[i, 1]) / determinant
-            y = (bounds[j, c] * normals[i, 0] - bounds[i, c] * normals[j, 0]) / determinant
-            corners = np.stack([x, y])[:, np.isfinite(x) & np.isfinite(y)]
-            inside = (normals @ corners <= bounds[:, c : c + 1] + 1e-6).all(axis=0)
-        if inside.any():
-            points[:, c] = corners[:, inside].mean(axis=1)
-    u, w = np.rint(points * 2.0**THETA_BITS).astype(np.int64)
-    return u, w
-
-
-def gain_form(node: ir.Node, table: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return gain int64 and exponent int32 [T, heads] that give the table exactly, or None.
-
-    The exact gains stand in the node's metadata; the table is checked against them here.
-    """
-    text = node.metadata_props.get("gain")
-    if text is None:
-        return None
-    try:
-        values = [Fraction(float.fromhex(g)) for g in text.split(",")]
-    except (ValueError, OverflowError):  # not written by us: the table says it all
-        return None
-    if len(values) != table.shape[0] * table.shape[1]:
-        return None
-    gain, exponent = np.zeros(len(values), np.int64), np.zeros(len(values), np.int32)
-    for i, value in enumerate(values):
-        mantissa, power = value.numerator, -(value.denominator.bit_length() - 1)
-        while mantissa and mantissa % 2 == 0:
-            mantissa, power = mantissa // 2, power + 1
-        gain[i], exponent[i] = mantissa, (power + bits if mantissa else 0)
-        row_values = table.reshape(len(values), -1)[i]
-        if abs(mantissa) >= 2**52 or any(
-            scale_half_even(mantissa, m, int(exponent[i])) != int(v)
-            for m, v in enumerate(row_values)
-        ):
-            return None
-    return gain.reshape(table.shape[:2]), exponent.reshape(table.shape[:2])
 
 
 # -- steps ---------------------------------------------------------------------------------------
@@ -280,16 +164,29 @@ def _weight(node: ir.Node, index: int) -> np.ndarray:
     return unpack_signs(ir.array_of(node.inputs[index]), ir.attribute(node, "in_channels"))
 
 
-def _stem(lo: _Lowering, node: ir.Node) -> None:
-    limbs, bias, rows, cols, shift = (ir.array_of(v) for v in node.inputs[1:])
-    constants = [
+def _stem_constants(node: ir.Node) -> tuple[list[Constant | None], int]:
+    """Return weight, bias, shift and border classes, and the number of column classes."""
+    limbs, bias, rows, cols, shift = (ir.array_of(v) for v in node.inputs[1:6])
+    constants: list[Constant | None] = [
         _i32(from_limbs(limbs)),
         _i64(bias.reshape(-1, bias.shape[-1])),
         _u8(shift),
         _u8(rows),
         _u8(cols),
     ]
-    params = (*_window(node), bias.shape[1], 0, *_neuron_params(ir.attributes(node)))
+    return constants, bias.shape[1]
+
+
+def _stem(lo: _Lowering, node: ir.Node) -> None:
+    constants, n_col_classes = _stem_constants(node)
+    constants.append(_i32(ir.array_of(node.inputs[6])))
+    params = (*_window(node), n_col_classes)
+    lo.emit(Op.STEM_NEURON, node, 1, (lo.spikes(node),), constants, params)
+
+
+def _stem_frames(lo: _Lowering, node: ir.Node) -> None:
+    constants, n_col_classes = _stem_constants(node)
+    params = (*_window(node), n_col_classes, 0, *_neuron_params(ir.attributes(node)))
     lo.emit(Op.STEM_NEURON, node, 1, (lo.spikes(node),), constants, params)
 
 
@@ -331,28 +228,43 @@ def _residual_neuron(lo: _Lowering, node: ir.Node) -> None:
     lo.emit(Op.RESIDUAL_NEURON, node, 3, outputs, (), params)
 
 
-def _scores(lo: _Lowering, node: ir.Node) -> None:
-    params = (ir.attribute(node, "heads"), 0, ir.attribute(node, "first"))
-    lo.emit(Op.SCORE_NEURON, node, 2, (lo.spikes(node),), (), params)
+def _counted(op: Op) -> Callable[[_Lowering, ir.Node], None]:
+    """First product of attention with the neuron on integer counts (form 0)."""
+
+    def add(lo: _Lowering, node: ir.Node) -> None:
+        params = (ir.attribute(node, "heads"), 0, ir.attribute(node, "first"))
+        lo.emit(op, node, 2, (lo.spikes(node),), (), params)
+
+    return add
 
 
-def _stream_scores(lo: _Lowering, node: ir.Node) -> None:
-    if ir.attribute(node, "bits") != lo.bits:
-        raise GraphError("attention counts are shifted by another F", where=str(node.name))
-    params = (ir.attribute(node, "heads"), 1, 0, 0, *_neuron_params(ir.attributes(node)))
-    lo.emit(Op.SCORE_NEURON, node, 2, (lo.spikes(node),), (), params)
+def _counted_stream(op: Op) -> Callable[[_Lowering, ir.Node], None]:
+    """First product of attention with a stream neuron (form 1)."""
+
+    def add(lo: _Lowering, node: ir.Node) -> None:
+        if ir.attribute(node, "bits") != lo.bits:
+            raise GraphError("attention counts are shifted by another F", where=str(node.name))
+        params = (ir.attribute(node, "heads"), 1, 0, 0, *_neuron_params(ir.attributes(node)))
+        lo.emit(op, node, 2, (lo.spikes(node),), (), params)
+
+    return add
 
 
-def _values(lo: _Lowering, node: ir.Node) -> None:
-    table = ir.array_of(node.inputs[2])
-    compact = gain_form(node, table, lo.bits)
-    constants: list[Constant | None]
-    if compact is None:
-        constants, form = [None, None, _i32(table)], 1
-    else:
-        constants, form = [_i64(compact[0]), _i32(compact[1])], 0
-    params = (ir.attribute(node, "heads"), form, 0, 0, *_neuron_params(ir.attributes(node)))
-    lo.emit(Op.VALUE_NEURON, node, 2, (lo.spikes(node),), constants, params)
+def _mixed(op: Op) -> Callable[[_Lowering, ir.Node], None]:
+    """Second product of attention, with the table of scale and lambda."""
+
+    def add(lo: _Lowering, node: ir.Node) -> None:
+        table = ir.array_of(node.inputs[2])
+        compact = gain_form(node, table, lo.bits)
+        constants: list[Constant | None]
+        if compact is None:
+            constants, form = [None, None, _i32(table)], 1
+        else:
+            constants, form = [_i64(compact[0]), _i32(compact[1])], 0
+        params = (ir.attribute(node, "heads"), form, 0, 0, *_neuron_params(ir.attributes(node)))
+        lo.emit(op, node, 2, (lo.spikes(node),), constants, params)
+
+    return add
 
 
 def _per_position(lo: _Lowering, node: ir.Node, shift: np.ndarray) -> np.ndarray:
@@ -370,7 +282,7 @@ def _read_out(lo: _Lowering, node: ir.Node) -> None:
         Constant.of_signs(_weight(node, 3)),
         *_affine_constants(arrays),
         _i32(_per_position(lo, node, arrays[2])),
-        _i32(arrays[3]),
+        _i32(arrays[3]) if arrays[3].any() else None,  # one head: it reads the last layer alone
         _i32(arrays[4]),
         _i64(arrays[5]),
     ]
@@ -378,17 +290,29 @@ def _read_out(lo: _Lowering, node: ir.Node) -> None:
     lo.emit(Op.READOUT, node, 3, (raw,), constants, (ir.attribute(node, "q"),))
 
 
+def _residual_read_out(lo: _Lowering, node: ir.Node) -> None:
+    v, constant = (ir.array_of(x) for x in node.inputs[3:])
+    raw = lo.add(node.outputs[0], BufferKind.RAW, (1, 1, 1, len(constant)))
+    params = (ir.attribute(node, "q"),)
+    lo.emit(Op.RESIDUAL_READOUT, node, 3, (raw,), [_i32(v), _i64(constant)], params)
+
+
 _STEPS: dict[str, Callable[[_Lowering, ir.Node], None]] = {
     "StemNeuron": _stem,
+    "StemFrames": _stem_frames,
     "SpikeOrPool": _pool,
     "SpikeConvNeuron": _conv_neuron,
     "SpikeConvAffine": _conv_affine,
     "StreamNeuron": _stream_neuron,
     "ResidualNeuron": _residual_neuron,
-    "SpikeScores": _scores,
-    "SpikeScoresStream": _stream_scores,
-    "SpikeValues": _values,
+    "SpikeScores": _counted(Op.SCORE_NEURON),
+    "SpikeScoresStream": _counted_stream(Op.SCORE_NEURON),
+    "SpikeValues": _mixed(Op.VALUE_NEURON),
+    "SpikeKeyValues": _counted(Op.KEY_VALUE_NEURON),
+    "SpikeKeyValuesStream": _counted_stream(Op.KEY_VALUE_NEURON),
+    "SpikeQueryValues": _mixed(Op.QUERY_VALUE_NEURON),
     "SpikeReadOut": _read_out,
+    "ResidualReadOut": _residual_read_out,
 }
 
 
@@ -434,7 +358,7 @@ def plan_arena(buffers: list[Buffer], steps: list[Step]) -> tuple[list[Buffer], 
     return out, total
 
 
-_JSON_META = ("class_names", "config", "preprocessing")
+_JSON_META = ("class_names", "config", "preprocessing", "pruned", "settings_from")
 _GRAPH_META = ("stage", "golden", "passes")  # of use beside the graph only
 
 
@@ -444,10 +368,12 @@ def _meta(model: ir.Model) -> dict[str, Any]:
     try:
         return {k: json.loads(v) if k in _JSON_META else v for k, v in kept.items()}
     except ValueError as e:
-        raise ArtifactError(f"the model's metadata is damaged: {e}", where="metadata") from e
+        raise ArtifactError(
+            f"the model's metadata is damaged: {e}", where="metadata", hint="export the model again"
+        ) from e
 
 
-def _stored_golden(model: ir.Model) -> tuple[Golden, ...]:
+def stored_golden(model: ir.Model) -> tuple[Golden, ...]:
     """Read the golden vectors that the export wrote into the metadata, if any."""
     text = model.metadata_props.get("golden")
     if not text:
@@ -456,10 +382,16 @@ def _stored_golden(model: ir.Model) -> tuple[Golden, ...]:
         stored = json.loads(text)
         content = zlib.decompress(base64.b64decode(stored["frames"], validate=True))
         frames = np.frombuffer(content, np.uint8).reshape(stored["shape"])
+        if frames.ndim == 5 and frames.shape[1] == 1:  # event frames of one step are images
+            frames = frames[:, 0]
         raw = np.array(stored["raw"], np.int64)
         return tuple(Golden(f, r) for f, r in zip(frames, raw, strict=True))
     except (ValueError, KeyError, TypeError, OverflowError, zlib.error) as e:
-        raise ArtifactError("the golden vectors in the metadata are damaged", where="golden") from e
+        raise ArtifactError(
+            "the golden vectors in the metadata are damaged",
+            where="golden",
+            hint="export the model again",
+        ) from e
 
 
 def lower(model: ir.Model, golden: Iterable[Golden] = ()) -> Program:
@@ -483,9 +415,8 @@ def lower(model: ir.Model, golden: Iterable[Golden] = ()) -> Program:
     stages.verify(model, "packed")
     stages.infer_types(model)
     lo = _Lowering(model)
-    image = model.graph.inputs[0]
-    height, width, channels = (ir.size(image, axis) for axis in (1, 2, 3))
-    lo.add(image, BufferKind.IMAGE, (1, height, width, channels))
+    *steps, height, width, channels = stages.input_shape(model)
+    lo.add(model.graph.inputs[0], BufferKind.IMAGE, (*(steps or [1]), height, width, channels))
     for node in model.graph:
         found = stages.op_of(node)
         if found is not None:
@@ -505,7 +436,7 @@ def lower(model: ir.Model, golden: Iterable[Golden] = ()) -> Program:
         steps=tuple(lo.steps),
         constants=tuple(lo.constants),
         meta=json.dumps(meta, sort_keys=True, ensure_ascii=False),
-        golden=tuple(golden) or _stored_golden(model),
+        golden=tuple(golden) or stored_golden(model),
     )
     validate(program)
     return program

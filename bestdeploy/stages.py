@@ -11,7 +11,8 @@ A graph between two stages (the passes work one after the other) is runnable all
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,8 @@ STAGES: dict[str, tuple[Op, ...]] = {
     "packed": ops.PACKED_OPS,
 }
 _STANDARD = {
-    "spiking": {"Cast", "Div", "Sub", "Mul", "Add", "ReduceMean", "MatMul"},
-    "folded": {"Cast", "Mul"},
+    "spiking": {"Transpose", "Cast", "Div", "Sub", "Mul", "Add", "ReduceMean", "MatMul"},
+    "folded": {"Transpose", "Cast", "Mul"},
     "packed": {"Cast", "Mul"},
 }
 
@@ -109,6 +110,8 @@ def _standard_type(node: ir.Node, inputs: list[Typed]) -> Typed:
     if node.op_type == "Cast":
         dtype = ir.DataType(ir.attribute(node, "to")).numpy()
         return typed(dtype, inputs[0][1])
+    if node.op_type == "Transpose":
+        return typed(inputs[0][0], [inputs[0][1][axis] for axis in ir.attribute(node, "perm")])
     if node.op_type == "ReduceMean":
         axes = ir.attribute(node, "axes")
         return typed(inputs[0][0], [d for i, d in enumerate(inputs[0][1]) if i not in axes])
@@ -201,7 +204,7 @@ class Executor:
         self._evaluator = ReferenceEvaluator(proto, new_ops=None if bodies else _op_runs())
 
     def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Evaluate uint8 [B, H, W, C]; return each output and watched value by name."""
+        """Evaluate frames uint8 [B, ...]; return each output and watched value by name."""
         return dict(zip(self._names, self._evaluator.run(None, {"image": image}), strict=True))
 
 
@@ -210,10 +213,10 @@ def run(model: ir.Model, image: np.ndarray, *, bodies: bool = False) -> dict[str
     return Executor(model, bodies=bodies).run(image)
 
 
-def input_shape(model: ir.Model) -> tuple[int, int, int]:
-    """Return (H, W, C) of a model's image."""
-    height, width, channels = (ir.size(model.graph.inputs[0], axis) for axis in (1, 2, 3))
-    return height, width, channels
+def input_shape(model: ir.Model) -> tuple[int, ...]:
+    """Return (H, W, C) of a model's image, (T, H, W, C) of event frames."""
+    image = model.graph.inputs[0]
+    return tuple(ir.size(image, axis) for axis in range(1, len(ir.shape_of(image))))
 
 
 def batch_size(model: ir.Model) -> int:
@@ -232,14 +235,19 @@ NEURONS = (
     "ThresholdNeuron",
     "MembraneNeuron",
     "ConstantMembraneNeuron",
+    "Encoder",
     "CountNeuron",
     "StemNeuron",
+    "StemFrames",
     "SpikeConvNeuron",
     "StreamNeuron",
     "ResidualNeuron",
     "SpikeScores",
     "SpikeScoresStream",
     "SpikeValues",
+    "SpikeKeyValues",
+    "SpikeKeyValuesStream",
+    "SpikeQueryValues",
 )
 
 
@@ -251,6 +259,21 @@ def neuron_values(model: ir.Model) -> list[ir.Value]:
         if row is not None and row[0].name in NEURONS:
             found.append(node.outputs[-1])
     return found
+
+
+def kept_spikes(model: ir.Model) -> Callable[[str, np.ndarray], np.ndarray]:
+    """Return a function (neuron name, spikes of the unpruned neuron) -> those that were kept."""
+    return select_kept(json.loads(model.metadata_props.get("pruned", "{}")))
+
+
+def select_kept(pruned: Mapping[str, Any]) -> Callable[[str, np.ndarray], np.ndarray]:
+    """As `kept_spikes`, from the content of the metadata `pruned`: neuron -> {axis, cut, of}."""
+
+    def select(name: str, spikes: np.ndarray) -> np.ndarray:
+        note = pruned.get(name)
+        return spikes if note is None else np.delete(spikes, note["cut"], axis=note["axis"])
+
+    return select
 
 
 def spike_reader(model: ir.Model) -> Callable[[str, np.ndarray], np.ndarray]:

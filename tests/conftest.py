@@ -14,6 +14,7 @@ settings.load_profile("bestdeploy")
 
 GOLDEN = Path(__file__).parent / "golden"
 PUBLISHED = {"attention": "qk", "tau": 2.0, "decay_input": True, "variant": "official"}
+PUBLISHED_KV = {**PUBLISHED, "attention": "kv"}
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +22,13 @@ def golden_vectors():
     """Images, raw logits and spike counts of the published-layout golden checkpoint."""
     with np.load(GOLDEN / "bestformer_qk.npz") as held:
         return dict(held)
+
+
+@pytest.fixture(scope="session")
+def golden_kv():
+    """The ImageNet-layout golden checkpoint: path, settings, vectors."""
+    with np.load(GOLDEN / "bestformer_kv.npz") as held:
+        return GOLDEN / "bestformer_kv.pth.tar", PUBLISHED_KV, dict(held)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Random BESTformer checkpoints (qk, CIFAR layout) with batch norm calibrated on their own data.
+"""Random BESTformer checkpoints, every form, with batch norm calibrated on their own data.
 
 `Network` walks the published equations step by step in float64 numpy, written apart from the
 package on purpose. In calibrating mode it sets each batch norm from what passes through it, so
@@ -31,12 +31,32 @@ class Spec:
     decay_input: bool = True
     lambda_scale: float = 12.0
     stem: tuple[int, int, int] | None = None
+    attention: str = "qk"
+    layout: str = "cifar"
+    variant: str = "official"
+    binariser: str = "soft"
+    residual: str = "reversible"
+    readout: str | None = None
+    events: bool = False
+    biased: bool = False
 
     @property
     def widths(self) -> tuple[int, ...]:
         d = self.dim
         first = self.stem or (max(1, d // 8), max(1, d // 4), max(1, d // 2))
         return (*first, d, d)
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """Heads that are read."""
+        usual = "average" if self.variant == "official" else "classification"
+        names = {"average": ("head", "head2"), "classification": ("head",)}
+        return {**names, "distillation": ("head2",)}[self.readout or usual]
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        image = (self.size, self.size, self.channels)
+        return (self.n_steps, *image) if self.events else image
 
 
 @dataclass
@@ -96,9 +116,20 @@ class Network:
 
     def binary(self, name: str, bn: str, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         w = self.weight(name, shape)
-        signs = np.sign(w - w.reshape(shape[0], -1).mean(1).reshape(-1, *[1] * (w.ndim - 1)))
+        deviation = w - w.reshape(shape[0], -1).mean(1).reshape(-1, *[1] * (w.ndim - 1))
+        paper = self.spec.variant == "paper"
+        signs = np.where(deviation >= 0, 1.0, -1.0) if paper else np.sign(deviation)
         kernel = signs.reshape(*shape, *[1] * (4 - len(shape)))
-        return self.batch_norm(bn, self.conv(x, kernel))
+        y = self.conv(x, kernel)
+        if self.spec.biased and name.split(".")[-2] in ("proj_conv", "mlp1_conv", "mlp2_conv"):
+            y = y + self.weight(f"{name.removesuffix('weight')}bias", (shape[0],))
+        return self.batch_norm(bn, y)
+
+    def binarise(self, x: np.ndarray) -> np.ndarray:
+        """The neuron on attention counts, three kinds of it."""
+        if self.spec.binariser == "boolean":
+            return (x >= 1).astype(np.float64)
+        return self.lif(x, soft=self.spec.binariser == "soft")
 
     def lif(self, x: np.ndarray, theta: float = 1.0, soft: bool = False) -> np.ndarray:
         v = np.zeros(x.shape[1:])
@@ -121,28 +152,44 @@ class Network:
     # -- network -------------------------------------------------------------------------------
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Evaluate uint8 [B, H, W, C]; return float64 [B, K]."""
+        """Evaluate uint8 [B, H, W, C] or [B, T, H, W, C]; return float64 [B, K]."""
         s, t = self.spec, self.spec.n_steps
-        mean, std = np.array(self.settings["mean"]), np.array(self.settings["std"])
-        x = (images / 255.0 - mean) / std
-        w, e = s.widths, "patch_embed.block"
-        y = self.conv(x, self.weight(f"{e}0_conv.weight", (w[0], s.channels, 3, 3)))
-        y = np.broadcast_to(self.batch_norm(f"{e}0_bn", y), (t, *y.shape))
+        w, cifar = s.widths, s.layout == "cifar"
+        e = "patch_embed.block" if cifar else "patch_embed.proj"
+        first = f"{e}0" if cifar else e
+        if s.events:
+            x = images.astype(np.float64).swapaxes(0, 1)
+        else:
+            mean, std = np.array(self.settings["mean"]), np.array(self.settings["std"])
+            x = (images / 255.0 - mean) / std
+        y = self.conv(x, self.weight(f"{first}_conv.weight", (w[0], s.channels, 3, 3)))
+        y = self.batch_norm(f"{first}_bn", y)
+        y = y if s.events else np.broadcast_to(y, (t, *y.shape))
         for i in range(1, 5):
             spikes = self.lif(y)
-            spikes = self.pool(spikes) if i >= 3 else spikes
+            spikes = self.pool(spikes) if i >= 3 or not cifar else spikes
             y = self.binary(f"{e}{i}_conv.weight", f"{e}{i}_bn", spikes, (w[i], w[i - 1], 3, 3))
-        x0 = x1 = y
-        for i in range(s.depth):
-            x2 = self.attention(f"block.{i}.attn", x1) + (x0 + x1) / 2
-            x3 = self.mlp(f"block.{i}.mlp", x2) + (x1 + x2) / 2
-            x0, x1 = x2, x3
-        heads = []
+        x0, x1 = self.blocks(y)
+        heads = {}
         for name, stream in (("head", x0), ("head2", x1)):
             weight = self.weight(f"{name}.weight", (s.classes, s.dim))
             bias = self.weight(f"{name}.bias", (s.classes,))
-            heads.append(stream.mean(axis=(0, 2, 3)) @ weight.T + bias)
-        return (heads[0] + heads[1]) / 2
+            heads[name] = stream.mean(axis=(0, 2, 3)) @ weight.T + bias
+        return sum(heads[name] for name in s.head_names) / len(s.head_names)
+
+    def blocks(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the two streams that the heads read."""
+        x0 = x1 = x
+        for i in range(self.spec.depth):
+            y, z = f"block.{i}.attn", f"block.{i}.mlp"
+            if self.spec.residual == "plain":
+                x1 = x1 + self.attention(y, x1)
+                x0 = x1 = x1 + self.mlp(z, x1)
+            else:
+                x2 = self.attention(y, x1) + (x0 + x1) / 2
+                x3 = self.mlp(z, x2) + (x1 + x2) / 2
+                x0, x1 = x2, x3
+        return x0, x1
 
     def attention(self, p: str, x: np.ndarray) -> np.ndarray:
         s, d = self.spec, self.spec.dim
@@ -153,14 +200,19 @@ class Network:
             z = self.lif(self.binary(f"{p}.{n}_conv.weight", f"{p}.{n}_bn", spikes, (d, d, 1)))
             split.append(z.reshape(t, b, h * w, s.heads, d // s.heads).transpose(0, 1, 3, 2, 4))
         q, k, v = split
-        attention = self.lif(q @ k.swapaxes(-1, -2), soft=True)
+        if s.attention == "qk":
+            m = self.binarise(q @ k.swapaxes(-1, -2)) @ v
+        else:
+            m = q @ self.binarise(k.swapaxes(-1, -2) @ v)
         key = f"{p}.lambda_attn"
         if key not in self.tensors:
-            values = self.rng.uniform(0.3, 1.5, (t, 1, s.heads, 1, 1)) * s.lambda_scale
+            shape = (t, 1, s.heads, 1, 1) if s.variant == "official" else (t, 1, 1)
+            values = self.rng.uniform(0.3, 1.5, shape) * s.lambda_scale
             values.reshape(-1)[::7] *= -1
             values.reshape(-1)[5::11] = 0
             self.tensors[key] = values.astype(np.float32)
-        z = (attention @ v) * 0.125 * self.tensors[key].astype(np.float64)
+        lambdas = self.tensors[key].astype(np.float64).reshape(t, 1, -1, 1, 1)
+        z = m * 0.125 * lambdas
         z = self.lif(z, theta=0.5).transpose(0, 1, 3, 2, 4).reshape(t, b, h, w, d)
         return self.binary(f"{p}.proj_conv.weight", f"{p}.proj_bn", z, (d, d, 1))
 
@@ -175,22 +227,33 @@ class Network:
     def settings(self) -> dict[str, object]:
         """What the weights cannot say, as a checkpoint's args would."""
         s = self.spec
-        return {
+        found: dict[str, object] = {
             "image_size": s.size,
             "mean": [0.4914, 0.4822, 0.4465, 0.45][: s.channels],
             "std": [0.247, 0.2435, 0.2616, 0.25][: s.channels],
-            "attention": "qk",
+            "input": "events" if s.events else "image",
+            "attention": s.attention,
             "tau": s.tau,
             "decay_input": s.decay_input,
-            "variant": "official",
+            "variant": s.variant,
             "num_heads": s.heads,
             "time_step": s.n_steps,
+            "binariser": s.binariser,
+            "residual": s.residual,
         }
+        if s.events:
+            del found["mean"], found["std"]
+        if s.readout is not None:
+            found["readout"] = s.readout
+        return found
 
 
 def images_of(spec: Spec, n: int, seed: int = 1) -> np.ndarray:
-    """Random smooth and noisy images uint8 [n, H, W, C]."""
+    """Random smooth and noisy images uint8 [n, H, W, C], or event counts [n, T, H, W, C]."""
     rng = np.random.default_rng((seed, spec.seed))
+    if spec.events:
+        rates = rng.uniform(0, 2, (n, 1, spec.size, spec.size, spec.channels))
+        return rng.poisson(np.broadcast_to(rates, (n, *spec.frame_shape))).astype(np.uint8)
     coarse = rng.integers(0, 256, (n, spec.size // 4, spec.size // 4, spec.channels))
     smooth = coarse.repeat(4, axis=1).repeat(4, axis=2)
     noise = rng.integers(-60, 60, smooth.shape)

@@ -14,14 +14,14 @@ import numpy as np
 
 from bestdeploy import ir, stages
 from bestdeploy.errors import PassError
-from bestdeploy.passes import binarise, fold_batchnorm
+from bestdeploy.passes import binarise, dead_stores, fold_batchnorm
 from bestdeploy.passes.definition import is_op, n_steps_of, producer
 
 
 def float_model(spiking: ir.Model) -> bytes:
     """Serialise the float network of a spiking graph (which is not changed)."""
     model = ir.clone(spiking)
-    for step in (binarise.PASS, fold_batchnorm.PASS):
+    for step in (dead_stores.PASS, binarise.PASS, fold_batchnorm.PASS):
         step.apply(model)
         stages.infer_types(model)
     return ir.to_bytes(_Floating(model).build())
@@ -45,10 +45,13 @@ class _Floating:
             "OrPool": self.pool,
             "Scores": self.scores,
             "Values": self.values,
+            "KeyValues": self.key_values,
+            "QueryValues": self.query_values,
             "HeadScale": self.skip,
             "ReversibleMix": self.mix,
         }
         self.standard: dict[str, Callable[[ir.Node], None]] = {
+            "Transpose": self.skip,
             "Cast": self.skip,
             "Div": self.skip,
             "Sub": self.skip,
@@ -62,13 +65,7 @@ class _Floating:
         """Emit the whole network."""
         image = self.model.graph.inputs[0]
         source = ir.typed_value("image", np.uint8, ir.shape_of(image))
-        pixels = self.b.op("Transpose", self.b.op("Cast", source, to=1), perm=[0, 3, 1, 2])
-        mean, std = (
-            ir.array_of(self.model.graph.initializers[f"image.{n}"]) for n in ("mean", "std")
-        )
-        gain = self.constant("image.gain", (1 / (255 * std)).reshape(-1, 1, 1))
-        drop = self.constant("image.drop", (mean / std).reshape(-1, 1, 1))
-        self.pixels = self.b.op("Sub", self.b.op("Mul", pixels, gain), drop)
+        self.pixels = self.normalised(source)
         for node in self.model.graph:
             row = stages.op_of(node)
             (self.standard[node.op_type] if row is None else self.ours[row[0].name])(node)
@@ -78,6 +75,21 @@ class _Floating:
         kept = ("family", "config", "preprocessing", "source_sha256")
         metadata = {k: self.model.metadata_props[k] for k in kept}
         return ir.new_model(self.b, [source], [logits], name="float", metadata=metadata)
+
+    def normalised(self, image: ir.Value) -> ir.Value:
+        """Emit float32 [B, C, H, W], or [TB, C, H, W] of event frames."""
+        b, held = self.b, self.model.graph.initializers
+        real, shape = b.op("Cast", image, to=1), ir.shape_of(image)
+        if len(shape) == 5:
+            steps = b.op("Transpose", real, perm=[1, 0, 4, 2, 3])
+            size = [int(shape[axis]) for axis in (4, 2, 3)]
+            pixels = b.op("Reshape", steps, b.constant([-1, *size]))
+        else:
+            pixels = b.op("Transpose", real, perm=[0, 3, 1, 2])
+        mean, std, white = (ir.array_of(held[f"image.{n}"]) for n in ("mean", "std", "white"))
+        gain = self.constant("image.gain", (1 / (white * std)).reshape(-1, 1, 1))
+        drop = self.constant("image.drop", (mean / std).reshape(-1, 1, 1))
+        return b.op("Sub", b.op("Mul", pixels, gain), drop)
 
     def constant(self, name: str, array: np.ndarray) -> ir.Value:
         return self.b.initializer(name, np.asarray(array, np.float32))
@@ -196,6 +208,21 @@ class _Floating:
         v = self._heads(node.inputs[1], ir.attribute(node, "heads"))
         self.made[node.outputs[0]] = self.b.op(
             "MatMul", v, self.get(node.inputs[0]), name=node.name
+        )
+
+    def key_values(self, node: ir.Node) -> None:
+        """Emit the transposed products v k^T [TB, heads, d of v, d of k]."""
+        heads = ir.attribute(node, "heads")
+        k, v = (self._heads(x, heads) for x in node.inputs)
+        self.made[node.outputs[0]] = self.b.op(
+            "MatMul", v, self.b.op("Transpose", k, perm=[0, 1, 3, 2]), name=node.name
+        )
+
+    def query_values(self, node: ir.Node) -> None:
+        """Emit [TB, heads, d, N]; the products are transposed already."""
+        q = self._heads(node.inputs[0], ir.attribute(node, "heads"))
+        self.made[node.outputs[0]] = self.b.op(
+            "MatMul", self.get(node.inputs[1]), q, name=node.name
         )
 
     def mix(self, node: ir.Node) -> None:

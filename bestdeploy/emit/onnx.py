@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from bestdeploy import ir, stages
 
+FOLD_LIMIT_BYTES = 4096
+"""Constants up to this size are folded: the weights of a layer that is worth a file are larger."""
+
 
 def function_model(model: ir.Model) -> bytes:
     """Serialise a graph of any stage with the function bodies of its ops."""
@@ -18,7 +21,11 @@ def function_model(model: ir.Model) -> bytes:
 
 
 def standard_model(model: ir.Model) -> bytes:
-    """Serialise a graph with every function inlined and no import of our domain."""
+    """Serialise a graph with every function inlined and no import of our domain.
+
+    What the bodies compute from constants alone (attributes, small tables, shapes) is folded, and
+    equal subexpressions are merged; binary weights stay packed.
+    """
     import onnx.inliner
 
     stages.infer_types(model)
@@ -27,4 +34,4 @@ def standard_model(model: ir.Model) -> bytes:
     kept = [o for o in inlined.opset_import if o.domain != ir.DOMAIN]
     del inlined.opset_import[:]
     inlined.opset_import.extend(kept)
-    return inlined.SerializeToString(deterministic=True)
+    return ir.folded(inlined, FOLD_LIMIT_BYTES).SerializeToString(deterministic=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from bestdeploy import ir
 from bestdeploy.errors import UnsupportedModelError
-from bestdeploy.importers import bestformer, checkpoint, settings
+from bestdeploy.importers import bestformer, checkpoint, settings, signatures
 
 FAMILIES: tuple[ModuleType, ...] = (bestformer,)
 
@@ -53,6 +53,13 @@ def _choose(name: str | None, content: checkpoint.Checkpoint) -> ModuleType:
     for family in FAMILIES:
         if family.recognises(keys):
             return family
+    foreign = signatures.recognise(keys)
+    if foreign is not None:
+        raise UnsupportedModelError(
+            f"this is a checkpoint of {foreign}, which is recognised but not imported",
+            where=str(content.path),
+            hint=f"imported families: {names}",
+        )
     shown = ", ".join(f"`{k}`" for k in sorted(keys)[:3])
     raise UnsupportedModelError(
         f"no known model family has these {len(keys)} tensors ({shown}, ...)",

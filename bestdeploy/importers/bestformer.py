@@ -1,42 +1,109 @@
-"""BESTformer with q k^T attention, CIFAR layout ([bestformer], published code of 2025).
+"""BESTformer ([bestformer], published code of 2025), every form of it.
 
-    tokenizer   conv0 (real) . lif . conv1 . lif . conv2 . lif . pool . conv3 . lif . pool . conv4
+    tokenizer   conv0 (real), then four stages: lif . (pool) . conv
     block       x2 = BSSA(x1) + (x0 + x1)/2;  x3 = BMLP(x2) + (x1 + x2)/2;  first block x0 = x1
-    logits      (head(mean x0) + head2(mean x1)) / 2          official
-                head(mean x0)                                 paper
-Keys and shapes are those of the published checkpoints; D, depth, T, heads, classes and channels
-are read from the shapes. What shapes cannot say are the settings below.
+                x2 = BSSA(x1) + x1;           x3 = BMLP(x2) + x2              residual=plain
+    BSSA        s = lif(x); q, k, v = lif(bn(conv s))
+                attention=qk:  lif(binariser(q k^T) v scale lambda)
+                attention=kv:  lif(q binariser(k^T v) scale lambda)
+    logits      (head(mean x0) + head2(mean x1)) / 2                         readout=average
+                head(mean x0)                                                readout=classification
+                head2(mean x1)                                               readout=distillation
+Keys and shapes are those of the published checkpoints: the CIFAR layout (`block0_conv` .., two
+pools) and the ImageNet layout (`proj_conv`, `proj1_conv` .., four pools), which event-camera
+models use with two input channels. D, depth, T, heads, classes and channels are read from the
+shapes. What shapes cannot say are the settings below. `variant=paper` is the method as printed:
+no input decay, one lambda per step and layer, sign(0) = +1, the classification head alone.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bestdeploy import ir, stages
-from bestdeploy.errors import CheckpointError, UnsupportedModelError
+from bestdeploy.errors import CheckpointError, UnsupportedModelError, UsageError
 from bestdeploy.importers import settings as s
-from bestdeploy.importers.checkpoint import Checkpoint, Tensors
+from bestdeploy.importers.checkpoint import Checkpoint
+from bestdeploy.importers.emitter import Emitter
 from bestdeploy.ops import MAX_STEPS
-from bestdeploy.ops.binary_conv import deviations
 
 NAME = "bestformer"
-EPSILON = 1e-5
 MAX_TOKENS = 1024
+MAX_HEAD_WIDTH = 1024
+N_STAGES = 4
 _COLORS = {1: "gray", 3: "rgb"}  # what an image file is turned into
+_LAMBDA = "attn.lambda_attn"
+
+
+class Layout(NamedTuple):
+    """Key names of a tokenizer: the first layer, and the four binary stages."""
+
+    name: str
+    first: str  # prefix of the real convolution and its batch norm
+    stage: str  # prefix of stage i, with {}
+    pooled: tuple[int, ...]  # stages whose spikes are pooled
+    usual: Mapping[str, str]  # settings of the published models of this layout, for hints
+
+    def key(self, i: int) -> str:
+        """Prefix of stage i, 0 = the first layer."""
+        return f"patch_embed.{self.stage.format(i) if i else self.first}"
+
+
+LAYOUTS = (
+    Layout("cifar", "block0", "block{}", (3, 4), {
+        "attention": "qk", "image_size": "32",
+        "mean": "0.4914,0.4822,0.4465", "std": "0.2470,0.2435,0.2616",
+    }),
+    Layout("imagenet", "proj", "proj{}", (1, 2, 3, 4), {
+        "attention": "kv", "image_size": "224",
+        "mean": "0.485,0.456,0.406", "std": "0.229,0.224,0.225",
+    }),
+)  # fmt: skip
+
+
+BINARISERS: Mapping[str, Mapping[str, Any]] = {
+    "soft": {"soft_reset": 1},
+    "hard": {},
+    "boolean": {"tau": 1.0, "decay_input": 1},
+}
+"""Neurons that turn attention counts into bits ([bestformer] Table 1), by what is special to them.
+
+`boolean` asks count >= threshold at each step on its own: a neuron that forgets, tau = 1.
+"""
+
+
+def _is_events(known: Mapping[str, Any]) -> bool:
+    return bool(known["input"] == "events")
+
 
 SETTINGS = (
-    s.Setting("image_size", s.image_size, "a number in 1..4096, or [height, width]",
-              aliases=("img_size",), usual="32"),
-    s.Setting("mean", s.numbers, "one number per channel", usual="0.4914,0.4822,0.4465"),
-    s.Setting("std", s.numbers, "one number per channel", usual="0.2470,0.2435,0.2616"),
-    s.Setting("attention", s.choice("qk", "kv"), "qk or kv", aliases=("attn_form",), usual="qk"),
-    s.Setting("tau", s.number(1.0, 1e6), "a number >= 1", usual="2.0"),
-    s.Setting("decay_input", s.boolean, "true or false", usual="true"),
+    s.Setting("input", s.choice("image", "events"), "image or events"),
     s.Setting("variant", s.choice("official", "paper"), "official or paper", usual="official"),
+    s.Setting("attention", s.choice("qk", "kv"), "qk or kv", aliases=("attn_form",)),
+    s.Setting("image_size", s.image_size, "a number in 1..4096, or [height, width]",
+              aliases=("img_size",)),
+    s.Setting("mean", s.numbers, "one number per channel",
+              implied=lambda known: (0.0,) if _is_events(known) else None),
+    s.Setting("std", s.numbers, "one number per channel",
+              implied=lambda known: (1.0,) if _is_events(known) else None),
+    s.Setting("tau", s.number(1.0, 1e6), "a number >= 1", usual="2.0"),
+    s.Setting("decay_input", s.boolean, "true or false", usual="true",
+              implied=lambda known: False if known.get("variant") == "paper" else None),
+    s.Setting("n_steps", s.integer(1, MAX_STEPS), f"a whole number in 1..{MAX_STEPS}",
+              required=False),
+    s.Setting("heads", s.integer(1, 256), "a whole number in 1..256", aliases=("num_heads",),
+              required=False, usual="8"),
+    s.Setting("binariser", s.choice("soft", "hard", "boolean"), "soft, hard or boolean",
+              default="soft", required=False),
+    s.Setting("residual", s.choice("reversible", "plain"), "reversible or plain",
+              default="reversible", required=False),
+    s.Setting("readout", s.choice("average", "classification", "distillation"),
+              "average, classification or distillation", required=False),
     s.Setting("attn_scale", s.number(1e-6, 1e3), "a number in [1e-6, 1000]", default=0.125,
               required=False),
     s.Setting("v_threshold", s.number(1e-6, 1e3), "a number in [1e-6, 1000]", default=1.0,
@@ -51,9 +118,19 @@ SETTINGS = (
 )  # fmt: skip
 
 
+def layout_of(keys: set[str]) -> Layout | None:
+    """Return the layout whose tokenizer keys are all there."""
+    for layout in LAYOUTS:
+        if {f"{layout.key(i)}_conv.weight" for i in range(N_STAGES + 1)} <= keys:
+            return layout
+    return None
+
+
 def recognises(keys: set[str]) -> bool:
-    """Tell whether a set of tensor names is a BESTformer of the CIFAR layout."""
-    return {"block.0.attn.lambda_attn", "patch_embed.block0_conv.weight"} <= keys
+    """Tell whether a set of tensor names is a BESTformer."""
+    return f"block.0.{_LAMBDA}" in keys and any(
+        f"{layout.key(0)}_conv.weight" in keys for layout in LAYOUTS
+    )
 
 
 def build(checkpoint: Checkpoint, sources: Mapping[str, Mapping[str, Any]]) -> ir.Model:
@@ -66,237 +143,276 @@ def build(checkpoint: Checkpoint, sources: Mapping[str, Mapping[str, Any]]) -> i
     Raises:
         CheckpointError: missing, extra, mis-shaped or non-finite tensors.
         UnsupportedModelError: a missing setting, or a form that is not supported.
+        UsageError: a setting that does not fit the checkpoint.
     """
-    config = s.resolve(SETTINGS, sources, family=NAME)
-    _check_supported(config)
-    return _Importer(checkpoint, config).model()
+    layout = layout_of(set(checkpoint.tensors))
+    if layout is None:
+        layout = next(x for x in LAYOUTS if f"{x.key(0)}_conv.weight" in checkpoint.tensors)
+    weights = {"input": "events" if _input_channels(checkpoint, layout) == 2 else "image"}
+    schema = tuple(
+        dataclasses.replace(x, usual=layout.usual.get(x.name, x.usual)) for x in SETTINGS
+    )
+    found = s.resolve(schema, {**sources, "the weights": weights}, family=NAME)
+    return _Importer(checkpoint, layout, found).model()
 
 
-def _check_supported(config: Mapping[str, Any]) -> None:
-    if config["attention"] != "qk":
-        raise UnsupportedModelError(
-            f"attention={config['attention']}: only qk is supported",
-            where=f"family {NAME}",
-            hint="CIFAR checkpoints of the published code use --set attention=qk",
-        )
-    if config["variant"] != "official":
-        raise UnsupportedModelError(
-            f"variant={config['variant']}: only official is supported", where=f"family {NAME}"
-        )
-    height, width = config["image_size"]
-    n_tokens = -(-height // 4) * -(-width // 4)
-    if n_tokens > MAX_TOKENS:
-        raise UnsupportedModelError(
-            f"image_size={config['image_size']} gives {n_tokens} tokens, at most {MAX_TOKENS}",
-            where="setting image_size",
-        )
+def _input_channels(checkpoint: Checkpoint, layout: Layout) -> int:
+    shape = checkpoint.tensors[f"{layout.key(0)}_conv.weight"].shape
+    return shape[1] if len(shape) == 4 else 0
 
 
 class _Importer:
     """Walks the network in order, emitting nodes and taking tensors."""
 
-    def __init__(self, checkpoint: Checkpoint, config: dict[str, Any]) -> None:
-        self.b = ir.Builder()
-        self.t = Tensors(checkpoint)
-        self.checkpoint = checkpoint
-        self.config = config
-        self.warnings: list[str] = []
-        c0, self.channels, _, _ = self.t.shape("patch_embed.block0_conv.weight", 4)
-        self.dim = self.t.shape("patch_embed.block4_conv.weight", 4)[0]
+    def __init__(self, checkpoint: Checkpoint, layout: Layout, found: s.Resolved) -> None:
+        self.checkpoint, self.layout = checkpoint, layout
+        self.config, self.origins = found.values, found.origins
+        self.e = Emitter(checkpoint, self.config, 0)
+        self.warnings = self.e.warnings
+        shapes = [self.e.t.shape(f"{layout.key(i)}_conv.weight", 4) for i in range(N_STAGES + 1)]
+        self.channels = shapes[0][1]
+        self.widths = [shape[0] for shape in shapes]
+        self.dim = self.widths[-1]
         keys = checkpoint.tensors
-        self.depth = sum(f"block.{i}.attn.lambda_attn" in keys for i in range(len(keys)))
-        self.widths = [c0, *(self.t.shape(f"patch_embed.block{i}_conv.weight", 4)[0]
-                             for i in range(1, 5))]  # fmt: skip
-        self.n_steps, self.heads = self._steps_and_heads()
-        self.classes = self.t.shape("head.weight", 2)[0]
+        self.depth = sum(f"block.{i}.{_LAMBDA}" in keys for i in range(len(keys)))
+        self.e.n_steps = self.n_steps = self._steps()
+        self.heads = self._heads()
+        for key in ("n_steps", "heads", "readout"):
+            if self.config[key] is None:
+                self.origins[key] = "the weights"
+        self.classes = self.e.t.shape(self._head_key(), 2)[0]
+        self._settle_readout()
         self._check_geometry()
 
-    def _steps_and_heads(self) -> tuple[int, int]:
-        shape = self.t.shape("block.0.attn.lambda_attn", 5)
-        n_steps, heads = shape[0], shape[2]
-        given = self.checkpoint.args.get("num_heads")
-        if isinstance(given, int) and given != heads:
-            raise CheckpointError(
-                f"args say num_heads={given}, lambda_attn has {heads} heads",
-                where="block.0.attn.lambda_attn",
-                hint="a single lambda per layer is the paper's variant, which is not supported yet",
-            )
-        if not 1 <= n_steps <= MAX_STEPS:
-            raise UnsupportedModelError(f"T={n_steps} time steps, supported are 1..{MAX_STEPS}")
-        stated = self.checkpoint.args.get("time_step")
-        if isinstance(stated, int) and stated != n_steps:
+    # -- what shapes and settings say together -------------------------------------------------
+
+    def _lambda_shape(self) -> tuple[int, ...]:
+        key = f"block.0.{_LAMBDA}"
+        if self.config["variant"] == "paper":
+            return self.checkpoint.tensors[key].shape or (1,)
+        return self.e.t.shape(key, 5)
+
+    def _steps(self) -> int:
+        held = self._lambda_shape()[0]
+        wanted, origin = self.config["n_steps"], self.origins.get("n_steps", "")
+        if wanted is not None and origin.startswith("--") and wanted != held:
+            if wanted > held:
+                raise UsageError(
+                    f"n_steps={wanted} (from {origin}): lambda_attn has {held} steps",
+                    where=f"block.0.{_LAMBDA}",
+                    hint=f"a model trained with T={held} runs with T=1..{held}",
+                )
             self.warnings.append(
-                f"args say time_step={stated}, lambda_attn has {n_steps} steps: {n_steps} is used"
+                f"T={wanted} steps of the {held} that were trained: lambda_attn is cut"
             )
-        return n_steps, heads
+            held = wanted
+        if not 1 <= held <= MAX_STEPS:
+            raise UnsupportedModelError(
+                f"T={held} time steps, supported are 1..{MAX_STEPS}",
+                where=f"block.0.{_LAMBDA}",
+                hint=f"--set n_steps={MAX_STEPS} takes the first {MAX_STEPS} of them",
+            )
+        for key in ("time_step", "n_steps"):
+            stated = self.checkpoint.args.get(key)
+            if isinstance(stated, int) and stated != held and not origin.startswith("--"):
+                self.warnings.append(
+                    f"args say {key}={stated}, lambda_attn has {held} steps: {held} is used"
+                )
+        return held
+
+    def _heads(self) -> int:
+        shape, given = self._lambda_shape(), self.config["heads"]
+        per_head = len(shape) == 5 and (shape[2] > 1 or self.config["variant"] != "paper")
+        if not per_head and given is None:
+            raise UnsupportedModelError(
+                "lambda_attn is one number per step, so nothing says how many `heads` there are",
+                where=f"block.0.{_LAMBDA}",
+                hint="the published code uses: --set heads=8",
+            )
+        if per_head and given is not None and given != shape[2]:
+            raise CheckpointError(
+                f"heads={given} (from {self.origins['heads']}), lambda_attn has {shape[2]} heads",
+                where=f"block.0.{_LAMBDA}",
+                hint="one lambda for all heads of a layer is --set variant=paper",
+            )
+        return int(shape[2]) if per_head else int(given)
+
+    def _head_key(self) -> str:
+        only_second = "head.weight" not in self.checkpoint.tensors
+        return "head2.weight" if only_second and self._has("head2") else "head.weight"
+
+    def _has(self, head: str) -> bool:
+        return f"{head}.weight" in self.checkpoint.tensors
+
+    def _settle_readout(self) -> None:
+        """Choose which heads are read where no setting says it."""
+        if self.config["readout"] is None:
+            both = self.config["variant"] == "official" and self._has("head2")
+            self.config["readout"] = "average" if both else "classification"
 
     def _check_geometry(self) -> None:
+        c = self.config
         if self.dim % self.heads:
-            raise CheckpointError(f"width D={self.dim} is not a multiple of {self.heads} heads")
+            raise CheckpointError(
+                f"width D={self.dim} is not a multiple of {self.heads} heads",
+                where="setting heads",
+                hint="override it with --set heads=...",
+            )
+        if c["attention"] == "kv" and self.dim // self.heads > MAX_HEAD_WIDTH:
+            raise UnsupportedModelError(
+                f"heads of {self.dim // self.heads} channels, attention=kv holds {MAX_HEAD_WIDTH}",
+                where="setting heads",
+                hint="use more heads",
+            )
         for key in ("mean", "std"):
-            if len(self.config[key]) != self.channels:
+            if len(c[key]) == 1 and self.origins[key] == "default":
+                c[key] = c[key] * self.channels
+            if len(c[key]) != self.channels:
                 raise UnsupportedModelError(
-                    f"{key} has {len(self.config[key])} numbers, the image has {self.channels} "
-                    "channels",
+                    f"{key} has {len(c[key])} numbers, the image has {self.channels} channels",
                     where=f"setting {key}",
+                    hint=f"override it with --set {key}=...",
                 )
-        if min(self.config["std"]) <= 0:
-            raise UnsupportedModelError(f"std={self.config['std']}: must be positive")
-
-    # -- nodes ---------------------------------------------------------------------------------
-
-    def op(self, op_type: str, *inputs: ir.Value, name: str, **attrs: Any) -> ir.Value:
-        return self.b.op(
-            op_type, *inputs, domain=ir.DOMAIN, name=name, output_names=[f"{name}.out"], **attrs
-        )
-
-    def neuron(self, name: str, x: ir.Value, *, threshold: float | None = None, soft: bool = False,
-               constant: bool = False) -> ir.Value:  # fmt: skip
-        """Emit a neuron; its spikes carry its published name."""
-        theta = self.config["v_threshold"] if threshold is None else threshold
-        return self.b.op(
-            f"{'ConstantLif' if constant else 'Lif'}_T{self.n_steps}",
-            x,
-            domain=ir.DOMAIN,
-            name=name,
-            output_names=[name],
-            tau=float(np.float32(self.config["tau"])),
-            v_threshold=float(np.float32(theta)),
-            v_reset=0.0,
-            soft_reset=int(soft),
-            decay_input=int(self.config["decay_input"]),
-        )
-
-    def batch_norm(self, name: str, x: ir.Value, width: int) -> ir.Value:
-        parts = [self.t.take(f"{name}.{p}", (width,))
-                 for p in ("weight", "bias", "running_mean", "running_var")]  # fmt: skip
-        var = parts[3]
-        if (var < 0).any():
-            channel = int(np.argmax(var < 0))
-            raise CheckpointError(
-                f"`{name}.running_var` is {var[channel]} in channel {channel}: "
-                "a variance is never negative",
-                where=str(self.checkpoint.path),
+        if min(c["std"]) <= 0:
+            raise UnsupportedModelError(
+                f"std={c['std']}: must be positive",
+                where="setting std",
+                hint="override it with --set std=...",
             )
-        if (var == 0).any():
-            self.warnings.append(f"{name}: {int((var == 0).sum())} channels have variance 0")
-        bias = np.zeros(width, np.float32)
-        constants = [
-            self.b.initializer(f"{name}.{p}", a)
-            for p, a in zip(("weight", "bias", "running_mean", "running_var"), parts, strict=True)
-        ]
-        constants.append(self.b.initializer(f"{name}.conv_bias", bias))
-        constants.append(self.b.initializer(f"{name}.epsilon", np.array(EPSILON)))
-        return self.op("BatchNorm", x, *constants, name=name)
+        self._check_tokens()
 
-    def binary_conv(self, name: str, x: ir.Value, n_in: int, n_out: int, k: int, rank: int = 4
-                    ) -> ir.Value:  # fmt: skip
-        """Emit a binary convolution and its batch norm; `name` ends in `_conv`."""
-        shape = (n_out, n_in, k, k)[:rank]
-        latent = self.t.take(f"{name}.weight", shape).reshape(n_out, n_in, k, k)
-        zeros = int((deviations(latent) == 0).sum())
-        paper = self.config["variant"] == "paper"
-        if zeros and not paper:
-            raise CheckpointError(
-                f"`{name}.weight`: {zeros} weights equal their row mean, their sign is 0",
-                where=str(self.checkpoint.path),
-                hint="variant=paper gives them +1; the official code gives 0, which no bit holds",
+    def _check_tokens(self) -> None:
+        height, width = self.config["image_size"]
+        scale = 2 ** len(self.layout.pooled)
+        n_tokens = -(-height // scale) * -(-width // scale)
+        if n_tokens > MAX_TOKENS:
+            raise UnsupportedModelError(
+                f"image_size={self.config['image_size']} gives {n_tokens} tokens, "
+                f"at most {MAX_TOKENS}",
+                where="setting image_size",
+                hint="override it with --set image_size=...",
             )
-        w = self.b.initializer(f"{name}.weight", latent.transpose(0, 2, 3, 1))
-        y = self.op("BinaryConv", x, w, name=name, strides=[1, 1], pads=[k // 2] * 4,
-                    sign_of_zero=int(paper))  # fmt: skip
-        return self.batch_norm(name.removesuffix("_conv") + "_bn", y, n_out)
 
     # -- parts ---------------------------------------------------------------------------------
 
     def tokenizer(self, image: ir.Value) -> ir.Value:
-        b, c, prefix = self.b, self.config, "patch_embed.block"
-        mean = b.initializer("image.mean", np.array(c["mean"], np.float64))
-        std = b.initializer("image.std", np.array(c["std"], np.float64))
-        full = b.initializer("image.white", np.array(255.0))
-        x = b.op("Cast", image, to=11, name="image.real")
-        x = b.op("Div", x, full, name="image.unit")
-        x = b.op("Div", b.op("Sub", x, mean, name="image.centred"), std, name="image.normalised")
-        w = self.t.take(f"{prefix}0_conv.weight", (self.widths[0], self.channels, 3, 3))
-        kernel = b.initializer(f"{prefix}0_conv.weight", w.transpose(0, 2, 3, 1).astype(np.float64))
-        y = self.op("RealConv", x, kernel, name=f"{prefix}0_conv", strides=[1, 1], pads=[1] * 4)
-        y = self.batch_norm(f"{prefix}0_bn", y, self.widths[0])
-        for i in range(1, 5):
-            spikes = self.neuron(f"{prefix}{i}_lif", y, constant=i == 1)
-            if i >= 3:
-                spikes = self.op("OrPool", spikes, name=f"{prefix}{i}_mp", kernel_shape=[3, 3],
-                                 strides=[2, 2], pads=[1] * 4)  # fmt: skip
-            y = self.binary_conv(f"{prefix}{i}_conv", spikes, self.widths[i - 1], self.widths[i], 3)
+        e, c = self.e, self.config
+        events = c["input"] == "events"
+        x = e.pixels(image, white=1.0 if events else 255.0, mean=c["mean"], std=c["std"],
+                     frames=events)  # fmt: skip
+        first = self.layout.key(0)
+        y = e.real_conv(f"{first}_conv", f"{first}_bn", x, self.channels, self.widths[0])
+        for i in range(1, N_STAGES + 1):
+            prefix = self.layout.key(i)
+            spikes = e.neuron(f"{prefix}_lif", y, constant=i == 1 and not events)
+            if i in self.layout.pooled:
+                spikes = e.pool(f"{prefix}_mp", spikes)
+            y = e.binary_conv(f"{prefix}_conv", spikes, self.widths[i - 1], self.widths[i], 3)
         return y
 
     def attention(self, prefix: str, x: ir.Value) -> ir.Value:
-        d = self.dim
-        spikes = self.neuron(f"{prefix}.proj_lif", x)
+        e, d, heads = self.e, self.dim, self.heads
+        spikes = e.neuron(f"{prefix}.proj_lif", x)
         q, k, v = (
-            self.neuron(
+            e.neuron(
                 f"{prefix}.{n}_lif",
-                self.binary_conv(f"{prefix}.{n}_conv", spikes, d, d, 1, rank=3),
+                e.binary_conv(f"{prefix}.{n}_conv", spikes, d, d, 1, rank=3),
             )
             for n in "qkv"
         )
-        counts = self.op("Scores", q, k, name=f"{prefix}.scores", heads=self.heads)
-        attention = self.neuron(f"{prefix}.attn_lif0", counts, soft=True)
-        m = self.op("Values", attention, v, name=f"{prefix}.values", heads=self.heads)
-        gain = self.b.initializer(f"{prefix}.gain", self.gain(prefix))
-        z = self.op("HeadScale", m, gain, name=f"{prefix}.scaled")
-        mixed = self.neuron(f"{prefix}.attn_lif", z, threshold=self.config["attn_v_threshold"])
-        return self.binary_conv(f"{prefix}.proj_conv", mixed, d, d, 1, rank=3)
+        if self.config["attention"] == "qk":
+            counts = e.op("Scores", q, k, name=f"{prefix}.scores", heads=heads)
+            bits = self.binariser(f"{prefix}.attn_lif0", counts)
+            m = e.op("Values", bits, v, name=f"{prefix}.values", heads=heads)
+        else:
+            counts = e.op("KeyValues", k, v, name=f"{prefix}.key_values", heads=heads)
+            bits = self.binariser(f"{prefix}.attn_lif0", counts)
+            m = e.op("QueryValues", q, bits, name=f"{prefix}.query_values", heads=heads)
+        gain = e.b.initializer(f"{prefix}.gain", self.gain(prefix))
+        z = e.op("HeadScale", m, gain, name=f"{prefix}.scaled")
+        mixed = e.neuron(f"{prefix}.attn_lif", z, threshold=self.config["attn_v_threshold"])
+        return e.binary_conv(f"{prefix}.proj_conv", mixed, d, d, 1, rank=3)
+
+    def binariser(self, name: str, counts: ir.Value) -> ir.Value:
+        """Turn counts into bits."""
+        return self.e.neuron(name, counts, **BINARISERS[self.config["binariser"]])
 
     def gain(self, prefix: str) -> np.ndarray:
         """Scale times lambda, float64 [T, heads]: a product of two float32, hence exact."""
         key = f"{prefix}.lambda_attn"
-        values = self.t.take(key, (self.n_steps, 1, self.heads, 1, 1))
-        values = values.reshape(self.n_steps, self.heads).astype(np.float64)
+        values = self._lambda(key).astype(np.float64)
         dead = int((values <= 0).all(axis=0).sum())
         if dead:
             self.warnings.append(f"{key}: {dead} of {self.heads} heads never fire (lambda <= 0)")
         return values * np.float64(np.float32(self.config["attn_scale"]))
 
-    def mlp(self, prefix: str, x: ir.Value) -> ir.Value:
-        hidden = self.t.shape(f"{prefix}.mlp1_conv.weight", 4)[0]
-        spikes = self.neuron(f"{prefix}.mlp1_lif", x)
-        y = self.binary_conv(f"{prefix}.mlp1_conv", spikes, self.dim, hidden, 1)
-        spikes = self.neuron(f"{prefix}.mlp2_lif", y)
-        return self.binary_conv(f"{prefix}.mlp2_conv", spikes, hidden, self.dim, 1)
+    def _lambda(self, key: str) -> np.ndarray:
+        """Return lambda float32 [T, heads]."""
+        shape = self._lambda_shape()
+        values = self.e.t.take(key, shape)
+        if len(shape) == 5 and shape == (shape[0], 1, self.heads, 1, 1):
+            return values.reshape(shape[0], self.heads)[: self.n_steps]
+        if values.size != shape[0]:
+            raise CheckpointError(
+                f"`{key}` has shape {shape}, expected one number per step, or per step and head "
+                f"(T, 1, {self.heads}, 1, 1)",
+                where=str(self.checkpoint.path),
+                hint="--set heads=... says how many heads there are",
+            )
+        return np.repeat(values.reshape(-1, 1), self.heads, axis=1)[: self.n_steps]
 
-    def head(self, name: str, x: ir.Value) -> ir.Value:
-        b = self.b
-        w = self.t.take(f"{name}.weight", (self.classes, self.dim)).astype(np.float64)
-        bias = self.t.take(f"{name}.bias", (self.classes,)).astype(np.float64)
-        mean = b.op("ReduceMean", x, axes=[0, 2, 3], keepdims=0, name=f"{name}.mean",
-                    output_names=[f"{name}.mean"])  # fmt: skip
-        y = b.op("MatMul", mean, b.initializer(f"{name}.weight", w.T.copy()), name=f"{name}.matmul")
-        return b.op("Add", y, b.initializer(f"{name}.bias", bias), name=f"{name}.add")
+    def mlp(self, prefix: str, x: ir.Value) -> ir.Value:
+        e = self.e
+        hidden = e.t.shape(f"{prefix}.mlp1_conv.weight", 4)[0]
+        spikes = e.neuron(f"{prefix}.mlp1_lif", x)
+        y = e.binary_conv(f"{prefix}.mlp1_conv", spikes, self.dim, hidden, 1)
+        spikes = e.neuron(f"{prefix}.mlp2_lif", y)
+        return e.binary_conv(f"{prefix}.mlp2_conv", spikes, hidden, self.dim, 1)
+
+    def blocks(self, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Append every block; return the streams that the two heads read."""
+        x0 = x1 = x
+        plain = self.config["residual"] == "plain"
+        for i in range(self.depth):
+            p = f"block.{i}"
+            y = self.attention(f"{p}.attn", x1)
+            x2 = self.e.op("ReversibleMix", y, x1 if plain else x0, x1,
+                           name=f"{p}.attn.residual")  # fmt: skip
+            z = self.mlp(f"{p}.mlp", x2)
+            x3 = self.e.op("ReversibleMix", z, x2 if plain else x1, x2,
+                           name=f"{p}.mlp.residual")  # fmt: skip
+            x0, x1 = x2, x3
+            if plain:  # norm1 and norm2 of the ancestor are in its files, and never used
+                self.e.t.drop(f"{p}.norm{n}.{w}" for n in (1, 2) for w in ("weight", "bias"))
+        return (x1, x1) if plain else (x0, x1)
+
+    def logits(self, x0: ir.Value, x1: ir.Value) -> ir.Value:
+        """Append the heads that are read; tensors of the others are dropped."""
+        e, readout = self.e, self.config["readout"]
+        if readout == "classification":
+            e.t.drop(["head2.weight", "head2.bias"])
+            return e.classifier("head", e.mean("head.mean", x0), self.dim, self.classes)
+        if readout == "distillation":
+            e.t.drop(["head.weight", "head.bias"])
+            return e.classifier("head2", e.mean("head2.mean", x1), self.dim, self.classes)
+        f0 = e.mean("head.mean", x0)
+        f1 = f0 if x0 is x1 else e.mean("head2.mean", x1)
+        y0 = e.classifier("head", f0, self.dim, self.classes)
+        y1 = e.classifier("head2", f1, self.dim, self.classes)
+        both = e.b.op("Add", y0, y1, name="logits.sum")
+        half = e.b.initializer("logits.half", np.array(0.5))
+        return e.b.op("Mul", both, half, name="logits.mean")
 
     def model(self) -> ir.Model:
         """Emit everything and wrap it up."""
         height, width = self.config["image_size"]
-        image = ir.typed_value("image", np.uint8, ["B", height, width, self.channels])
-        x1 = self.tokenizer(image)
-        x0 = x1
-        for i in range(self.depth):
-            p = f"block.{i}"
-            y = self.attention(f"{p}.attn", x1)
-            x2 = self.op("ReversibleMix", y, x0, x1, name=f"{p}.attn.residual")
-            z = self.mlp(f"{p}.mlp", x2)
-            x3 = self.op("ReversibleMix", z, x1, x2, name=f"{p}.mlp.residual")
-            x0, x1 = x2, x3
-        logits = self.head("head", x0)
-        if self.config["variant"] == "paper":
-            self.t.drop(["head2.weight", "head2.bias"])
-        else:
-            both = self.b.op("Add", logits, self.head("head2", x1), name="logits.sum")
-            half = self.b.initializer("logits.half", np.array(0.5))
-            logits = self.b.op("Mul", both, half, name="logits.mean")
-        self.t.finish()
+        steps = [self.n_steps] if self.config["input"] == "events" else []
+        image = ir.typed_value("image", np.uint8, ["B", *steps, height, width, self.channels])
+        logits = self.logits(*self.blocks(self.tokenizer(image)))
+        self.e.t.finish()
         logits.name = "logits"
         ir.set_type(logits, np.float64, ["B", self.classes])
-        model = ir.new_model(self.b, [image], [logits], name=NAME, metadata=self.metadata())
+        model = ir.new_model(self.e.b, [image], [logits], name=NAME, metadata=self.metadata())
         stages.infer_types(model)
         stages.verify(model)
         return model
@@ -307,9 +423,9 @@ class _Importer:
         if names is not None and len(names) != self.classes:
             self.warnings.append(f"{len(names)} class names for {self.classes} classes: left out")
             names = None
-        height, width = self.config["image_size"]
         config = {
             **self.config,
+            "layout": self.layout.name,
             "dim": self.dim,
             "depth": self.depth,
             "heads": self.heads,
@@ -317,22 +433,28 @@ class _Importer:
             "channels": self.channels,
             "classes": self.classes,
         }
-        preprocessing = {
-            "height": height,
-            "width": width,
-            "channels": self.channels,
-            "resize": "short-side",
-            "filter": self.config["interpolation"],
-            "crop_pct": self.config["crop_pct"],
-        }
-        if self.channels in _COLORS:
-            preprocessing["color"] = _COLORS[self.channels]
         return {
             **({"class_names": json.dumps(names)} if names else {}),
             "stage": "spiking",
             "family": NAME,
             "config": json.dumps(config, sort_keys=True),
-            "preprocessing": json.dumps(preprocessing, sort_keys=True),
+            "settings_from": json.dumps(self.origins, sort_keys=True),
+            "preprocessing": json.dumps(self.preprocessing(), sort_keys=True),
             "source_sha256": self.checkpoint.sha256,
             "warnings": json.dumps(self.warnings),
+        }
+
+    def preprocessing(self) -> dict[str, Any]:
+        """How a source becomes frames of the exact size."""
+        height, width = self.config["image_size"]
+        size = {"height": height, "width": width, "channels": self.channels}
+        if self.config["input"] == "events":
+            return {**size, "input": "events", "n_steps": self.n_steps}
+        return {
+            **size,
+            "input": "image",
+            "resize": "short-side",
+            "filter": self.config["interpolation"],
+            "crop_pct": self.config["crop_pct"],
+            **({"color": _COLORS[self.channels]} if self.channels in _COLORS else {}),
         }

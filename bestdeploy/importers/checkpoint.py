@@ -37,6 +37,11 @@ class Checkpoint:
     path: Path
 
 
+_STATE_DICT = "save a file with only the state dict: torch.save(model.state_dict(), ...)"
+_WHOLE = "is the file whole? copy or download it again"
+_ANOTHER = "is this another family or variant? see `bestdeploy export --help`"
+
+
 def read(path: str | Path) -> Checkpoint:
     """Read a checkpoint.
 
@@ -48,7 +53,11 @@ def read(path: str | Path) -> Checkpoint:
     try:
         data = path.read_bytes()
     except OSError as e:
-        raise CheckpointError(f"cannot read `{path}`: {e.strerror}", where=str(path)) from e
+        raise CheckpointError(
+            f"cannot read `{path}`: {e.strerror}",
+            where=str(path),
+            hint="give a .pt, .pth, .pth.tar or .safetensors file",
+        ) from e
     if path.suffix == ".safetensors":
         return _checkpoint(_load_safetensors(data, path), {}, data, path)
     content = _load_torch(path)
@@ -56,6 +65,7 @@ def read(path: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"`{path}` holds a {type(content).__name__}, expected a dictionary of tensors",
             where=str(path),
+            hint=_STATE_DICT,
         )
     state = _unwrap(content, path)
     args = content.get("args") if state is not content else None
@@ -84,7 +94,9 @@ def _load_safetensors(data: bytes, path: Path) -> Mapping[str, Any]:
         return load(data)
     except Exception as e:  # SafetensorError, or what a hostile header makes of torch
         raise CheckpointError(
-            f"`{path}` is damaged or not a .safetensors file ({_reason(e)})", where=str(path)
+            f"`{path}` is damaged or not a .safetensors file ({_reason(e)})",
+            where=str(path),
+            hint=_WHOLE,
         ) from e
 
 
@@ -107,23 +119,26 @@ def _load_torch(path: Path) -> Any:
             f"`{path}` is refused: not a checkpoint, or it holds more than tensors and plain "
             f"values ({_reason(e)})",
             where=str(path),
-            hint="save a file with only the state dict: torch.save(model.state_dict(), ...)",
+            hint=_STATE_DICT,
         ) from e
     except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as e:
         raise CheckpointError(
             f"`{path}` is truncated or not a torch checkpoint ({_reason(e)})",
             where=str(path),
+            hint=_WHOLE,
         ) from e
     except Exception as e:  # torch's unpickler lets any exception of a hostile stream through
         raise CheckpointError(
-            f"`{path}` is not a torch checkpoint ({type(e).__name__})", where=str(path)
+            f"`{path}` is not a torch checkpoint ({type(e).__name__})",
+            where=str(path),
+            hint=_WHOLE,
         ) from e
 
 
 def _reason(error: Exception) -> str:
-    """First line of an exception's text, or its type where it has none."""
+    """First sentence of an exception's text, or its type where it has none."""
     lines = str(error).splitlines()
-    return lines[0][:160] if lines else type(error).__name__
+    return lines[0].split(". ")[0][:160] if lines else type(error).__name__
 
 
 def _unwrap(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
@@ -147,13 +162,16 @@ def _array(name: str, value: Any, path: Path) -> np.ndarray:
     """Return a tensor as float32 numpy, refusing what is no plain array of real numbers."""
     if value.is_meta:
         raise CheckpointError(
-            f"`{name}` is on the meta device: it has a shape and no values", where=str(path)
+            f"`{name}` is on the meta device: it has a shape and no values",
+            where=str(path),
+            hint="load the weights before the checkpoint is saved",
         )
     layout = str(value.layout).removeprefix("torch.").removeprefix("strided")
     if layout or value.is_complex() or value.is_quantized:
         raise CheckpointError(
             f"`{name}` is {layout or 'dense'} {value.dtype}, expected real dense numbers",
             where=str(path),
+            hint="save float32 or float16 tensors",
         )
     held = value.untyped_storage().nbytes()
     if value.numel() > _MAX_EXPANDED and value.numel() * value.element_size() > held:
@@ -166,13 +184,17 @@ def _array(name: str, value: Any, path: Path) -> np.ndarray:
         return value.detach().float().cpu().numpy()
     except (RuntimeError, TypeError, NotImplementedError) as e:
         raise CheckpointError(
-            f"`{name}` of {value.dtype} cannot be read as numbers ({_reason(e)})", where=str(path)
+            f"`{name}` of {value.dtype} cannot be read as numbers ({_reason(e)})",
+            where=str(path),
+            hint="save float32 or float16 tensors",
         ) from e
 
 
 def _tensors(state: Mapping[str, Any], path: Path) -> dict[str, np.ndarray]:
     if not state:
-        raise CheckpointError(f"`{path}` holds an empty state dict", where=str(path))
+        raise CheckpointError(
+            f"`{path}` holds an empty state dict", where=str(path), hint=_STATE_DICT
+        )
     tensors: dict[str, np.ndarray] = {}
     for key, value in state.items():
         name = str(key).removeprefix("module.")
@@ -180,11 +202,15 @@ def _tensors(state: Mapping[str, Any], path: Path) -> dict[str, np.ndarray]:
             continue
         if not hasattr(value, "untyped_storage"):
             raise CheckpointError(
-                f"`{name}` is a {type(value).__name__}, expected a tensor", where=str(path)
+                f"`{name}` is a {type(value).__name__}, expected a tensor",
+                where=str(path),
+                hint=_STATE_DICT,
             )
         if name in tensors:
             raise CheckpointError(
-                f"`{name}` is there twice (with and without `module.`)", where=str(path)
+                f"`{name}` is there twice (with and without `module.`)",
+                where=str(path),
+                hint="save one of the two",
             )
         tensors[name] = _array(name, value, path)
     return tensors
@@ -203,7 +229,9 @@ class Tensors:
         array = self._get(key)
         if array.ndim != rank or 0 in array.shape:
             raise CheckpointError(
-                f"`{key}` has shape {array.shape}, expected {rank} axes", where=self._where
+                f"`{key}` has shape {array.shape}, expected {rank} axes",
+                where=self._where,
+                hint=_ANOTHER,
             )
         return array.shape
 
@@ -216,7 +244,9 @@ class Tensors:
         array = self._get(key)
         if array.shape != shape:
             raise CheckpointError(
-                f"`{key}` has shape {array.shape}, expected {shape}", where=self._where
+                f"`{key}` has shape {array.shape}, expected {shape}",
+                where=self._where,
+                hint=_ANOTHER,
             )
         bad = np.argwhere(~np.isfinite(array))
         if len(bad):
@@ -224,6 +254,7 @@ class Tensors:
             raise CheckpointError(
                 f"`{key}` is {array[index]} at {index} ({len(bad)} values are not finite)",
                 where=self._where,
+                hint="the training has diverged: take an earlier checkpoint",
             )
         self._left.discard(key)
         return array
@@ -244,7 +275,7 @@ class Tensors:
                 f"{len(names)} tensors do not belong to this model: "
                 + ", ".join(f"`{n}`" for n in names[:5]),
                 where=self._where,
-                hint="is this another family or variant? see `bestdeploy export --help`",
+                hint=_ANOTHER,
             )
 
     def _get(self, key: str) -> np.ndarray:
@@ -255,7 +286,7 @@ class Tensors:
             raise CheckpointError(
                 f"tensor `{key}` is missing",
                 where=self._where,
-                hint=f"nearest names: {', '.join(near)}" if near else None,
+                hint=f"nearest names: {', '.join(near)}" if near else _ANOTHER,
             )
         return self._tensors[key]
 

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bestdeploy.errors import InputError, UnsupportedModelError, UsageError
 
@@ -28,6 +28,8 @@ class Setting:
         aliases: other keys under which checkpoints hold it.
         default: used when no source has it; settings without one are required.
         usual: what the published code uses, shown in the hint.
+        implied: gives the value that the settings before this one imply, or None; asked when no
+            source has it.
     """
 
     name: str
@@ -37,6 +39,14 @@ class Setting:
     default: Any = None
     required: bool = True
     usual: str | None = None
+    implied: Callable[[Mapping[str, Any]], Any] | None = None
+
+
+class Resolved(NamedTuple):
+    """Settings by name, and which source each came from ("default" where none had it)."""
+
+    values: dict[str, Any]
+    origins: dict[str, str]
 
 
 def choice(*names: str) -> Callable[[Any], str]:
@@ -129,13 +139,23 @@ def read_config(path: str | Path | None) -> dict[str, Any]:
     try:
         table = tomllib.loads(Path(path).read_text("utf-8"))
     except OSError as e:
-        raise InputError(f"cannot read `{path}`: {e.strerror}", where=str(path)) from e
+        raise InputError(
+            f"cannot read `{path}`: {e.strerror}", where=str(path), hint="check --config"
+        ) from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise InputError(f"`{path}` is not a TOML file: {e}", where=str(path)) from e
+        raise InputError(
+            f"`{path}` is not a TOML file: {e}",
+            where=str(path),
+            hint='one setting per line: tau = 2.0, variant = "official"',
+        ) from e
     if "model" not in table:
         return table
     if not isinstance(table["model"], dict):
-        raise InputError(f"`{path}`: model={table['model']!r}, expected a table [model]")
+        raise InputError(
+            f"`{path}`: model={table['model']!r}, expected a table [model]",
+            where=str(path),
+            hint="put the settings below a line [model], or without any table",
+        )
     return {**{k: v for k, v in table.items() if k == "family"}, **table["model"]}
 
 
@@ -144,7 +164,7 @@ def resolve(
     sources: Mapping[str, Mapping[str, Any]],
     *,
     family: str,
-) -> dict[str, Any]:
+) -> Resolved:
     """Take every setting from the first source that has it.
 
     Args:
@@ -167,15 +187,20 @@ def resolve(
                     hint=f"{guess}known settings: {', '.join(s.name for s in schema)}",
                 )
     values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
     missing: list[Setting] = []
     for setting in schema:
         found = _find(setting, sources)
         if found is not None:
             values[setting.name] = _parse(setting, *found)
-        elif setting.required:
+            origins[setting.name] = found[0]
+            continue
+        implied = None if setting.implied is None else setting.implied(values)
+        if implied is None and setting.required:
             missing.append(setting)
-        else:
-            values[setting.name] = setting.default
+            continue
+        values[setting.name] = setting.default if implied is None else implied
+        origins[setting.name] = "default"
     if missing:
         names = ", ".join(f"`{s.name}`" for s in missing)
         usual = " ".join(f"--set {s.name}={s.usual or '...'}" for s in missing)
@@ -185,7 +210,7 @@ def resolve(
             where=f"family {family}",
             hint=f"the published code uses: {usual}",
         )
-    return values
+    return Resolved(values, origins)
 
 
 def _is_unset(value: Any, source: str) -> bool:

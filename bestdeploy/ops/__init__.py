@@ -13,6 +13,7 @@ from bestdeploy.ops import (
     count_affine,
     count_neuron,
     count_table,
+    encoder,
     from_fixed,
     head_scale,
     lif,
@@ -44,29 +45,41 @@ SPIKING_OPS = (
     or_pool.OP,
     attention_counts.SCORES,
     attention_counts.VALUES,
+    attention_counts.KEY_VALUES,
+    attention_counts.QUERY_VALUES,
     head_scale.OP,
     residual.MIX,
 )
-BETWEEN_OPS = (sign_conv.OP, channel_affine.OP, count_affine.OP, from_fixed.OP)
+BETWEEN_OPS = (
+    sign_conv.OP,
+    channel_affine.OP,
+    count_affine.OP,
+    from_fixed.OP,
+    membrane_neuron.CONSTANT_OP,
+)
 FOLDED_OPS = (
     sign_conv.OP,
     or_pool.OP,
     attention_counts.SCORES,
     attention_counts.VALUES,
+    attention_counts.KEY_VALUES,
+    attention_counts.QUERY_VALUES,
     stem_conv.OP,
+    encoder.OP,
     threshold_neuron.OP,
     stream_affine.OP,
     residual.ADD,
     membrane_neuron.OP,
-    membrane_neuron.CONSTANT_OP,
     count_neuron.OP,
     shift_counts.OP,
     count_table.OP,
     read_out.OP,
+    read_out.MEAN,
 )
 BIT_OPS = (packing.PACK, packing.UNPACK, packing.SIGNS)
 PACKED_OPS = (
     stem_neuron.OP,
+    stem_neuron.FRAMES,
     spike_or_pool.OP,
     spike_conv.NEURON,
     spike_conv.AFFINE,
@@ -75,7 +88,11 @@ PACKED_OPS = (
     attention_neurons.SCORES,
     attention_neurons.STREAM_SCORES,
     attention_neurons.VALUES,
+    attention_neurons.KEY_VALUES,
+    attention_neurons.STREAM_KEY_VALUES,
+    attention_neurons.QUERY_VALUES,
     spike_read_out.OP,
+    read_out.RESIDUAL,
 )
 
 OPS: dict[str, Op] = {

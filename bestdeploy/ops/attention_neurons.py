@@ -1,14 +1,18 @@
-"""The two attention layers on packed spikes.
+"""The two attention layers on packed spikes, in both orders of the product.
 
-SpikeScores        = unpack q and k, Scores, CountNeuron, pack              (tau = 2)
-SpikeScoresStream  = unpack q and k, Scores, shift to Q(F), MembraneNeuron, pack   (any other)
-SpikeValues        = unpack, Values, CountTable, MembraneNeuron, pack
-Attention bits are [T, B, heads, N, P] with one row per query and one bit per key token.
+SpikeScores           = unpack q and k, Scores, CountNeuron, pack              (soft reset, tau = 2)
+SpikeScoresStream     = unpack q and k, Scores, shift to Q(F), MembraneNeuron, pack     (any other)
+SpikeValues           = unpack, Values, CountTable, MembraneNeuron, pack
+SpikeKeyValues        = unpack k and v, KeyValues, CountNeuron, pack
+SpikeKeyValuesStream  = unpack k and v, KeyValues, shift to Q(F), MembraneNeuron, pack
+SpikeQueryValues      = unpack, QueryValues, CountTable, MembraneNeuron, pack
+Attention bits are [T, B, heads, N, P] with one row per query and one bit per key token, or
+[T, B, heads, d, P] with one row per channel of k and one bit per channel of v.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,32 +31,44 @@ from bestdeploy.ops import (
 from bestdeploy.ops import fragments as f
 from bestdeploy.ops.definition import Op, Typed, typed
 
-
-def _counts(q: np.ndarray, k: np.ndarray, heads: int, channels: int) -> np.ndarray:
-    bits = (arithmetic.unpack_bits(z, channels) for z in (q, k))
-    return attention_counts.scores(*bits, heads=heads)[0]
+Counts = Callable[..., tuple[np.ndarray]]
+Body = Callable[[ir.Builder, list[ir.Value], int], list[ir.Value]]
 
 
-def scores_reference(
-    q: np.ndarray, k: np.ndarray, *, n_steps: int, heads: int, channels: int, first: int
-) -> tuple[np.ndarray]:
-    """Packed [T, B, H, W, P] twice -> packed [T, B, heads, N, P']."""
-    return (arithmetic.pack_bits(count_neuron.run(_counts(q, k, heads, channels), first)),)
+def _binarised(counts: Counts) -> Counts:
+    """Reference: packed [T, B, H, W, P] twice -> packed attention bits."""
+
+    def reference(
+        x: np.ndarray, y: np.ndarray, *, n_steps: int, heads: int, channels: int, first: int
+    ) -> tuple[np.ndarray]:
+        (n,) = counts(*_unpacked((x, y), channels), heads=heads)
+        return (arithmetic.pack_bits(count_neuron.run(n, first)),)
+
+    return reference
 
 
-def stream_scores_reference(
-    q: np.ndarray,
-    k: np.ndarray,
-    *,
-    n_steps: int,
-    heads: int,
-    channels: int,
-    bits: int,
-    **parameters: int,
-) -> tuple[np.ndarray]:
-    """As `scores_reference`, through the stream neuron."""
-    (x,) = shift_counts.reference(_counts(q, k, heads, channels), bits=bits)
-    return (arithmetic.pack_bits(neuron.run(x, **parameters)),)
+def _binarised_stream(counts: Counts) -> Counts:
+    """As `_binarised`, through the stream neuron."""
+
+    def reference(
+        x: np.ndarray,
+        y: np.ndarray,
+        *,
+        n_steps: int,
+        heads: int,
+        channels: int,
+        bits: int,
+        **parameters: int,
+    ) -> tuple[np.ndarray]:
+        (n,) = counts(*_unpacked((x, y), channels), heads=heads)
+        (shifted,) = shift_counts.reference(n, bits=bits)
+        return (arithmetic.pack_bits(neuron.run(shifted, **parameters)),)
+
+    return reference
+
+
+def _unpacked(packed: tuple[np.ndarray, ...], channels: int) -> list[np.ndarray]:
+    return [arithmetic.unpack_bits(z, channels) for z in packed]
 
 
 def values_reference(
@@ -66,27 +82,49 @@ def values_reference(
     **parameters: int,
 ) -> tuple[np.ndarray]:
     """Attention bits and packed v -> packed [T, B, H, W, P]."""
-    spikes = arithmetic.unpack_bits(v, channels)
     attention = arithmetic.unpack_bits(a, v.shape[2] * v.shape[3])
+    spikes = arithmetic.unpack_bits(v, channels)
     (m,) = attention_counts.values(attention, spikes, heads=heads)
     (x,) = count_table.reference(m, table)
     return (arithmetic.pack_bits(neuron.run(x, **parameters)),)
 
 
-def _counts_body(b: ir.Builder, x: list[ir.Value]) -> ir.Value:
+def query_values_reference(
+    q: np.ndarray,
+    a: np.ndarray,
+    table: np.ndarray,
+    *,
+    n_steps: int,
+    heads: int,
+    channels: int,
+    **parameters: int,
+) -> tuple[np.ndarray]:
+    """Packed q and attention bits -> packed [T, B, H, W, P]."""
+    attention = arithmetic.unpack_bits(a, channels // heads)
+    spikes = arithmetic.unpack_bits(q, channels)
+    (m,) = attention_counts.query_values(spikes, attention, heads=heads)
+    (x,) = count_table.reference(m, table)
+    return (arithmetic.pack_bits(neuron.run(x, **parameters)),)
+
+
+def _counts_body(b: ir.Builder, x: list[ir.Value], counts: Body) -> ir.Value:
     channels = f.int_attribute(b, "channels")
-    return attention_counts.scores_body(b, [f.unpack(b, v, channels) for v in x], 0)[0]
+    return counts(b, [f.unpack(b, v, channels) for v in x], 0)[0]
 
 
-def scores_body(b: ir.Builder, x: list[ir.Value], n_steps: int) -> list[ir.Value]:
-    """Compose the parts."""
-    return [f.pack(b, count_neuron.fire(b, _counts_body(b, x), n_steps))]
+def _binarised_body(counts: Body) -> Body:
+    def body(b: ir.Builder, x: list[ir.Value], n_steps: int) -> list[ir.Value]:
+        return [f.pack(b, count_neuron.fire(b, _counts_body(b, x, counts), n_steps))]
+
+    return body
 
 
-def stream_scores_body(b: ir.Builder, x: list[ir.Value], n_steps: int) -> list[ir.Value]:
-    """Compose the parts."""
-    (shifted,) = shift_counts.body(b, [_counts_body(b, x)], n_steps)
-    return [f.pack(b, membrane_neuron.fire(b, shifted, n_steps))]
+def _binarised_stream_body(counts: Body) -> Body:
+    def body(b: ir.Builder, x: list[ir.Value], n_steps: int) -> list[ir.Value]:
+        (shifted,) = shift_counts.body(b, [_counts_body(b, x, counts)], n_steps)
+        return [f.pack(b, membrane_neuron.fire(b, shifted, n_steps))]
+
+    return body
 
 
 def values_body(b: ir.Builder, x: list[ir.Value], n_steps: int) -> list[ir.Value]:
@@ -99,6 +137,15 @@ def values_body(b: ir.Builder, x: list[ir.Value], n_steps: int) -> list[ir.Value
     return [f.pack(b, membrane_neuron.fire(b, looked_up, n_steps))]
 
 
+def query_values_body(b: ir.Builder, x: list[ir.Value], n_steps: int) -> list[ir.Value]:
+    """Compose the parts."""
+    q = f.unpack(b, x[0], f.int_attribute(b, "channels"))
+    attention = f.unpack(b, x[1], f.dims(b, x[1], 3, 4))  # as many rows as columns: d
+    (m,) = attention_counts.query_values_body(b, [q, attention], n_steps)
+    looked_up = count_table.look_up(b, m, x[2])
+    return [f.pack(b, membrane_neuron.fire(b, looked_up, n_steps))]
+
+
 def scores_shapes(inputs: list[Typed], attrs: Mapping[str, Any], n_steps: int) -> list[Typed]:
     """[T, B, H, W, P] -> [T, B, heads, N, P']."""
     t, batch, h, w, _ = inputs[0][1]
@@ -106,9 +153,21 @@ def scores_shapes(inputs: list[Typed], attrs: Mapping[str, Any], n_steps: int) -
     return [typed(np.uint8, (t, batch, attrs["heads"], n, packing.packed_bytes(n)))]
 
 
+def key_values_shapes(inputs: list[Typed], attrs: Mapping[str, Any], n_steps: int) -> list[Typed]:
+    """[T, B, H, W, P] -> [T, B, heads, d, P']."""
+    t, batch = inputs[0][1][:2]
+    d = attrs["channels"] // attrs["heads"]
+    return [typed(np.uint8, (t, batch, attrs["heads"], d, packing.packed_bytes(d)))]
+
+
 def values_shapes(inputs: list[Typed], attrs: Mapping[str, Any], n_steps: int) -> list[Typed]:
     """As v."""
     return [typed(np.uint8, inputs[1][1])]
+
+
+def query_values_shapes(inputs: list[Typed], attrs: Mapping[str, Any], n_steps: int) -> list[Typed]:
+    """As q."""
+    return [typed(np.uint8, inputs[0][1])]
 
 
 HEADS = {"heads": "INT", "channels": "INT"}
@@ -119,8 +178,8 @@ SCORES = Op(
     inputs=("q", "k"),
     outputs=("attention",),
     attributes={**HEADS, "first": "INT"},
-    reference=scores_reference,
-    body=scores_body,
+    reference=_binarised(attention_counts.scores),
+    body=_binarised_body(attention_counts.scores_body),
     shapes=scores_shapes,
     unrolled=True,
 )
@@ -130,8 +189,8 @@ STREAM_SCORES = Op(
     inputs=("q", "k"),
     outputs=("attention",),
     attributes={**HEADS, "bits": "INT", **neuron.ATTRIBUTES},
-    reference=stream_scores_reference,
-    body=stream_scores_body,
+    reference=_binarised_stream(attention_counts.scores),
+    body=_binarised_stream_body(attention_counts.scores_body),
     shapes=scores_shapes,
     unrolled=True,
 )
@@ -144,5 +203,38 @@ VALUES = Op(
     reference=values_reference,
     body=values_body,
     shapes=values_shapes,
+    unrolled=True,
+)
+KEY_VALUES = Op(
+    name="SpikeKeyValues",
+    summary="Binary products of keys and values with their soft-reset neuron (tau = 2), packed.",
+    inputs=("k", "v"),
+    outputs=("attention",),
+    attributes={**HEADS, "first": "INT"},
+    reference=_binarised(attention_counts.key_values),
+    body=_binarised_body(attention_counts.key_values_body),
+    shapes=key_values_shapes,
+    unrolled=True,
+)
+STREAM_KEY_VALUES = Op(
+    name="SpikeKeyValuesStream",
+    summary="Binary products of keys and values with a stream neuron on shifted counts, packed.",
+    inputs=("k", "v"),
+    outputs=("attention",),
+    attributes={**HEADS, "bits": "INT", **neuron.ATTRIBUTES},
+    reference=_binarised_stream(attention_counts.key_values),
+    body=_binarised_stream_body(attention_counts.key_values_body),
+    shapes=key_values_shapes,
+    unrolled=True,
+)
+QUERY_VALUES = Op(
+    name="SpikeQueryValues",
+    summary="Queries times bits of k^T v, table of scale and lambda, neuron; packed.",
+    inputs=("q", "attention", "table"),
+    outputs=("spikes",),
+    attributes={**HEADS, **neuron.ATTRIBUTES},
+    reference=query_values_reference,
+    body=query_values_body,
+    shapes=query_values_shapes,
     unrolled=True,
 )

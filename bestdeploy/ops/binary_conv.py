@@ -50,7 +50,7 @@ def body(b: ir.Builder, x: list[ir.Value], n_steps: int) -> list[ir.Value]:
     at_zero = fragments.cast(b, fragments.int_attribute(b, "sign_of_zero"), fragments.DOUBLE)
     signs = b.op("Where", zero, at_zero, b.op("Sign", centred))
     w8 = fragments.cast(b, signs, 3)
-    return [fragments.convolve(b, "ConvInteger", x[0], w8, 5)]
+    return [fragments.convolve(b, "ConvInteger", x[0], w8)]
 
 
 def shapes(inputs: list[Typed], attrs: Mapping[str, Any], n_steps: int) -> list[Typed]:

@@ -109,12 +109,12 @@ def pack(b: ir.Builder, bits: ir.Value) -> ir.Value:
     return cast(b, b.op("ReduceSum", weighted, b.constant([-1]), keepdims=0), UINT8)
 
 
-def convolve(b: ir.Builder, op: str, x: ir.Value, w: ir.Value, rank: int) -> ir.Value:
-    """Channel-last convolution of x [.., H, W, I] (rank 4 or 5) with w [O, kh, kw, I].
+def convolve(b: ir.Builder, op: str, x: ir.Value, w: ir.Value) -> ir.Value:
+    """Channel-last convolution of x [.., H, W, I], any number of leading axes, w [O, kh, kw, I].
 
-    `op` is Conv or ConvInteger; the op's `stride` and `pads` attributes are used.
+    `op` is Conv or ConvInteger; the op's `strides` and `pads` attributes are used.
     """
-    image = reshape(b, x, -1, dims(b, x, rank - 3, rank)) if rank == 5 else x
+    image = reshape(b, x, -1, b.op("Shape", x, start=-3))
     zero_points: list[ir.Value] = []
     if op == "ConvInteger":
         # uint8 x int8 has no CPU kernel in ONNX Runtime 1.17 to 1.23, and on CPUs without VNNI it
@@ -130,7 +130,7 @@ def convolve(b: ir.Builder, op: str, x: ir.Value, w: ir.Value, rank: int) -> ir.
         pads=ir.reference_attribute("pads", "pads", "INTS"),
     )
     y = b.op("Transpose", y, perm=[0, 2, 3, 1])
-    return reshape(b, y, dims(b, x, 0, 2), dims(b, y, 1, 4)) if rank == 5 else y
+    return reshape(b, y, dims(b, x, 0, -3), dims(b, y, 1, 4))
 
 
 def to_heads(b: ir.Builder, x: ir.Value, heads: ir.Value) -> ir.Value:

@@ -21,7 +21,7 @@ def reference(
 
 def body(b: ir.Builder, x: list[ir.Value], n_steps: int) -> list[ir.Value]:
     """Conv in float64, channel last."""
-    return [fragments.convolve(b, "Conv", x[0], x[1], 4)]
+    return [fragments.convolve(b, "Conv", x[0], x[1])]
 
 
 def conv_shape(x: tuple[int | str, ...], w: tuple[int | str, ...], attrs: Mapping[str, Any]) -> Any:
@@ -40,7 +40,7 @@ def conv_shape(x: tuple[int | str, ...], w: tuple[int | str, ...], attrs: Mappin
 
 
 def shapes(inputs: list[Typed], attrs: Mapping[str, Any], n_steps: int) -> list[Typed]:
-    """[B, H, W, I], [O, kh, kw, I] -> [B, Ho, Wo, O]."""
+    """[.., H, W, I], [O, kh, kw, I] -> [.., Ho, Wo, O]."""
     return [typed(np.float64, conv_shape(inputs[0][1], inputs[1][1], attrs))]
 
 
@@ -48,7 +48,7 @@ CONV_ATTRIBUTES = {"strides": "INTS", "pads": "INTS"}
 
 OP = Op(
     name="RealConv",
-    summary="Convolution of x [B, H, W, I] with w [O, kh, kw, I], both float64, channel last.",
+    summary="Convolution of x [.., H, W, I] with w [O, kh, kw, I], both float64, channel last.",
     inputs=("x", "w"),
     outputs=("y",),
     attributes=CONV_ATTRIBUTES,

@@ -26,7 +26,7 @@ def reference(
 
 def body(b: ir.Builder, x: list[ir.Value], n_steps: int) -> list[ir.Value]:
     """ConvInteger."""
-    return [fragments.convolve(b, "ConvInteger", x[0], x[1], 5)]
+    return [fragments.convolve(b, "ConvInteger", x[0], x[1])]
 
 
 OP = Op(

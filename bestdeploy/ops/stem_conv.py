@@ -4,7 +4,8 @@
     x = (n + bias[row class, column class] + (e ? 2^(e-1) : 0)) >> e
 
 A border class says which taps of a position lie inside the image; the pixel mean is subtracted in
-the bias of each class, so padding with 0 is padding of the normalised image with 0.
+the bias of each class, so padding with 0 is padding of the normalised image with 0. Event frames
+come as [T, B, H, W, C], one per step.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def reference(
     strides: list[int],
     pads: list[int],
 ) -> tuple[np.ndarray]:
-    """Image uint8 [B, H, W, C], limbs int8 [3, O, kh, kw, C] -> int32 [B, Ho, Wo, O]."""
+    """Image uint8 [.., H, W, C], limbs int8 [3, O, kh, kw, C] -> int32 [.., Ho, Wo, O]."""
     # float64 holds every sum: |n| <= taps * 255 * 2^23 < 2^53 for fewer than 2^22 taps.
     n = arithmetic.convolve(image, from_limbs(limbs), strides, pads, np.float64).astype(np.int64)
     n += bias[row_class][:, col_class]
@@ -67,7 +68,7 @@ def body(b: ir.Builder, x: list[ir.Value], n_steps: int) -> list[ir.Value]:
     total = None
     for i in range(N_LIMBS):
         limb = f.step(b, limbs, i)
-        part = f.cast(b, f.convolve(b, "ConvInteger", image, limb, 4), f.INT64)
+        part = f.cast(b, f.convolve(b, "ConvInteger", image, limb), f.INT64)
         scaled = b.op("Mul", part, b.constant(np.int64(256**i)))
         total = scaled if total is None else b.op("Add", total, scaled)
     rows = b.op("Gather", bias, row_class, axis=0)
@@ -80,7 +81,7 @@ def body(b: ir.Builder, x: list[ir.Value], n_steps: int) -> list[ir.Value]:
 
 
 def shapes(inputs: list[Typed], attrs: Mapping[str, Any], n_steps: int) -> list[Typed]:
-    """[B, H, W, C] -> int32 [B, Ho, Wo, O]."""
+    """[.., H, W, C] -> int32 [.., Ho, Wo, O]."""
     return [typed(np.int32, conv_shape(inputs[0][1], inputs[1][1][1:], attrs))]
 
 

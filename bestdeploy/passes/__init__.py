@@ -14,6 +14,8 @@ from bestdeploy import ir, stages
 from bestdeploy.passes import (
     binarise,
     count_readout,
+    dead_stores,
+    encoder_table,
     fold_batchnorm,
     fuse,
     integer_attention,
@@ -23,12 +25,14 @@ from bestdeploy.passes import (
     lambda_tables,
     merge_heads,
     pack,
+    prune,
     threshold_tables,
 )
 from bestdeploy.passes.definition import Pass
 from bestdeploy.passes.fixed_point import log_pass
 
 PIPELINE: tuple[Pass, ...] = (
+    dead_stores.PASS,
     binarise.PASS,
     fold_batchnorm.PASS,
     merge_heads.PASS,
@@ -38,7 +42,9 @@ PIPELINE: tuple[Pass, ...] = (
     integer_attention.PASS,
     lambda_tables.PASS,
     integer_stream.PASS,
+    encoder_table.PASS,
     integer_readout.PASS,
+    prune.PASS,
     pack.PASS,
     fuse.PASS,
 )
@@ -46,12 +52,14 @@ PIPELINE: tuple[Pass, ...] = (
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What one pass did."""
+    """What one pass did; bytes are those of all constants of the graph."""
 
     name: str
     kind: str
     nodes_before: int
     nodes_after: int
+    bytes_before: int
+    bytes_after: int
     changes: int
     seconds: float
 
@@ -75,6 +83,7 @@ def run(
     records = []
     for number, step in enumerate(pipeline, start=1):
         before, start = model.graph.num_nodes(), time.perf_counter()
+        bytes_before = _constant_bytes(model)
         stage = model.metadata_props.get("stage")
         changes = step.apply(model)
         stages.infer_types(model)
@@ -85,6 +94,8 @@ def run(
             step.kind,
             before,
             model.graph.num_nodes(),
+            bytes_before,
+            _constant_bytes(model),
             changes,
             time.perf_counter() - start,
         )
@@ -93,3 +104,9 @@ def run(
         if after is not None:
             after(number, step, model)
     return records
+
+
+def _constant_bytes(model: ir.Model) -> int:
+    """Return the bytes of every constant that some node uses."""
+    found = {v for node in model.graph for v in node.inputs if v is not None and v.const_value}
+    return sum(int(value.const_value.nbytes) for value in found if value.const_value is not None)

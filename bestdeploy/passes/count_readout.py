@@ -3,8 +3,9 @@
     mean_{t,n}(y + (x0 + x1)/2),  y = a SignConv(s, w) + b
         ->  CountAffine(s, w, a, b) + mean_{t,n}((x0 + x1)/2)
 
-Equal in the reals by linearity. Applies to a ReversibleMix whose only reader is a mean over time
-and tokens and whose y comes from a 1x1 convolution that nothing else reads.
+Equal in the reals by linearity. Applies to the last MLP: a ReversibleMix whose only reader is a
+mean over time and tokens and whose y comes from a 1x1 convolution of a hidden layer's spikes that
+nothing else reads. (After the last attention the stream is summed as it is: numerics, section 9.)
 """
 
 from __future__ import annotations
@@ -13,6 +14,12 @@ import numpy as np
 
 from bestdeploy import ir
 from bestdeploy.passes.definition import Pass, find, producer
+
+
+def _is_hidden(spikes: ir.Value | None) -> bool:
+    """Tell whether spikes come from the neuron between the two layers of an MLP."""
+    neuron = producer(spikes, "Lif")
+    return neuron is not None and producer(neuron.inputs[0], "ChannelAffine") is not None
 
 
 def apply(model: ir.Model) -> int:
@@ -26,7 +33,7 @@ def apply(model: ir.Model) -> int:
         conv = producer(affine.inputs[0], "SignConv")
         if conv is None or ir.consumer(affine.outputs[0]) is not mix:
             continue
-        if ir.array_of(conv.inputs[1]).shape[1:3] != (1, 1):
+        if ir.array_of(conv.inputs[1]).shape[1:3] != (1, 1) or not _is_hidden(conv.inputs[0]):
             continue
         b = ir.Builder(f"{mix.name}.mean")
         counted = b.op(

@@ -23,6 +23,7 @@ from bestdeploy import ir
 from bestdeploy.errors import PassError
 from bestdeploy.ops.sign_conv import count_bounds
 from bestdeploy.ops.stem_conv import LIMIT
+from bestdeploy.passes.attention_counts import binarised, mixed
 from bestdeploy.passes.definition import is_op, n_steps_of, producer
 from bestdeploy.passes.threshold_tables import count_threshold, table_source
 
@@ -144,9 +145,12 @@ class _Bounds:
 
     def _scaled_pixel(self) -> tuple[np.ndarray, np.ndarray]:
         """Normalised value of the pixels 0 and 255 per channel."""
+        mean, std, white = self._image()
+        return -mean / std, (255 / white - mean) / std
+
+    def _image(self) -> list[np.ndarray]:
         held = self.model.graph.initializers
-        mean, std = (ir.array_of(held[f"image.{n}"]) for n in ("mean", "std"))
-        return -mean / std, (1 - mean) / std
+        return [ir.array_of(held[f"image.{n}"]) for n in ("mean", "std", "white")]
 
     def _pixels(self, conv: ir.Node) -> _Interval:
         """Reach of the first convolution; a tap outside the image adds 0."""
@@ -156,24 +160,23 @@ class _Bounds:
         return _Interval(ends.min(axis=0).sum(axis=axes), ends.max(axis=0).sum(axis=axes))
 
     def _limb_reach(self, conv: ir.Node, a: np.ndarray) -> float:
-        std = ir.array_of(self.model.graph.initializers["image.std"])
-        w = ir.array_of(conv.inputs[1]) * a[:, None, None, None] / (255 * std)
+        _, std, white = self._image()
+        w = ir.array_of(conv.inputs[1]) * a[:, None, None, None] / (white * std)
         return float(np.abs(w).max())
 
     def _neuron(self, node: ir.Node) -> None:
         if table_source(node) is not None:
             return
         value = node.inputs[0]
-        scaled, scores = producer(value, "HeadScale"), producer(value, "Scores")
-        if scores is not None:
+        scaled, counted = producer(value, "HeadScale"), binarised(value)
+        if counted is not None:
             if count_threshold(node) is not None:
                 return
-            reach = ir.size(scores.inputs[0], -1) / ir.attribute(scores, "heads")
+            reach = float(counted[1])
         elif scaled is not None:
-            values = producer(scaled.inputs[0], "Values")
-            assert values is not None
-            gain = np.abs(ir.array_of(scaled.inputs[1])).max()
-            reach = float(gain) * ir.size(values.inputs[0], -1)
+            found = mixed(scaled.inputs[0])
+            assert found is not None
+            reach = float(np.abs(ir.array_of(scaled.inputs[1])).max()) * found[1]
         else:
             assert value is not None
             reach = self.known[value].largest

@@ -1,15 +1,19 @@
 """Fuse: a layer, its neuron and the packing around it become one op; bits between layers.
 
-    StemConv . ConstantMembraneNeuron . Pack                    ->  StemNeuron
+    StemConv . Encoder . Pack                                   ->  StemNeuron
+    Transpose . StemConv . MembraneNeuron . Pack                ->  StemFrames
     Unpack . OrPool . Pack                                      ->  SpikeOrPool
     Unpack . SignConv . ThresholdNeuron . Pack                  ->  SpikeConvNeuron
     Unpack . SignConv . StreamAffine                            ->  SpikeConvAffine
     (Unpack, Unpack) . Scores . CountNeuron . Pack              ->  SpikeScores
     (Unpack, Unpack) . Scores . ShiftCounts . MembraneNeuron . Pack  ->  SpikeScoresStream
     (Unpack, Unpack) . Values . CountTable . MembraneNeuron . Pack   ->  SpikeValues
+    the same with KeyValues and QueryValues                     ->  SpikeKeyValues(Stream),
+                                                                    SpikeQueryValues
     ReversibleAdd . MembraneNeuron . Pack                       ->  ResidualNeuron
     MembraneNeuron . Pack                                       ->  StreamNeuron
     Unpack . ReadOut                                            ->  SpikeReadOut
+    ReversibleAdd . MeanReadOut                                 ->  ResidualReadOut
 
 Exact: the fused ops are defined as these compositions.
 """
@@ -19,7 +23,7 @@ from __future__ import annotations
 from typing import Any
 
 from bestdeploy import ir, stages
-from bestdeploy.passes.definition import Pass, find, n_steps_of, producer
+from bestdeploy.passes.definition import Pass, find, is_op, n_steps_of, producer
 
 
 def _packed(value: ir.Value | None) -> tuple[ir.Value, int] | None:
@@ -67,22 +71,28 @@ class _Fusion:
         ir.replace(self.model.graph, self.old, b, dict(zip(outputs, made, strict=True)))
 
 
-def _stem(model: ir.Model, neuron: ir.Node, pack: ir.Node, stem: ir.Node) -> None:
-    attrs = {**ir.attributes(stem), **ir.attributes(neuron)}
-    _Fusion(model, [stem, neuron, pack], neuron.name).emit(
-        f"StemNeuron_T{n_steps_of(neuron)}", list(stem.inputs), [pack.outputs[0]],
-        _width(neuron), **attrs,
-    )  # fmt: skip
-
-
 def _fuse_stem(model: ir.Model) -> int:
     changes = 0
-    for neuron in find(model, "ConstantMembraneNeuron"):
-        stem = producer(neuron.inputs[0], "StemConv")
-        pack = ir.consumer(neuron.outputs[0])
-        if stem is not None and pack is not None and ir.consumer(stem.outputs[0]) is neuron:
-            _stem(model, neuron, pack, stem)
-            changes += 1
+    for stem in find(model, "StemConv"):
+        neuron = ir.consumer(stem.outputs[0])
+        pack = None if neuron is None else ir.consumer(neuron.outputs[0])
+        if neuron is None or pack is None:
+            continue
+        old, inputs = [stem, neuron, pack], list(stem.inputs)
+        if is_op(neuron, "Encoder"):
+            op_type = "StemNeuron"
+            inputs.append(neuron.inputs[1])
+        else:
+            op_type = "StemFrames"
+            steps = stem.inputs[0].producer() if stem.inputs[0] is not None else None
+            if steps is None or steps.op_type != "Transpose":
+                continue
+            old, inputs[0] = [steps, *old], steps.inputs[0]
+        attrs = {**ir.attributes(stem), **ir.attributes(neuron)}
+        _Fusion(model, old, neuron.name).emit(
+            f"{op_type}_T{n_steps_of(neuron)}", inputs, [pack.outputs[0]], _width(neuron), **attrs
+        )
+        changes += 1
     return changes
 
 
@@ -126,43 +136,48 @@ def _fuse_conv(model: ir.Model) -> int:
     return changes
 
 
-def _fuse_scores(model: ir.Model) -> int:
+def _fuse_counts(model: ir.Model, product: str) -> int:
+    """Fuse the first product of attention: Scores or KeyValues."""
     changes = 0
-    for scores in find(model, "Scores"):
-        q, k = (_packed(v) for v in scores.inputs)
-        after = ir.consumer(scores.outputs[0])
-        if q is None or k is None or after is None:
+    for counts in find(model, product):
+        one, two = (_packed(v) for v in counts.inputs)
+        after = ir.consumer(counts.outputs[0])
+        if one is None or two is None or after is None:
             continue
-        attrs = {**ir.attributes(scores), "channels": q[1]}
-        old, op_type = [scores, after], "SpikeScores"
+        attrs = {**ir.attributes(counts), "channels": one[1]}
+        old, op_type = [counts, after], f"Spike{product}"
         attrs.update(ir.attributes(after))
-        if stages.op_of(after)[0].name == "ShiftCounts":  # type: ignore[index]
+        if is_op(after, "ShiftCounts"):
             neuron = ir.consumer(after.outputs[0])
             assert neuron is not None
             attrs.update(ir.attributes(neuron))
-            old, op_type, after = [scores, after, neuron], "SpikeScoresStream", neuron
+            old, op_type, after = [counts, after, neuron], f"{op_type}Stream", neuron
         pack = ir.consumer(after.outputs[0])
         assert pack is not None
         _Fusion(model, [*old, pack], after.name).emit(
-            f"{op_type}_T{n_steps_of(after)}", [q[0], k[0]], [pack.outputs[0]],
+            f"{op_type}_T{n_steps_of(after)}", [one[0], two[0]], [pack.outputs[0]],
             _width(after), **attrs,
         )  # fmt: skip
         changes += 1
     return changes
 
 
-def _fuse_values(model: ir.Model) -> int:
+def _fuse_mixed(model: ir.Model, product: str, spikes: int) -> int:
+    """Fuse the second product of attention: Values or QueryValues; `spikes` is its [T, .., C]."""
     changes = 0
-    for values in find(model, "Values"):
-        a, v = (_packed(x) for x in values.inputs)
+    for values in find(model, product):
+        packed = [_packed(x) for x in values.inputs]
         table = ir.consumer(values.outputs[0])
         neuron = None if table is None else ir.consumer(table.outputs[0])
         pack = None if neuron is None else ir.consumer(neuron.outputs[0])
-        if a is None or v is None or table is None or neuron is None or pack is None:
+        if None in packed or table is None or neuron is None or pack is None:
             continue
-        attrs = {**ir.attributes(values), "channels": v[1], **ir.attributes(neuron)}
+        inputs, channels = zip(*(p for p in packed if p is not None), strict=True)
+        attrs = {
+            **ir.attributes(values), "channels": channels[spikes], **ir.attributes(neuron)
+        }  # fmt: skip
         _Fusion(model, [values, table, neuron, pack], neuron.name).emit(
-            f"SpikeValues_T{n_steps_of(neuron)}", [a[0], v[0], table.inputs[1]],
+            f"Spike{product}_T{n_steps_of(neuron)}", [*inputs, table.inputs[1]],
             [pack.outputs[0]], _width(neuron), **attrs,
         )  # fmt: skip
         changes += 1
@@ -199,21 +214,23 @@ def _fuse_read_out(model: ir.Model) -> int:
                 in_channels=spikes[1],
             )  # fmt: skip
             changes += 1
+    for node in find(model, "MeanReadOut"):
+        add = producer(node.inputs[0], "ReversibleAdd")
+        if add is not None and ir.consumer(add.outputs[0]) is node:
+            inputs = [*add.inputs, *node.inputs[1:]]
+            _Fusion(model, [add, node], node.name).emit(
+                "ResidualReadOut", inputs, [node.outputs[0]], q=ir.attribute(node, "q")
+            )
+            changes += 1
     return changes
 
 
 def apply(model: ir.Model) -> int:
     """Fuse everything; attention before the plain stream neuron, which would take its tail."""
-    steps = (
-        _fuse_stem,
-        _fuse_pool,
-        _fuse_conv,
-        _fuse_scores,
-        _fuse_values,
-        _fuse_stream,
-        _fuse_read_out,
-    )
-    changes = sum(step(model) for step in steps)
+    changes = _fuse_stem(model) + _fuse_pool(model) + _fuse_conv(model)
+    changes += _fuse_counts(model, "Scores") + _fuse_counts(model, "KeyValues")
+    changes += _fuse_mixed(model, "Values", 1) + _fuse_mixed(model, "QueryValues", 0)
+    changes += _fuse_stream(model) + _fuse_read_out(model)
     ir.drop_unused(model.graph)
     model.metadata_props["stage"] = "packed"
     return changes

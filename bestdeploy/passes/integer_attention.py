@@ -12,7 +12,8 @@ from typing import Any
 
 from bestdeploy import ir
 from bestdeploy.ops import neuron
-from bestdeploy.passes.definition import Pass, find, n_steps_of, producer
+from bestdeploy.passes.attention_counts import binarised
+from bestdeploy.passes.definition import Pass, find, n_steps_of
 from bestdeploy.passes.fixed_point import frac_bits
 from bestdeploy.passes.threshold_tables import count_threshold
 
@@ -31,12 +32,12 @@ def neuron_attributes(lif: ir.Node, bits: int) -> dict[str, Any]:
 
 
 def apply(model: ir.Model) -> int:
-    """Replace every neuron on Scores."""
+    """Replace every neuron on attention counts."""
     bits = frac_bits(model)
     changes = 0
     for lif in find(model, "Lif"):
         counts = lif.inputs[0]
-        if producer(counts, "Scores") is None:
+        if binarised(counts) is None:
             continue
         b = ir.Builder(f"{lif.name}.integer")
         steps = n_steps_of(lif)

@@ -4,7 +4,8 @@
     V = rint(w 2^(q+G) / (T N)),  C = rint(b 2^(F+G)),  Bsum = T N rint(b_last 2^F)
     raw = V0 (S0 >> q) + V1 (S1 >> q) + C,   logits = float32(raw 2^-(F+G))
 
-`w` and `b` are the merged head's (the 1/2 of two averaged heads is in them already).
+`w` and `b` are the merged head's (the 1/2 of two averaged heads is in them already). One head
+reads either a stream as it is (MeanReadOut) or the counted last layer (ReadOut with V0 = 0).
 """
 
 from __future__ import annotations
@@ -22,14 +23,18 @@ from bestdeploy.passes.integer_stream import affine_constants
 
 
 class _Heads(NamedTuple):
-    """The pieces of the real read-out, and the nodes they came from."""
+    """The pieces of the real read-out."""
 
-    first: ir.Value  # stream whose mean the first head reads
-    w0: np.ndarray
-    w1: np.ndarray | None
     bias: np.ndarray
-    counted: ir.Node | None  # CountAffine
-    previous: ir.Value | None  # the other stream of the last residual
+    mean: tuple[ir.Value, np.ndarray] | None  # a stream, and the weights on its mean
+    counted: tuple[_Counted, np.ndarray] | None  # the last layer, and the weights on its mean
+
+
+class _Counted(NamedTuple):
+    """The last residual in its counted form: mean((x0 + x1)/2) + CountAffine."""
+
+    pair: tuple[ir.Value, ir.Value]
+    node: ir.Node
 
 
 def weights(w: np.ndarray, positions: int, q: int) -> np.ndarray:
@@ -61,45 +66,91 @@ def _stream(value: ir.Value | None) -> ir.Value:
     return node.inputs[0]
 
 
+def _features(value: ir.Value | None) -> ir.Value | _Counted:
+    """Return the stream whose mean a value is, or the counted last layer."""
+    node = None if value is None else value.producer()
+    if node is not None and node.op_type == "ReduceMean":
+        return _stream(node.inputs[0])
+    total = _source(value, "Add")
+    counted = producer(total.inputs[1], "CountAffine")
+    if counted is None:
+        raise PassError("the read-out does not read the last layer's spike counts")
+    halved = _source(_source(total.inputs[0], "ReduceMean").inputs[0], "Mul")
+    first, second = (_stream(v) for v in _source(halved.inputs[0], "Add").inputs)
+    return _Counted((first, second), counted)
+
+
 def _match(logits: ir.Value) -> _Heads:
     add = _source(logits, "Add")
-    bias = ir.array_of(add.inputs[1])
     total = add.inputs[0].producer() if add.inputs[0] is not None else None
-    if total is not None and total.op_type == "MatMul":  # one head
-        mean = _source(total.inputs[0], "ReduceMean")
-        w0 = ir.array_of(total.inputs[1])
-        return _Heads(_stream(mean.inputs[0]), w0, None, bias, None, None)
-    both = _source(add.inputs[0], "Add")
-    m0, m1 = (_source(v, "MatMul") for v in both.inputs)
-    first = _stream(_source(m0.inputs[0], "ReduceMean").inputs[0])
-    counted_sum = _source(m1.inputs[0], "Add")
-    rest = _source(counted_sum.inputs[0], "ReduceMean")
-    halved = _source(rest.inputs[0], "Mul")
-    pair = [_stream(v) for v in _source(halved.inputs[0], "Add").inputs]
-    counted = producer(counted_sum.inputs[1], "CountAffine")
-    if counted is None or first not in pair:
-        raise PassError("the read-out is not two heads on the last two streams")
-    previous = pair[0] if pair[1] is first else pair[1]
-    return _Heads(first, ir.array_of(m0.inputs[1]), ir.array_of(m1.inputs[1]), bias, counted,
-                  previous)  # fmt: skip
+    single = total is not None and total.op_type == "MatMul"
+    products = [total] if single else [_source(v, "MatMul") for v in _source(
+        add.inputs[0], "Add").inputs]  # fmt: skip
+    mean: tuple[ir.Value, np.ndarray] | None = None
+    counted: tuple[_Counted, np.ndarray] | None = None
+    for product in products:
+        assert product is not None
+        features, w = _features(product.inputs[0]), ir.array_of(product.inputs[1])
+        if isinstance(features, _Counted) and counted is None:
+            counted = features, w
+        elif isinstance(features, ir.Value) and mean is None:
+            mean = features, w
+        else:
+            raise PassError("the read-out has two heads of the same kind")
+    return _Heads(ir.array_of(add.inputs[1]), mean, counted)
 
 
-def _constants(heads: _Heads, positions: int, bits: int, q: int) -> dict[str, np.ndarray]:
+def _counted_readout(b: ir.Builder, heads: _Heads, bits: int) -> ir.Value:
+    """Emit a ReadOut."""
     assert heads.counted is not None
-    signs = ir.array_of(heads.counted.inputs[1])
-    a, b = (ir.array_of(v) for v in heads.counted.inputs[2:])
-    whole, fraction, shift = affine_constants(a, b, bits)
-    unit = 2 ** (bits + GAIN_BITS)
-    w1 = np.zeros_like(heads.w0) if heads.w1 is None else heads.w1
-    return {
-        "signs": signs,
+    (pair, node), w1 = heads.counted
+    first, previous = pair
+    if heads.mean is not None:  # S0 sums the newer stream of the pair
+        first = heads.mean[0]
+        if first not in pair:
+            raise PassError("the read-out is not two heads on the last two streams")
+        previous = pair[0] if pair[1] is first else pair[1]
+    positions, q = _positions(first)
+    a, shift = (ir.array_of(v) for v in node.inputs[2:])
+    whole, fraction, per_position = affine_constants(a, shift, bits)
+    w0 = np.zeros_like(w1) if heads.mean is None else heads.mean[1]
+    constants = {
+        "signs": ir.array_of(node.inputs[1]),
         "whole": whole,
         "fraction": fraction,
-        "shift": shift.astype(np.int64) * positions,
-        "v0": weights(heads.w0, positions, q),
+        "shift": per_position.astype(np.int64) * positions,
+        "v0": weights(w0, positions, q),
         "v1": weights(w1, positions, q),
-        "constant": np.array([round(Fraction(float(v)) * unit) for v in heads.bias], np.int64),
+        "constant": _constant(heads.bias, bits),
     }
+    held = [b.initializer(f"readout.{k}", v) for k, v in constants.items()]
+    raw = b.op("ReadOut", first, previous, node.inputs[0], *held,
+               domain=ir.DOMAIN, name="readout", output_names=["raw"], q=q)  # fmt: skip
+    return raw
+
+
+def _mean_readout(b: ir.Builder, heads: _Heads, bits: int) -> ir.Value:
+    """Emit a MeanReadOut."""
+    assert heads.mean is not None
+    stream, w = heads.mean
+    positions, q = _positions(stream)
+    held = [
+        b.initializer("readout.v", weights(w, positions, q)),
+        b.initializer("readout.constant", _constant(heads.bias, bits)),
+    ]
+    return b.op("MeanReadOut", stream, *held, domain=ir.DOMAIN, name="readout",
+                output_names=["raw"], q=q)  # fmt: skip
+
+
+def _positions(stream: ir.Value) -> tuple[int, int]:
+    """Return T N and q = ceil(log2(T N)) of a stream."""
+    positions = ir.size(stream, 0) * ir.size(stream, 2) * ir.size(stream, 3)
+    return positions, (positions - 1).bit_length()
+
+
+def _constant(bias: np.ndarray, bits: int) -> np.ndarray:
+    unit = 2 ** (bits + GAIN_BITS)
+    return np.array([round(Fraction(float(v)) * unit) for v in bias], np.int64)
 
 
 def apply(model: ir.Model) -> int:
@@ -107,19 +158,12 @@ def apply(model: ir.Model) -> int:
     bits = frac_bits(model)
     logits = model.graph.outputs[0]
     heads = _match(logits)
-    if heads.counted is None or heads.previous is None:
-        raise PassError(
-            "a read-out with one head is not supported yet",
-            hint="only variant=official exports",
-        )
-    positions = ir.size(heads.first, 0) * ir.size(heads.first, 2) * ir.size(heads.first, 3)
-    q = (positions - 1).bit_length()
     b = ir.Builder("readout.integer")
-    constants = _constants(heads, positions, bits, q)
-    held = [b.initializer(f"readout.{k}", v) for k, v in constants.items()]
-    raw = b.op("ReadOut", heads.first, heads.previous, heads.counted.inputs[0], *held,
-               domain=ir.DOMAIN, name="readout", output_names=["raw"], q=q)  # fmt: skip
-    n_classes = constants["constant"].shape[0]
+    if heads.counted is None:
+        raw = _mean_readout(b, heads, bits)
+    else:
+        raw = _counted_readout(b, heads, bits)
+    n_classes = len(heads.bias)
     ir.set_type(raw, np.int64, ["B", n_classes])
     wide = b.op("Cast", raw, to=11, name="logits.wide")
     unit = b.initializer("logits.unit", np.array(2.0 ** -(bits + GAIN_BITS)))

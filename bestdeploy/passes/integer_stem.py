@@ -1,11 +1,11 @@
 """Integer stem: normalisation, first convolution and its affine in integers (numerics section 3).
 
-    W~[o, tap, i] = a_o w / (255 sigma_i)
+    W~[o, tap, i] = a_o w / (white sigma_i)        white = 255 of images, 1 of event counts
     e_o  = largest e in 0..24 with max |rint(W~ 2^(F+e))| <= 8355711       (three int8 limbs)
     W    = rint(W~ 2^(F+e_o))
     Bias = rint((b_o - sum over inside taps of a_o w mu_i / sigma_i) 2^(F+e_o))     per border class
 
-    ChannelAffine(RealConv((image/255 - mu)/sigma, w), a, b)  ->  FromFixed(StemConv(image, ...))
+    ChannelAffine(RealConv((image/white - mu)/sigma, w), a, b)  ->  FromFixed(StemConv(image, ...))
 
 Each constant is an exact rational number, rounded once.
 """
@@ -49,7 +49,7 @@ def quantise_channel(
 
     Args:
         weights: float64 weights of the channel.
-        scale: a_o / (255 sigma_i) per input channel.
+        scale: a_o / (white sigma_i) per input channel.
         bits: F.
     """
     exact = [
@@ -64,13 +64,18 @@ def quantise_channel(
 
 
 def _constants(
-    conv: ir.Node, affine: ir.Node, mean: np.ndarray, std: np.ndarray, bits: int
+    conv: ir.Node,
+    affine: ir.Node,
+    mean: np.ndarray,
+    std: np.ndarray,
+    white: Fraction,
+    bits: int,
 ) -> dict[str, np.ndarray]:
     w = ir.array_of(conv.inputs[1])
     a, b = (ir.array_of(v) for v in affine.inputs[1:])
     n_out, kh, kw, n_in = w.shape
     strides, pads = ir.attribute(conv, "strides"), ir.attribute(conv, "pads")
-    sizes = [ir.size(conv.inputs[0], axis) for axis in (1, 2)]
+    sizes = [ir.size(conv.inputs[0], axis) for axis in (-3, -2)]
     rows, row_class = border_classes(sizes[0], kh, strides[0], pads[0], pads[2])
     cols, col_class = border_classes(sizes[1], kw, strides[1], pads[1], pads[3])
     mu = [Fraction(float(m)) for m in np.broadcast_to(mean, n_in)]
@@ -80,7 +85,7 @@ def _constants(
     bias = np.empty((len(rows), len(cols), n_out), np.int64)
     for o in range(n_out):
         gain = Fraction(float(a[o]))
-        scale = [gain / (255 * s) for s in sigma]
+        scale = [gain / (white * s) for s in sigma]
         weights[o], shift[o] = quantise_channel(w[o], scale, bits)
         unit = 2 ** (bits + int(shift[o]))
         # What a tap contributes at pixel 0, subtracted once per tap inside the image.
@@ -104,6 +109,17 @@ def _constants(
     }
 
 
+def _pixels(conv: ir.Node) -> ir.Value:
+    """Return the uint8 pixels behind the normalisation in front of a convolution."""
+    value = conv.inputs[0]
+    while value is not None and value.dtype != ir.DataType.UINT8:
+        node = value.producer()
+        value = None if node is None else node.inputs[0]
+    if value is None:
+        raise PassError("the first convolution does not read an image", where=str(conv.name))
+    return value
+
+
 def apply(model: ir.Model) -> int:
     """Replace the first convolution and everything in front of it."""
     bits = frac_bits(model)
@@ -112,11 +128,11 @@ def apply(model: ir.Model) -> int:
         conv = producer(affine.inputs[0], "RealConv")
         if conv is None:
             continue
-        image = model.graph.inputs[0]
-        initializers = model.graph.initializers
-        mean, std = (ir.array_of(initializers[f"image.{n}"]) for n in ("mean", "std"))
+        image = _pixels(conv)
+        held = model.graph.initializers
+        mean, std, white = (ir.array_of(held[f"image.{n}"]) for n in ("mean", "std", "white"))
         b = ir.Builder(f"{conv.name}.integer")
-        constants = _constants(conv, affine, mean, std, bits)
+        constants = _constants(conv, affine, mean, std, Fraction(float(white)), bits)
         x = b.op(
             "StemConv",
             image,

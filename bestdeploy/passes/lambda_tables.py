@@ -1,7 +1,7 @@
 """Lambda tables: scale and lambda of the value product in a table (numerics section 7).
 
     Lif(HeadScale(m, gain))  ->  MembraneNeuron(CountTable(m, X)),
-    X[t, head, m] = rint(gain[t, head] m 2^F),   m = 0..N
+    X[t, head, m] = rint(gain[t, head] m 2^F),   m = 0..N, or 0..d where k^T v comes first
 
 `gain` = scale * lambda is exact in float64 (a product of two float32), so X is rounded once, half
 to even. Zero, negative and varying lambda need no special case.
@@ -14,17 +14,18 @@ from fractions import Fraction
 import numpy as np
 
 from bestdeploy import ir
+from bestdeploy.passes.attention_counts import mixed
 from bestdeploy.passes.definition import Pass, find, n_steps_of, producer
 from bestdeploy.passes.fixed_point import frac_bits
 from bestdeploy.passes.integer_attention import neuron_attributes
 
 
-def table(gain: np.ndarray, n_keys: int, bits: int) -> np.ndarray:
-    """Return X int32 [T, heads, n_keys + 1] for gain float64 [T, heads]."""
-    out = np.empty((*gain.shape, n_keys + 1), np.int64)
+def table(gain: np.ndarray, largest: int, bits: int) -> np.ndarray:
+    """Return X int32 [T, heads, largest + 1] for gain float64 [T, heads]."""
+    out = np.empty((*gain.shape, largest + 1), np.int64)
     for index in np.ndindex(*gain.shape):
         unit = Fraction(float(gain[index])) * 2**bits
-        out[index] = [round(unit * m) for m in range(n_keys + 1)]
+        out[index] = [round(unit * m) for m in range(largest + 1)]
     return out.astype(np.int32)
 
 
@@ -36,10 +37,9 @@ def apply(model: ir.Model) -> int:
         scaled = producer(lif.inputs[0], "HeadScale")
         if scaled is None:
             continue
-        values = producer(scaled.inputs[0], "Values")
-        assert values is not None
-        n_keys = ir.size(values.inputs[0], -1)
-        constant = table(ir.array_of(scaled.inputs[1]), n_keys, bits)
+        counted = mixed(scaled.inputs[0])
+        assert counted is not None
+        constant = table(ir.array_of(scaled.inputs[1]), counted[1], bits)
         b = ir.Builder(f"{lif.name}.integer")
         name = f"{lif.name}.table"
         x = b.op("CountTable", scaled.inputs[0], b.initializer(name, constant),

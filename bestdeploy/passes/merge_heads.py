@@ -1,8 +1,10 @@
 """Merge heads: two classifiers and their average become two matrices and one constant.
 
     ((W0 f0 + b0) + (W1 f1 + b1)) / 2   ->   (W0/2) f0 + (W1/2) f1 + (b0 + b1)/2
+    ((W0 f + b0) + (W1 f + b1)) / 2     ->   ((W0 + W1)/2) f + (b0 + b1)/2
 
-Equal in the reals; halving a float is exact. A single head stays as it is.
+Equal in the reals; halving a float is exact, and so is the sum of two float32 in float64 unless
+their sizes lie more than 2^29 apart. A single head stays as it is.
 """
 
 from __future__ import annotations
@@ -36,9 +38,13 @@ def apply(model: ir.Model) -> int:
     b = ir.Builder("head.merged")
     w0, w1 = (ir.array_of(m.inputs[1]) / 2 for m in (m0, m1))
     bias = (ir.array_of(a0.inputs[1]) + ir.array_of(a1.inputs[1])) / 2
-    y0 = b.op("MatMul", m0.inputs[0], b.initializer("head.merged0", w0), name="head.merged0")
-    y1 = b.op("MatMul", m1.inputs[0], b.initializer("head.merged1", w1), name="head.merged1")
-    total = b.op("Add", y0, y1, name="head.merged")
+    if m0.inputs[0] is m1.inputs[0]:
+        total = b.op("MatMul", m0.inputs[0], b.initializer("head.merged0", w0 + w1),
+                     name="head.merged0")  # fmt: skip
+    else:
+        y0 = b.op("MatMul", m0.inputs[0], b.initializer("head.merged0", w0), name="head.merged0")
+        y1 = b.op("MatMul", m1.inputs[0], b.initializer("head.merged1", w1), name="head.merged1")
+        total = b.op("Add", y0, y1, name="head.merged")
     out = b.op("Add", total, b.initializer("head.constant", bias), name="logits")
     out.type, out.shape = logits.type, logits.shape
     ir.replace(model.graph, [m0, a0, m1, a1, both, half], b, {logits: out})

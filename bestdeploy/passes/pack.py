@@ -15,7 +15,7 @@ from bestdeploy.ops import arithmetic
 from bestdeploy.passes.definition import Pass, find
 
 SPIKE_SOURCES = (
-    "ConstantMembraneNeuron",
+    "Encoder",
     "ThresholdNeuron",
     "MembraneNeuron",
     "CountNeuron",

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bestdeploy import importers, ir, lower, passes
+from bestdeploy import compact, importers, ir, lower, passes
 from bestdeploy.emit.bstm import read_bstm, write_bstm
 from bestdeploy.errors import ArtifactError, GraphError
 from bestdeploy.passes import threshold_tables
@@ -30,8 +30,8 @@ def test_compact_thresholds_fire_alike(steps, theta, seed, gain_scale):
     b = rng.normal(0, 1.5, 12)
     low, high = -rng.integers(1, 2000, 12), rng.integers(0, 2000, 12)
     table = threshold_tables.table(a, b, low, high, Fraction(theta), steps)
-    u, w, explicit = lower.threshold_forms(table, low, high, steps)
-    formula = lower._formula(u.astype(np.int64), w.astype(np.int64), steps)
+    u, w, explicit = compact.threshold_forms(table, low, high, steps)
+    formula = compact._formula(u.astype(np.int64), w.astype(np.int64), steps)
     for t in range(1, steps + 1):
         for s in range(t):
             reach, k = 2**t - 2**s, t * (t - 1) // 2 + s

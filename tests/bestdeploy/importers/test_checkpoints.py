@@ -105,12 +105,17 @@ def test_broken_tensors_are_named(tmp_path, content, change, text):
     ("key", "value", "error"),
     [
         ("attention", "softmax", UsageError),
-        ("attention", "kv", UnsupportedModelError),
+        ("variant", "printed", UsageError),
+        ("binariser", "sigmoid", UsageError),
+        ("residual", "dense", UsageError),
+        ("readout", "teacher", UsageError),
+        ("n_steps", "5", UsageError),
+        ("n_steps", "0", UsageError),
+        ("heads", "4", CheckpointError),
         ("tau", "0.5", UsageError),
         ("tau", "nan", UsageError),
         ("image_size", "200", UnsupportedModelError),
         ("image_size", "0", UsageError),
-        ("variant", "paper", UnsupportedModelError),
         ("mean", "0.5", UnsupportedModelError),
         ("std", "0,0,0", UnsupportedModelError),
         ("colour", "red", UsageError),
@@ -327,5 +332,5 @@ def test_an_empty_setting_is_refused(small_checkpoint):
 
 def test_heads_must_agree_with_lambda(tmp_path, content):
     content["args"]["num_heads"] = 8
-    with pytest.raises(CheckpointError, match="num_heads=8"):
+    with pytest.raises(CheckpointError, match=r"heads=8 \(from checkpoint args\)"):
         importers.import_checkpoint(write(tmp_path, content))

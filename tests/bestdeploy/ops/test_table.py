@@ -19,6 +19,12 @@ SPECS = {
     "T2": Spec(seed=3, dim=130, heads=13, n_steps=2, size=8, classes=3),
     "tau": Spec(seed=4, dim=24, heads=2, n_steps=4, size=8, tau=1.5),
     "plain_input": Spec(seed=5, dim=16, heads=2, n_steps=3, size=8, decay_input=False),
+    "kv": Spec(seed=6, dim=40, heads=5, n_steps=4, size=32, attention="kv", layout="imagenet"),
+    "kv_tau": Spec(seed=7, dim=24, heads=3, n_steps=5, size=8, attention="kv", tau=1.5),
+    "paper": Spec(seed=8, dim=32, heads=4, n_steps=2, size=8, variant="paper", decay_input=False),
+    "events": Spec(
+        seed=9, dim=24, heads=2, n_steps=10, size=16, channels=2, events=True, layout="imagenet"
+    ),
 }
 STANDARD_SINCE = {"integer_readout", "pack", "fuse"}  # graphs without float64 convolutions
 

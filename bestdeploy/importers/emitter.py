@@ -1,0 +1,173 @@
+"""What the families share when they emit a spiking graph: neurons, batch norms, convolutions.
+
+An emitter takes tensors by their published names, checks them, and appends nodes whose names are
+the published ones, so that every later report speaks the checkpoint's language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bestdeploy import ir
+from bestdeploy.errors import CheckpointError
+from bestdeploy.importers.checkpoint import Checkpoint, Tensors
+from bestdeploy.ops.binary_conv import deviations
+
+EPSILON = 1e-5  # of every batch norm of the published code
+_BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+class Emitter:
+    """Appends nodes to one graph while taking the tensors of one checkpoint.
+
+    Attributes:
+        b: the graph under construction.
+        t: the tensors, each taken once.
+        config: resolved settings; `tau`, `decay_input`, `v_threshold` and `variant` are used here.
+        n_steps: T.
+        warnings: sentences for the user.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, config: Mapping[str, Any], n_steps: int) -> None:
+        self.b = ir.Builder()
+        self.t = Tensors(checkpoint)
+        self.checkpoint = checkpoint
+        self.config = config
+        self.n_steps = n_steps
+        self.warnings: list[str] = []
+
+    def op(self, op_type: str, *inputs: ir.Value, name: str, **attrs: Any) -> ir.Value:
+        """Append one of our ops."""
+        return self.b.op(
+            op_type, *inputs, domain=ir.DOMAIN, name=name, output_names=[f"{name}.out"], **attrs
+        )
+
+    def pixels(
+        self,
+        image: ir.Value,
+        *,
+        white: float,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        frames: bool,
+    ) -> ir.Value:
+        """Normalise: (p/white - mean)/std, float64 [B, H, W, C], or [T, B, H, W, C] of frames."""
+        b = self.b
+        mu = b.initializer("image.mean", np.array(mean, np.float64))
+        sigma = b.initializer("image.std", np.array(std, np.float64))
+        full = b.initializer("image.white", np.array(white))
+        x = image
+        if frames:
+            x = b.op("Transpose", x, perm=[1, 0, 2, 3, 4], name="image.steps")
+        x = b.op("Cast", x, to=11, name="image.real")
+        x = b.op("Div", x, full, name="image.unit")
+        return b.op("Div", b.op("Sub", x, mu, name="image.centred"), sigma, name="image.normalised")
+
+    def neuron(
+        self,
+        name: str,
+        x: ir.Value,
+        *,
+        constant: bool = False,
+        threshold: float | None = None,
+        **changed: Any,
+    ) -> ir.Value:
+        """Append a neuron; its spikes carry its published name.
+
+        Args:
+            name: of the neuron.
+            x: input [T, ...], or [...] where it is `constant` over time.
+            constant: the input has no time axis.
+            threshold: instead of the model's v_threshold.
+            changed: attributes that differ from the model's neurons (tau, soft_reset, ...).
+        """
+        theta = self.config["v_threshold"] if threshold is None else threshold
+        attributes = {
+            "tau": float(np.float32(self.config["tau"])),
+            "v_threshold": float(np.float32(theta)),
+            "v_reset": 0.0,
+            "soft_reset": 0,
+            "decay_input": int(self.config["decay_input"]),
+        }
+        return self.b.op(
+            f"{'ConstantLif' if constant else 'Lif'}_T{self.n_steps}",
+            x,
+            domain=ir.DOMAIN,
+            name=name,
+            output_names=[name],
+            **{**attributes, **changed},
+        )
+
+    def batch_norm(self, name: str, x: ir.Value, width: int, bias: np.ndarray | None) -> ir.Value:
+        """Append a batch norm; `bias` is that of the convolution in front of it."""
+        parts = [self.t.take(f"{name}.{p}", (width,)) for p in _BATCH_NORM]
+        var = parts[3]
+        if (var < 0).any():
+            channel = int(np.argmax(var < 0))
+            raise CheckpointError(
+                f"`{name}.running_var` is {var[channel]} in channel {channel}: "
+                "a variance is never negative",
+                where=str(self.checkpoint.path),
+                hint="the file is damaged, or its training has diverged",
+            )
+        if (var == 0).any():
+            self.warnings.append(f"{name}: {int((var == 0).sum())} channels have variance 0")
+        shift = np.zeros(width, np.float32) if bias is None else bias
+        constants = [
+            self.b.initializer(f"{name}.{p}", a) for p, a in zip(_BATCH_NORM, parts, strict=True)
+        ]
+        constants.append(self.b.initializer(f"{name}.conv_bias", shift))
+        constants.append(self.b.initializer(f"{name}.epsilon", np.array(EPSILON)))
+        return self.op("BatchNorm", x, *constants, name=name)
+
+    def _bias(self, name: str, width: int) -> np.ndarray | None:
+        key = f"{name}.bias"
+        return self.t.take(key, (width,)) if key in self.checkpoint.tensors else None
+
+    def real_conv(self, name: str, bn: str, x: ir.Value, n_in: int, n_out: int) -> ir.Value:
+        """Append a real 3x3 convolution and its batch norm."""
+        w = self.t.take(f"{name}.weight", (n_out, n_in, 3, 3))
+        kernel = self.b.initializer(f"{name}.weight", w.transpose(0, 2, 3, 1).astype(np.float64))
+        y = self.op("RealConv", x, kernel, name=name, strides=[1, 1], pads=[1] * 4)
+        return self.batch_norm(bn, y, n_out, self._bias(name, n_out))
+
+    def binary_conv(self, name: str, x: ir.Value, n_in: int, n_out: int, k: int, rank: int = 4
+                    ) -> ir.Value:  # fmt: skip
+        """Append a binary convolution and its batch norm; `name` ends in `_conv`."""
+        shape = (n_out, n_in, k, k)[:rank]
+        latent = self.t.take(f"{name}.weight", shape).reshape(n_out, n_in, k, k)
+        zeros = int((deviations(latent) == 0).sum())
+        paper = self.config["variant"] == "paper"
+        if zeros and not paper:
+            raise CheckpointError(
+                f"`{name}.weight`: {zeros} weights equal their row mean, their sign is 0",
+                where=str(self.checkpoint.path),
+                hint="variant=paper gives them +1; the official code gives 0, which no bit holds",
+            )
+        w = self.b.initializer(f"{name}.weight", latent.transpose(0, 2, 3, 1))
+        y = self.op("BinaryConv", x, w, name=name, strides=[1, 1], pads=[k // 2] * 4,
+                    sign_of_zero=int(paper))  # fmt: skip
+        bn = name.removesuffix("_conv") + "_bn"
+        return self.batch_norm(bn, y, n_out, self._bias(name, n_out))
+
+    def pool(self, name: str, spikes: ir.Value) -> ir.Value:
+        """Append the published max-pool (3x3, stride 2, padding 1) of spikes."""
+        return self.op("OrPool", spikes, name=name, kernel_shape=[3, 3], strides=[2, 2],
+                       pads=[1] * 4)  # fmt: skip
+
+    def mean(self, name: str, x: ir.Value) -> ir.Value:
+        """Append the mean over time and tokens, float64 [B, D]."""
+        return self.b.op("ReduceMean", x, axes=[0, 2, 3], keepdims=0, name=name,
+                         output_names=[name])  # fmt: skip
+
+    def classifier(self, name: str, features: ir.Value, width: int, classes: int) -> ir.Value:
+        """Append a linear head on features [B, D]."""
+        b = self.b
+        w = self.t.take(f"{name}.weight", (classes, width)).astype(np.float64)
+        bias = self.t.take(f"{name}.bias", (classes,)).astype(np.float64)
+        y = b.op("MatMul", features, b.initializer(f"{name}.weight", w.T.copy()),
+                 name=f"{name}.matmul")  # fmt: skip
+        return b.op("Add", y, b.initializer(f"{name}.bias", bias), name=f"{name}.add")
