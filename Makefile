@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TOOLS := qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+TOOLS := qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf \
+  libc6-dev-armhf-cross qemu-system-arm cmake ninja-build pkg-config
 C_FILES = $(shell find runtime -name '*.[ch]' 2>/dev/null)
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all large check format tools clean
+.PHONY: help demo test test-all large wheel check format tools clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -17,16 +18,21 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed\nhint: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[events,bench]' || \
+	  echo "warning: not installed: expelliarmus, openvino (their tests are skipped)"
 	@touch $@
 
-tools: ## the arm64 cross compiler and emulator, with apt when root
+tools: ## ARM cross compilers and emulators, CMake, pkg-config, with apt when root
 	@missing=$$(for p in $(TOOLS); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "== apt-get install $$missing"; \
-	  apt-get install -y -qq --no-install-recommends $$missing >/dev/null 2>&1 || \
-	    { apt-get update -qq; apt-get install -y -qq --no-install-recommends $$missing >/dev/null; } || \
-	    echo "warning: not installed: $$missing (their tests are skipped)"; \
+	  apt-get install -y -qq --no-install-recommends $$missing >/dev/null 2>&1 && exit 0; \
+	  apt-get update -qq; \
+	  for p in $$missing; do \
+	    apt-get install -y -qq --no-install-recommends $$p >/dev/null || \
+	      echo "warning: not installed: $$p (its tests are skipped)"; \
+	  done; \
 	else \
 	  echo "warning: missing: $$(echo $$missing) (their tests are skipped)"; \
 	  echo "hint: sudo apt install $$(echo $$missing)"; \
@@ -49,6 +55,12 @@ test-all: $(STAMP) tools ## the tests and the slow ones
 large: $(STAMP) tools ## BESTformer-4-384: export time, size, equality, latency
 	$(BIN)/python -m pytest -m slow -s -q tests/e2e/test_large.py
 	@echo "next: make check"
+
+wheel: $(STAMP) ## dist/: a pure wheel, and one with the runtime's library for this machine
+	$(BIN)/python -m pip wheel --quiet --no-deps -w dist .
+	BESTDEPLOY_PREBUILT=1 $(BIN)/python -m pip wheel --quiet --no-deps -w dist .
+	@ls dist
+	@echo "next: pip install one of them; on a machine without a C compiler the one that names a platform"
 
 check: $(STAMP) ## ruff, mypy, clang-format
 	$(BIN)/ruff check .

@@ -5,19 +5,23 @@ DIR/README.txt                how to copy it over and run it
 DIR/model.bstm
 DIR/bin/bst_run, bst_bench    static executables
 DIR/lib/libbst.so, libbst.a   the runtime, for your own program
+DIR/lib/cmake, lib/pkgconfig  how CMake and pkg-config find it
 DIR/include/bst.h
+
+For the target `c` there are bst.c, bst.h, model.h and main.c instead of programs and libraries.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +29,13 @@ from typing import Any
 from bestdeploy import __version__, runtime, toolchain
 from bestdeploy.errors import (
     ArtifactError,
+    MissingToolError,
     OutputError,
     UnsupportedModelError,
     UsageError,
     VerificationError,
 )
+from bestdeploy.files import cannot_write, replaced_folder
 
 __all__ = [
     "BACKENDS",
@@ -50,6 +56,7 @@ class CompileReport:
     """What `compile` wrote and how it was checked.
 
     Attributes:
+        compiler: its version; "" where a source bundle was made without one.
         golden: "passed", "none" (the model holds no golden vectors) or "not run: <why>".
         emulator: command that ran the golden vectors; "" when this machine did it itself.
     """
@@ -132,28 +139,36 @@ def compile_bundle(
 
     say(f"lowering {source}")
     content = lowered_bytes(source)
-    compiler = toolchain.compiler_for(row)
-    work = _work_folder(folder)
-    try:
-        say(f"building the runtime for {row.name} with {compiler.version}")
-        _fill(work, content, row)
+    compiler = _compiler(row)
+    with replaced_folder(folder) as work:
+        say(f"building the runtime for {row.name} with {compiler or 'no compiler'}")
+        with _writing(folder):
+            _fill(work, content, row, name)
         say("running the golden vectors")
         golden, n_golden, emulator = _check_golden(work, row)
-        facts = {"golden": golden, "backend": backend, "compiler": compiler.version}
-        files = _describe(work, source, row, n_golden, facts)
-        _put_in_place(work, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        facts = {"golden": golden, "backend": backend, "compiler": compiler}
+        with _writing(folder):
+            files = _describe(work, source, row, n_golden, facts)
     return CompileReport(
         folder=folder,
         target=row.name,
         backend=backend,
-        compiler=compiler.version,
+        compiler=compiler,
         golden=golden,
         n_golden=n_golden,
         emulator=emulator,
         files=files,
     )
+
+
+def _compiler(row: toolchain.Target) -> str:
+    """Return the version of the compiler; source bundles use one only to check themselves."""
+    try:
+        return toolchain.compiler_for(row).version
+    except MissingToolError:
+        if row.is_source:
+            return ""
+        raise
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -191,7 +206,7 @@ def _check_output(folder: Path, force: bool) -> None:
                 hint="choose a folder you may write to with -o",
             )
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
-        raise _cannot_write(folder, error) from error
+        raise cannot_write(folder, error) from error
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -209,61 +224,51 @@ def _check_replaceable(folder: Path) -> None:
             raise OutputError(f"`{path}` is not of the bundle and would be deleted", hint=hint)
 
 
-def _cannot_write(folder: Path, error: Exception) -> OutputError:
-    return OutputError(
-        f"cannot write `{folder}`: {getattr(error, 'strerror', None) or error}",
-        hint="choose a folder you may write to with -o",
-    )
-
-
-def _work_folder(folder: Path) -> Path:
-    parent = folder.resolve().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
-        work.chmod(0o755)
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    return work
-
-
-def _put_in_place(work: Path, folder: Path) -> None:
-    folder = folder.resolve()  # a link stays and leads to the new bundle
-    old = work.with_name(work.name + ".old")
-    try:
-        if folder.exists():
-            folder.rename(old)
-        try:
-            work.rename(folder)
-        except OSError:
-            with suppress(OSError):
-                old.rename(folder)
-            raise
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    shutil.rmtree(old, ignore_errors=True)
-
-
 # ----------------------------------------------------------------------------- contents
 
 
-def _fill(work: Path, content: bytes, row: toolchain.Target) -> None:
-    pieces = {
-        f"bin/{name}": toolchain.build_program(name, row, static=True)
-        for name in toolchain.PROGRAMS
-    }
-    pieces["lib/libbst.so"] = toolchain.build_library(row)
-    pieces["lib/libbst.a"] = toolchain.build_static_library(row)
-    pieces["include/bst.h"] = toolchain.find_sources() / "include" / "bst.h"
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Name the user's folder, not the work folder, in what goes wrong."""
     try:
-        (work / "model.bstm").write_bytes(content)
-        for name, source in pieces.items():
-            target = work / name
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(source, target)
-            target.chmod(0o755 if name.startswith("bin/") or name.endswith(".so") else 0o644)
+        yield
     except OSError as error:
-        raise _cannot_write(work, error) from error
+        raise cannot_write(folder, error) from error
+
+
+def _fill(work: Path, content: bytes, row: toolchain.Target, name: str) -> None:
+    """Write everything but README.txt and manifest.json."""
+    made: list[tuple[str, Path | str, bool]]
+    if row.is_source:
+        made = [(file, text, False) for file, text in _source_files(content, name).items()]
+    else:
+        made = [(p.name, p.make(row), p.executable) for p in toolchain.pieces()]
+    (work / "model.bstm").write_bytes(content)
+    for file, piece, executable in made:
+        target = work / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(piece, Path):
+            shutil.copyfile(piece, target)
+        else:
+            target.write_text(piece, "utf-8", newline="\n")
+        target.chmod(0o755 if executable else 0o644)
+
+
+def _source_files(content: bytes, name: str) -> dict[str, str]:
+    from bestdeploy.emit import c
+
+    model = runtime.load(content, isa="scalar")  # firmware runs the portable kernels
+    names = model.meta.get("class_names")
+    if not isinstance(names, list) or len(names) != model.classes:
+        names = [str(k) for k in range(model.classes)]
+    facts = c.ModelFacts(
+        model_bytes=model.model_bytes,
+        arena_bytes=model.arena_bytes,
+        frame_shape=tuple(model.input_shape),
+        n_golden=model.n_golden,
+        class_names=tuple(map(str, names)),
+    )
+    return c.source_bundle(toolchain.find_sources(), content, facts, name)
 
 
 def _check_golden(work: Path, row: toolchain.Target) -> tuple[str, int, str]:
@@ -274,24 +279,38 @@ def _check_golden(work: Path, row: toolchain.Target) -> tuple[str, int, str]:
     emulator = toolchain.find_emulator(row)
     if emulator is None:
         return "not run: no emulator", n_golden, ""
-    command = [*emulator, str(work / "bin" / "bst_run"), str(work / "model.bstm"), "--golden"]
+    with tempfile.TemporaryDirectory() as folder:
+        if row.is_source:
+            if not toolchain.compilers_for(row):
+                return "not run: no C compiler", n_golden, ""
+            program = Path(folder) / "main"
+            toolchain.build_files([work / "main.c", work / "bst.c"], program)
+            command = [str(program)]
+        else:
+            command = [*emulator, f"{work}/bin/bst_run", f"{work}/model.bstm", "--golden"]
+        outcome = _run_golden(command, row)
+    if outcome == "passed" and not row.is_source and toolchain.runs_natively(row):
+        runtime.load(work / "model.bstm", library=work / "lib" / "libbst.so").verify_golden()
+    return outcome, n_golden, Path(emulator[0]).name if emulator else ""
+
+
+def _run_golden(command: list[str], row: toolchain.Target) -> str:
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"not run: {error}", n_golden, ""
+        return f"not run: {error}"
     if done.returncode != 0:
-        text = (done.stderr or done.stdout).strip().splitlines()
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no text"]
+        text = next((line for line in lines if line.startswith("error: ")), lines[-1])
         raise VerificationError(
             f"the golden vectors fail on target {row.name} (exit {done.returncode}): "
-            f"{text[-1] if text else 'no text'}",
+            f"{text.removeprefix('error: ')}",
             where=" ".join(command),
             hint="nothing was written; report this with the output of `bestdeploy doctor --json`",
         )
-    if toolchain.runs_natively(row):
-        runtime.load(work / "model.bstm", library=work / "lib" / "libbst.so").verify_golden()
-    return "passed", n_golden, Path(emulator[0]).name if emulator else ""
+    return "passed"
 
 
 def _sha256(path: Path) -> str:
@@ -302,9 +321,10 @@ def _describe(
     work: Path, source: Path, row: toolchain.Target, n_golden: int, facts: dict[str, str]
 ) -> dict[str, int]:
     """Write README.txt and manifest.json; return the size of every file."""
-    model = runtime.load(work / "model.bstm")
-    height, width, channels = model.input_shape
-    (work / "README.txt").write_text(_readme(model, row, facts["golden"]))
+    model = runtime.load(work / "model.bstm", isa="scalar")  # sizes that no machine changes
+    height, width, channels = model.input_shape[-3:]
+    write = _source_readme if row.is_source else _readme
+    (work / "README.txt").write_text(write(model, row, facts["golden"]), "utf-8")
     paths = sorted(p for p in work.rglob("*") if p.is_file())
     files = {p.relative_to(work).as_posix(): p for p in paths}
     manifest = {
@@ -317,6 +337,7 @@ def _describe(
             "sha256": _sha256(source) if source.is_file() else None,
         },
         "model": {
+            "frame_steps": _frame_steps(model),
             "height": height,
             "width": width,
             "channels": channels,
@@ -337,10 +358,22 @@ def _describe(
     return {name: path.stat().st_size for name, path in files.items()}
 
 
+def _frame_steps(model: runtime.Model) -> int:
+    """Return the images in a frame: 1, or T where every time step has its own."""
+    return model.input_shape[0] if len(model.input_shape) == 4 else 1
+
+
+def _frame_text(model: runtime.Model) -> str:
+    shape = " x ".join(map(str, model.input_shape))
+    return f"raw uint8, {shape}, channel last, {math.prod(model.input_shape)} bytes each"
+
+
 def _readme(model: runtime.Model, row: toolchain.Target, golden: str) -> str:
-    height, width, channels = model.input_shape
+    height, width, channels = model.input_shape[-3:]
     pixels = {1: "gray", 3: "rgb24"}.get(channels, "rgb24")
-    n_bytes = height * width * channels
+    stream = f"""
+    ffmpeg -i clip.mp4 -vf scale={width}:{height} -f rawvideo -pix_fmt {pixels} - \\
+        | ssh user@device bst/bin/bst_run bst/model.bstm - --json"""
     return f"""\
 bestdeploy {__version__}: a binary spiking transformer for {row.summary} (target {row.name})
 
@@ -351,19 +384,54 @@ Copy this folder to the device and prove that it computes the right numbers ther
 
 Golden vectors on the machine that made this bundle: {golden}.
 
-Run frames (raw uint8, {height} x {width} x {channels}, channel last, {n_bytes} bytes each):
+Run frames ({_frame_text(model)}):
 
-    ./bin/bst_run model.bstm frames.raw
-    ffmpeg -i clip.mp4 -vf scale={width}:{height} -f rawvideo -pix_fmt {pixels} - \\
-        | ssh user@device bst/bin/bst_run bst/model.bstm - --json
+    ./bin/bst_run model.bstm frames.raw{stream if _frame_steps(model) == 1 else ""}
 
 Measure it:
 
     ./bin/bst_bench model.bstm
 
-Memory of a run: {model.model_bytes} bytes for the prepared model, {model.arena_bytes} bytes
-per session, and the file itself. Nothing is allocated while frames run.
+Memory of a run: {model.model_bytes} bytes for the prepared model (portable kernels; for others
+bst_model_bytes tells), {model.arena_bytes} bytes per session, and the file itself. Nothing is
+allocated while frames run.
 
-Your own program: #include "bst.h", link lib/libbst.a (or lib/libbst.so); the header starts with
-the complete life of a model. manifest.json lists the SHA-256 of every file.
+Your own program: the header include/bst.h starts with the complete life of a model. With CMake,
+-DCMAKE_PREFIX_PATH=<this folder> and
+
+    find_package(bst CONFIG REQUIRED)
+    target_link_libraries(app PRIVATE bst::bst_static)    # or bst::bst, the shared library
+
+else, with PKG_CONFIG_PATH=<this folder>/lib/pkgconfig:
+
+    cc app.c $(pkg-config --cflags --libs bst) -o app     # shared: put lib/ on the run path
+    cc app.c $(pkg-config --cflags bst) lib/libbst.a -o app
+
+The folder may be moved. manifest.json lists the SHA-256 of every file.
+"""
+
+
+def _source_readme(model: runtime.Model, row: toolchain.Target, golden: str) -> str:
+    return f"""\
+bestdeploy {__version__}: a binary spiking transformer as C source (target {row.name})
+
+    bst.c, bst.h   the runtime: C11, no C library, no allocation, no floating point on the way
+    model.h        the model as a constant array (it may stay in flash), sizes, class names
+    main.c         an example: runs the golden vectors and compares every raw logit
+
+On a machine with a C library, as it is:
+
+    cc -std=c11 -O3 main.c bst.c -o demo && ./demo
+
+Golden vectors on the machine that made this bundle: {golden}.
+
+In firmware, compile bst.c with -ffreestanding -DBST_FREESTANDING (GCC and Clang): it then brings
+its own memcpy, memmove, memset and memcmp, has no error sentences and no thread-local variables,
+and runs the portable kernels. 64-bit division and multiplication come from the compiler's own
+library (libgcc or compiler-rt) where the processor has none. main.c asks the board for one
+function, board_print. Frames are {_frame_text(model)}.
+
+RAM: MODEL_BYTES for the prepared model and MODEL_ARENA_BYTES per session, see model.h; a 32-bit
+processor needs a little less. `bestdeploy run <this folder> image.png` uses model.bstm, which
+holds the same bytes as model.h. manifest.json lists the SHA-256 of every file.
 """

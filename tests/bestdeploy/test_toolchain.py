@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 import struct
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def sources(tmp_path, monkeypatch) -> Path:
     }.items():
         (root / name).parent.mkdir(parents=True)
         (root / name).write_text(text)
-    monkeypatch.setattr(toolchain, "find_sources", lambda: root)
+    monkeypatch.setattr(toolchain.sources, "find_sources", lambda: root)
     monkeypatch.setenv("BESTDEPLOY_CACHE", str(tmp_path / "cache"))
     return root
 
@@ -145,7 +146,7 @@ def test_concurrent_processes_agree(sources):
     require_compiler("host")
     code = (
         "import sys; from pathlib import Path; from bestdeploy import toolchain as t;"
-        f"t.find_sources = lambda: Path({str(sources)!r}); print(t.build_library())"
+        f"t.sources.find_sources = lambda: Path({str(sources)!r}); print(t.build_library())"
     )
     jobs = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -168,12 +169,92 @@ def test_no_compiler_says_how_to_get_one(monkeypatch):
     for name in ("BESTDEPLOY_CC", "CC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(toolchain, "_zig", lambda: None)
+    monkeypatch.setattr(toolchain.compilers, "zig", lambda: None)
     for target, package in (("host", "gcc"), ("arm", "gcc-aarch64-linux-gnu")):
         with pytest.raises(MissingToolError, match="no C compiler") as caught:
             toolchain.compiler_for(target)
         assert package in (caught.value.hint or "")
         assert "bestdeploy[cross]" in (caught.value.hint or "")
+
+
+def test_every_compiler_is_listed_once(monkeypatch, tmp_path):
+    """A second name of the same file is the same compiler; the first is the one that is used."""
+    for name, version in (
+        ("gcc", "gcc (Distribution 9) 12.2.0"),
+        ("clang", "clang version 14.0.6"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{version}'\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "cc").symlink_to("gcc")
+    for name in ("BESTDEPLOY_CC", "CC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(toolchain.compilers, "zig", lambda: None)
+    for target in ("host", "c"):
+        found = toolchain.compilers_for(target)
+        assert [c.name for c in found] == ["cc 12.2.0", "clang 14.0.6"]
+        assert found[0] == toolchain.compiler_for(target)
+    native = toolchain.targets.host_row()
+    if native is not None:
+        assert toolchain.compiler_for(native).name == "cc 12.2.0"
+    foreign = next(r for r in toolchain.TARGETS if r.machine and not toolchain.runs_natively(r))
+    assert toolchain.compilers_for(foreign) == []
+    (tmp_path / f"{foreign.gcc_triple}-gcc").symlink_to("gcc")
+    assert [c.name for c in toolchain.compilers_for(foreign)] == [
+        f"{foreign.gcc_triple}-gcc 12.2.0"
+    ]
+
+
+def test_machine_of_a_file(tmp_path):
+    path = tmp_path / "file"
+    for content, machine in (
+        (b"", ""),
+        (b"\x7fELF", ""),
+        (b"MZ" + bytes(30), ""),
+        (b"\x7fELF\x02\x01" + bytes(12) + bytes((183, 0)), "aarch64"),
+        (b"\x7fELF\x01\x01" + bytes(12) + bytes((40, 0)), "armv7l"),
+        (b"\x7fELF\x01\x02" + bytes(12) + bytes((0, 8)), "ELF machine 8"),
+    ):
+        path.write_bytes(content)
+        assert toolchain.machine_of(path) == machine
+    assert toolchain.machine_of(tmp_path) == ""
+    assert toolchain.machine_of(tmp_path / "none") == ""
+
+
+def test_what_a_bundle_holds():
+    library = toolchain.bundle_files("host")
+    assert {"bin/bst_run", "lib/libbst.so", "lib/libbst.a", "include/bst.h"} <= set(library)
+    assert {"lib/cmake/bst/bstConfig.cmake", "lib/pkgconfig/bst.pc"} <= set(library)
+    assert set(toolchain.bundle_files("firmware")) == {"bst.c", "bst.h", "model.h", "main.c"}
+    for target in toolchain.TARGETS:
+        assert toolchain.bundle_files(target) == (
+            toolchain.bundle_files("c") if target.is_source else library
+        )
+
+
+def test_a_template_without_a_value_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(toolchain.sources, "find_sources", lambda: tmp_path)
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "bst.h").write_text('#define BST_VERSION "1.2.3"\n')
+    (piece,) = (p for p in toolchain.pieces() if p.name.endswith("bst.pc"))
+    with pytest.raises(MissingToolError, match=r"bst\.pc\.in"):
+        piece.make(toolchain.find_target("host"))
+    (tmp_path / "cmake").mkdir()
+    (tmp_path / "cmake" / "bst.pc.in").write_text("@BST_VERSION@ @NEW@")
+    with pytest.raises(KeyError, match="NEW"):
+        piece.make(toolchain.find_target("host"))
+    (tmp_path / "cmake" / "bst.pc.in").write_text("v@BST_VERSION@")
+    assert piece.make(toolchain.find_target("host")) == "v1.2.3"
+
+
+def test_the_library_is_found_by_its_name(sources):
+    """Programs that link it look for `libbst.so`, not for the path it was built at."""
+    require_compiler("host")
+    if shutil.which("readelf") is None:
+        pytest.skip("no readelf")
+    command = ["readelf", "-d", toolchain.build_library()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Library soname: [libbst.so]" in done.stdout
 
 
 def test_cc_is_honoured(monkeypatch, tmp_path):

@@ -1,0 +1,267 @@
+"""C source for firmware: the runtime in one file, the model as an array. No C library is needed.
+
+    bst.c     every source file of runtime/src, in one translation unit; needs only bst.h
+    bst.h     the public header, as it is
+    model.h   the .bstm as a 64-byte aligned constant array, sizes of the two buffers, class names
+    main.c    an example that runs the golden vectors
+
+The amalgamation follows the `#include "..."` lines: a header with an include guard enters where it
+is first needed, everything else where it is named. `<string.h>` comes through firmware/memory.h
+only, which has four functions of its own in its place where BST_FREESTANDING is defined (or the
+compiler says `-ffreestanding`); then there are no error sentences, no thread-local variables and
+only the portable kernels. The same sources give the same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bestdeploy.errors import MissingToolError
+
+__all__ = ["ModelFacts", "amalgamation", "model_header", "source_bundle"]
+
+_INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^">]+)[">]')
+_CONDITION = re.compile(r"^\s*#\s*(if|endif)")
+_GUARD = re.compile(r"^#ifndef (BST_\w+_H_)$", re.MULTILINE)
+_MEMORY = "memory.h"
+_LICENCE = "// SPDX-License-Identifier: MIT"
+_WORDS_PER_LINE = 5
+
+_HEAD = """\
+// SPDX-License-Identifier: MIT
+// bst.c: libbst {version} in one file, made from runtime/ by `bestdeploy compile --target c`.
+// C11; needs bst.h beside it, and nothing else where BST_FREESTANDING is defined.
+
+#if !defined(BST_FREESTANDING) && defined(__STDC_HOSTED__) && __STDC_HOSTED__ == 0
+#define BST_FREESTANDING
+#endif
+#if defined(BST_FREESTANDING) && !defined(BST_NO_ERROR_TEXT)
+#define BST_NO_ERROR_TEXT
+#endif
+#if defined(BST_FREESTANDING) && !defined(BST_SCALAR_ONLY)
+#define BST_SCALAR_ONLY
+#endif
+
+"""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What model.h tells beside the file itself; sizes in bytes.
+
+    Attributes:
+        model_bytes: buffer of the prepared model, as a 64-bit machine needs it (32-bit: less).
+        arena_bytes: buffer of one session, likewise.
+        frame_shape: (H, W, C), or (T, H, W, C) of event frames.
+        class_names: K names.
+    """
+
+    model_bytes: int
+    arena_bytes: int
+    frame_shape: tuple[int, ...]
+    n_golden: int
+    class_names: tuple[str, ...]
+
+
+def source_bundle(root: Path, content: bytes, facts: ModelFacts, name: str) -> dict[str, str]:
+    """Return the four files by name.
+
+    Args:
+        root: the folder of the C runtime.
+        content: the `.bstm`.
+        facts: what the runtime says about it.
+        name: what the model is called in comments.
+    """
+    return {
+        "bst.c": amalgamation(root),
+        "bst.h": _read(root / "include" / "bst.h"),
+        "model.h": model_header(content, facts, name),
+        "main.c": _read(root / "firmware" / "main.c"),
+    }
+
+
+# ---- the runtime in one file --------------------------------------------------------------------
+
+
+def amalgamation(root: Path) -> str:
+    """Return bst.c for the runtime below `root`.
+
+    Raises:
+        MissingToolError: a source file is missing.
+    """
+    header = _read(root / "include" / "bst.h")
+    version = re.search(r'BST_VERSION "([^"]*)"', header)
+    writer = _Amalgamation(root)
+    text = _HEAD.format(version=version[1] if version else "unknown")
+    prelude = root / "firmware" / _MEMORY
+    body = [line for path in (prelude, *_order(root)) for line in writer.file(path)]
+    return text + "\n".join(body) + "\n"
+
+
+def _order(root: Path) -> list[Path]:
+    """Kernels first, then the files that call them; sorted within each."""
+    found = sorted((root / "src").rglob("*.c"), key=lambda p: p.relative_to(root).as_posix())
+    return sorted(found, key=lambda p: "kernels" not in p.relative_to(root).parts)
+
+
+class _Amalgamation:
+    """Inlines files; remembers which guarded headers are in for good."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.resolve()
+        self._public = self._root / "include" / "bst.h"
+        self._seen: set[Path] = set()
+        self._depth = 0
+
+    def file(self, path: Path) -> Iterator[str]:
+        """Yield the lines of a file with what it includes in place.
+
+        A header is left out once it stands outside of every `#if`. Below one it may be skipped by
+        the preprocessor, so it enters again where it is needed next, and its guard decides.
+        """
+        path = path.resolve()
+        if path in self._seen:
+            return
+        text = _read(path)
+        guard = _GUARD.search(text)
+        if guard and self._depth == 0:
+            self._seen.add(path)
+        rule = f"// ---- {path.relative_to(self._root).as_posix()} "
+        yield rule + "-" * max(4, 100 - len(rule))
+        yield ""
+        self._depth -= guard is not None  # the guard itself does not count
+        for line in text.rstrip("\n").split("\n"):
+            yield from self._line(path, line)
+        self._depth += guard is not None
+        yield ""
+
+    def _line(self, path: Path, line: str) -> Iterator[str]:
+        found = _INCLUDE.match(line)
+        if found and found[1] == '"':
+            yield from self._include(path, found[2])
+        elif found and found[2] == "string.h" and path.name != _MEMORY:
+            return  # memory.h has brought it, or what replaces it
+        elif line != _LICENCE:
+            directive = _CONDITION.match(line)
+            self._depth += {"if": 1, "endif": -1}.get(directive[1], 0) if directive else 0
+            yield line
+
+    def _include(self, path: Path, name: str) -> Iterator[str]:
+        for folder in (path.parent, self._root / "include", self._root / "src"):
+            target = (folder / name).resolve()
+            if target == self._public:
+                yield '#include "bst.h"'
+                return
+            if target.is_file():
+                yield from self.file(target)
+                return
+        raise MissingToolError(
+            f'{path.name} includes "{name}", which is not among the sources of the runtime',
+            where=str(path),
+            hint="pip install --force-reinstall bestdeploy",
+        )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise MissingToolError(
+            "a C source of the runtime is missing from this installation",
+            where=str(path),
+            hint="pip install --force-reinstall bestdeploy",
+        ) from error
+
+
+# ---- the model as a header ----------------------------------------------------------------------
+
+
+def model_header(content: bytes, facts: ModelFacts, name: str) -> str:
+    """Return model.h of a `.bstm`.
+
+    The file becomes 64-bit words: an eighth of the numbers for the compiler to read, and the
+    alignment that the runtime asks for. Little-endian machines only, as everywhere.
+    """
+    height, width, channels = facts.frame_shape[-3:]
+    numbers: Mapping[str, tuple[int, str]] = {
+        "MODEL_FILE_BYTES": (len(content), "the .bstm below"),
+        "MODEL_BYTES": (facts.model_bytes, "buffer of bst_model_init"),
+        "MODEL_ARENA_BYTES": (facts.arena_bytes, "buffer of bst_session_init"),
+        "MODEL_FRAME_STEPS": (_steps(facts.frame_shape), "images in a frame: 1, or one per step"),
+        "MODEL_HEIGHT": (height, "of a frame: uint8 [steps, height, width, channels]"),
+        "MODEL_WIDTH": (width, ""),
+        "MODEL_CHANNELS": (channels, ""),
+        "MODEL_FRAME_BYTES": (int(np.prod(facts.frame_shape)), ""),
+        "MODEL_CLASSES": (len(facts.class_names), "raw logits"),
+        "MODEL_GOLDEN": (facts.n_golden, "test vectors in the file, see bst_model_golden"),
+    }
+    lines = [
+        _LICENCE if not name else f"// {_comment(name)}: made by `bestdeploy compile --target c`.",
+        "// Include it in one C file. Sizes are for 64-bit machines; a 32-bit one needs less.",
+        "",
+        "#ifndef MODEL_H_",
+        "#define MODEL_H_",
+        "",
+        "#include <stdint.h>",
+        "",
+        *(_define(key, value, note) for key, (value, note) in numbers.items()),
+        "",
+        "#define MODEL_CLASS_NAMES \\",
+        *_initialiser([_c_string(text) for text in facts.class_names]),
+        "",
+        "#ifdef __cplusplus",
+        "alignas(64)",
+        "#else",
+        "_Alignas(64)",
+        "#endif",
+        f"static const uint64_t model_file[{-(-len(content) // 8)}] = {{",
+        *_words(content),
+        "};",
+        "",
+        "#endif  // MODEL_H_",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _steps(frame_shape: Sequence[int]) -> int:
+    return frame_shape[0] if len(frame_shape) == 4 else 1
+
+
+def _define(key: str, value: int, note: str) -> str:
+    line = f"#define {key} {value}"
+    return f"{line}  // {note}" if note else line
+
+
+def _initialiser(items: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of a brace initialiser inside a macro."""
+    yield "  { \\"
+    for item in items:
+        yield f"    {item}, \\"
+    yield "  }"
+
+
+def _words(content: bytes) -> Iterator[str]:
+    padded = content + bytes(-len(content) % 8)
+    words = np.frombuffer(padded, "<u8").tolist()
+    for start in range(0, len(words), _WORDS_PER_LINE):
+        yield "  " + " ".join(f"0x{w:x}u," for w in words[start : start + _WORDS_PER_LINE])
+
+
+def _comment(text: str) -> str:
+    """Return a text that cannot leave a line comment."""
+    return "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in text)
+
+
+def _c_string(text: str) -> str:
+    """Return a C string literal; everything but plain characters as octal bytes of UTF-8."""
+    plain = set(map(ord, " !#$%&'()*+,-./:;<=>@[]^_`{|}~"))  # no quote, backslash, `?` (trigraphs)
+    body = "".join(
+        chr(byte) if (byte < 128 and chr(byte).isalnum()) or byte in plain else f"\\{byte:03o}"
+        for byte in text.encode("utf-8")
+    )
+    return f'"{body}"'

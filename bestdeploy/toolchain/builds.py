@@ -1,0 +1,275 @@
+"""Building the runtime: libraries, the custom ops for ONNX Runtime, programs.
+
+The rules for zig (each one was met in practice): `-mcpu` only when compiling and never when
+linking, because it is part of the key of zig's libc cache; always the same `-O` when linking; UBSan
+is switched off explicitly; its caches live in our cache folder.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from bestdeploy.errors import MissingToolError, UsageError
+from bestdeploy.toolchain import sources
+from bestdeploy.toolchain.cache import cache_folder, cached
+from bestdeploy.toolchain.compilers import Compiler, compiler_for
+from bestdeploy.toolchain.targets import Target, find_target, host_machine, host_row, machine_of
+
+__all__ = [
+    "FLAGS",
+    "PROGRAMS",
+    "build_files",
+    "build_library",
+    "build_ort_library",
+    "build_program",
+    "build_static_library",
+    "prebuilt_library",
+]
+
+FLAGS = (
+    "-std=c11",
+    "-O3",
+    "-ffp-contract=off",
+    "-fvisibility=hidden",
+    "-fPIC",
+    "-Wall",
+    "-Wextra",
+    "-g0",
+)
+"""Flags of every compilation, for every target and compiler."""
+
+PROGRAMS = ("bst_run", "bst_bench")
+"""Programs in runtime/tools/ that travel in a bundle."""
+
+
+@dataclass(frozen=True)
+class _Build:
+    """One target with its compiler and libc: what a compile and a link command start with."""
+
+    target: Target
+    compiler: Compiler
+    static: bool
+    extra_flags: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        return (
+            *self.compiler.command,
+            self.compiler.version,
+            *self.compile_flags,
+            *self.link_flags,
+        )
+
+    def _zig_target(self) -> tuple[str, ...]:
+        row = self.target if self.target.machine else host_row()
+        if row is None:
+            return ()
+        return ("-target", row.zig_static_triple if self.static else row.zig_triple)
+
+    @property
+    def compile_flags(self) -> tuple[str, ...]:
+        flags = list(FLAGS)
+        row = self.target
+        if self.compiler.kind == "zig":
+            row = row if row.machine else (host_row() or row)
+            flags += [*self._zig_target(), "-fno-sanitize=undefined"]
+            if row.zig_cpu:
+                flags.append(f"-mcpu={row.zig_cpu}")
+        else:
+            flags += row.gcc_flags
+        return (*flags, *self.extra_flags)
+
+    @property
+    def link_flags(self) -> tuple[str, ...]:
+        flags = ["-O3", *self.extra_flags]
+        if self.compiler.kind == "zig":
+            flags += self._zig_target()
+        if self.static:
+            flags.append("-static")
+        return tuple(flags)
+
+    def shared_flags(self, name: str) -> tuple[str, ...]:
+        """Return the flags of a shared library that programs look up as `name`."""
+        strip = () if self.extra_flags else ("-s",)
+        if platform.system() == "Darwin" and not self.target.machine:
+            return (*strip, "-shared", f"-Wl,-install_name,@rpath/{name}")
+        return (*strip, "-shared", f"-Wl,-soname,{name}")
+
+    def run(self, *arguments: str | Path) -> None:
+        """Run the compiler; its complaint becomes the error."""
+        _execute([*self.compiler.command, *map(str, arguments)], self.environment())
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of compiler processes: zig's caches live in our cache."""
+        environment = dict(os.environ)
+        if self.compiler.kind == "zig":
+            folder = str(cache_folder() / "zig")
+            environment.setdefault("ZIG_GLOBAL_CACHE_DIR", folder)
+            environment.setdefault("ZIG_LOCAL_CACHE_DIR", folder)
+        return environment
+
+
+def _execute(command: list[str], environment: dict[str, str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        error = next((line for line in lines if "error" in line), lines[0] if lines else "no text")
+        raise MissingToolError(
+            f"`{Path(command[0]).name}` failed (exit {done.returncode}): {error.strip()}",
+            where=shlex.join(command),
+            hint="bestdeploy doctor shows the compilers found; set CC to use another one",
+        )
+
+
+def build_library(target: str | Target = "host", *, extra_flags: Sequence[str] = ()) -> Path:
+    """Return libbst.so of a target, built when it is not in the cache.
+
+    Raises:
+        MissingToolError: there is no compiler for the target, or it fails.
+    """
+    build = _Build(find_target(target), compiler_for(target), False, tuple(extra_flags))
+
+    def make(folder: Path) -> None:
+        objects = sorted(_objects(build).parent.glob("obj/*.o"))
+        output = folder / "libbst.so"
+        build.run(*build.link_flags, *build.shared_flags(output.name), *objects, "-o", output)
+
+    key = ("so", sources.source_hash(), *build.key, *build.shared_flags("libbst.so"))
+    return cached(key, "libbst.so", make)
+
+
+def build_static_library(target: str | Target = "host", *, extra_flags: Sequence[str] = ()) -> Path:
+    """Return libbst.a of a target (position independent), built when it is not in the cache."""
+    return _objects(_Build(find_target(target), compiler_for(target), False, tuple(extra_flags)))
+
+
+def build_ort_library(target: str | Target = "host", *, extra_flags: Sequence[str] = ()) -> Path:
+    """Return libbst_ort.so, the custom ops for ONNX Runtime, built when it is not in the cache.
+
+    Raises:
+        MissingToolError: there is no compiler for the target, or it fails.
+    """
+    root = sources.find_sources()
+    build = _Build(find_target(target), compiler_for(target), False, tuple(extra_flags))
+    source = root / "ort" / "bst_ort.c"
+
+    def make(folder: Path) -> None:
+        library = _objects(build)
+        unit, output = folder / "bst_ort.o", folder / "libbst_ort.so"
+        build.run(*build.compile_flags, "-I", root / "include", "-c", source, "-o", unit)
+        build.run(*build.link_flags, *build.shared_flags(output.name), unit, library, "-o", output)
+        unit.unlink()
+
+    extra = [source, *sorted(source.parent.glob("*.h"))]
+    key = ("ort", sources.source_hash(extra), *build.key, *build.shared_flags("libbst_ort.so"))
+    return cached(key, "libbst_ort.so", make)
+
+
+def build_program(
+    name: str | Path,
+    target: str | Target = "host",
+    static: bool = True,
+    *,
+    extra_flags: Sequence[str] = (),
+) -> Path:
+    """Return a program built from `runtime/tools/<name>.c`, or from the C file `name`.
+
+    Args:
+        name: one of `PROGRAMS`, or a path that ends in .c.
+        target: row of the target table.
+        static: link everything in, so that the file runs on any Linux of the target.
+        extra_flags: more flags for compiling and linking, such as `-fsanitize=address`.
+    """
+    root = sources.find_sources()
+    source = Path(name) if str(name).endswith(".c") else root / "tools" / f"{name}.c"
+    if not source.is_file():
+        raise UsageError(
+            f"there is no program `{name}`, expected one of {', '.join(PROGRAMS)}",
+            where=str(source),
+        )
+    build = _Build(find_target(target), compiler_for(target), static, tuple(extra_flags))
+    if static and platform.system() == "Darwin" and not build.target.machine:
+        build = _Build(build.target, build.compiler, False, build.extra_flags)
+
+    def make(folder: Path) -> None:
+        library = _objects(build)
+        _announce_libc(build)
+        unit = folder / "main.o"
+        build.run(*build.compile_flags, "-I", root / "include", "-c", source, "-o", unit)
+        strip = () if extra_flags else ("-s",)
+        output = folder / source.stem
+        build.run(*build.link_flags, *strip, unit, library, "-lm", "-pthread", "-o", output)
+        unit.unlink()
+
+    extra = [source, *sorted(source.parent.glob("*.h"))]
+    key = ("program", sources.source_hash(extra), *build.key)
+    return cached(key, source.stem, make)
+
+
+def build_files(files: Sequence[Path], output: Path, target: str | Target = "host") -> None:
+    """Compile C files that belong together into one program, outside of the cache.
+
+    Raises:
+        MissingToolError: there is no compiler for the target, or it fails.
+    """
+    build = _Build(find_target(target), compiler_for(target), False, ())
+    build.run(*build.compile_flags, *files, "-o", output)
+
+
+def _objects(build: _Build) -> Path:
+    """Compile the library's sources; return libbst.a, with the objects in obj/ beside it."""
+    root = sources.find_sources()
+    files = sources.library_sources(root)
+
+    def make(folder: Path) -> None:
+        (folder / "obj").mkdir()
+
+        def compile_one(source: Path) -> Path:
+            name = "_".join(source.relative_to(root / "src").with_suffix(".o").parts)
+            output = folder / "obj" / name
+            includes = ("-I", root / "include", "-I", root / "src")
+            build.run(*build.compile_flags, *includes, "-c", source, "-o", output)
+            return output
+
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+            objects = list(pool.map(compile_one, files))
+        archive = [*build.compiler.archiver, "rcsD", str(folder / "libbst.a")]
+        _execute([*archive, *map(str, objects)], build.environment())
+
+    return cached(("objects", sources.source_hash(), *build.key), "libbst.a", make)
+
+
+def _announce_libc(build: _Build) -> None:
+    """Say on stderr that zig is about to compile a C library, the first time it does."""
+    if build.compiler.kind != "zig" or not build.static:
+        return
+    triple = build._zig_target()[-1]
+    mark = cache_folder() / "zig" / f"built-{triple}"
+    if mark.exists():
+        return
+    print(f"building musl for {triple} (first time only, about a minute)", file=sys.stderr)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+
+
+def prebuilt_library() -> Path | None:
+    """Return the library inside the package when it was built from exactly these sources.
+
+    A release wheel holds `_lib/libbst.so` and, in `_lib/source.sha256`, the hash of the sources it
+    was built from; an edit of the sources, or a library of another machine, makes it useless.
+    """
+    folder = Path(__file__).resolve().parents[1] / "_lib"
+    library, record = folder / "libbst.so", folder / "source.sha256"
+    if not (library.is_file() and record.is_file()):
+        return None
+    if machine_of(library) not in ("", host_machine()):
+        return None
+    return library if record.read_text().strip() == sources.source_hash() else None
