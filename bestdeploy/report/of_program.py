@@ -1,0 +1,210 @@
+"""The layers of a Program, that is of a `.bstm`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bestdeploy.program import BufferKind, Constant, Op, Program, Step
+from bestdeploy.report.layers import (
+    Kind,
+    Layer,
+    Shape,
+    conv_layer,
+    linear_layer,
+    pixel_layer,
+    plain_layer,
+    product_layer,
+)
+
+__all__ = ["layers_of_program", "n_scales_of_program"]
+
+STEM_BITS = 24  # three balanced int8 limbs
+HEAD_BITS = 32
+
+
+@dataclass(frozen=True)
+class _At:
+    """A step with what it touches: shapes without time, and the names of spike tensors."""
+
+    program: Program
+    step: Step
+    writers: dict[int, str]
+
+    @property
+    def name(self) -> str:
+        return self.step.name
+
+    @property
+    def op(self) -> str:
+        return self.step.op.name.lower()
+
+    @property
+    def writes(self) -> str | None:
+        found = [b for b in self.step.outputs if self.program.buffers[b].kind == BufferKind.SPIKES]
+        return self.name if found else None
+
+    def shape(self, buffer: int) -> Shape:
+        held = self.program.buffers[buffer]
+        return (held.h, held.w, held.c)
+
+    def source(self, port: int = 0) -> Shape:
+        return self.shape(self.step.inputs[port])
+
+    def out(self) -> Shape:
+        return self.shape(self.step.outputs[-1])
+
+    def spikes(self, port: int) -> str:
+        return self.writers[self.step.inputs[port]]
+
+    def constant(self, slot: int) -> Constant | None:
+        number = self.step.constant(slot)
+        return None if number is None else self.program.constants[number]
+
+    def dims(self, slot: int) -> Shape:
+        held = self.constant(slot)
+        assert held is not None  # `validate` has seen to it
+        return held.dims
+
+
+def _stem(at: _At) -> list[Layer]:
+    n_steps = at.program.buffers[at.step.inputs[0]].t
+    return [
+        pixel_layer(
+            at.name,
+            at.op,
+            at.source(),
+            at.out(),
+            at.dims(0),
+            n_steps=n_steps,
+            weight_bits=STEM_BITS,
+            writes=at.writes,
+        )
+    ]
+
+
+def _pool(at: _At) -> list[Layer]:
+    return [
+        plain_layer(
+            at.name,
+            at.op,
+            "pool",
+            at.source(),
+            at.out(),
+            n_steps=at.program.n_steps,
+            reads=(at.spikes(0),),
+            writes=at.writes,
+        )
+    ]
+
+
+def _conv(at: _At) -> list[Layer]:
+    stride, pad = at.step.param(0), at.step.param(1)
+    return [
+        conv_layer(
+            at.name,
+            at.op,
+            at.source(),
+            at.out(),
+            at.dims(0),
+            n_steps=at.program.n_steps,
+            reads=at.spikes(0),
+            writes=at.writes,
+            strides=(stride, stride),
+            pads=(pad, pad),
+        )
+    ]
+
+
+def _neuron(at: _At) -> list[Layer]:
+    return [
+        plain_layer(
+            at.name,
+            at.op,
+            "neuron",
+            at.source(),
+            at.out(),
+            n_steps=at.program.n_steps,
+            writes=at.writes,
+        )
+    ]
+
+
+def _product(kind: Kind, tokens: int) -> Callable[[_At], list[Layer]]:
+    """Return the reader of an attention product; port `tokens` holds spikes [H, W, D]."""
+
+    def read(at: _At) -> list[Layer]:
+        return [
+            product_layer(
+                at.name,
+                at.op,
+                kind,
+                at.source(tokens),
+                at.step.param(0),
+                n_steps=at.program.n_steps,
+                reads=(at.spikes(0), at.spikes(1)),
+                writes=at.writes,
+            )
+        ]
+
+    return read
+
+
+def _read_out(at: _At) -> list[Layer]:
+    """Return the last layer of the last MLP, which runs on spike counts, and the classifiers."""
+    height, width, dim = at.source(0)
+    n_heads = sum(at.constant(slot) is not None for slot in (4, 5))
+    hidden = conv_layer(
+        f"{at.name}.hidden",
+        at.op,
+        at.source(2),
+        (height, width, dim),
+        at.dims(0),
+        n_steps=at.program.n_steps,
+        reads=at.spikes(2),
+    )
+    classes = at.program.n_classes
+    return [
+        hidden,
+        linear_layer(f"{at.name}.heads", at.op, dim, classes, weight_bits=HEAD_BITS, n=n_heads),
+    ]
+
+
+def _stream_read_out(at: _At) -> list[Layer]:
+    dim = at.source(0)[-1]
+    return [
+        linear_layer(f"{at.name}.heads", at.op, dim, at.program.n_classes, weight_bits=HEAD_BITS)
+    ]
+
+
+_READERS: dict[Op, Callable[[_At], list[Layer]]] = {
+    Op.STEM_NEURON: _stem,
+    Op.OR_POOL: _pool,
+    Op.CONV_NEURON: _conv,
+    Op.CONV_AFFINE: _conv,
+    Op.STREAM_NEURON: _neuron,
+    Op.RESIDUAL_NEURON: _neuron,
+    Op.SCORE_NEURON: _product("q k^T", 0),
+    Op.VALUE_NEURON: _product("a v", 1),
+    Op.READOUT: _read_out,
+    Op.KEY_VALUE_NEURON: _product("k^T v", 0),
+    Op.QUERY_VALUE_NEURON: _product("q a", 0),
+    Op.RESIDUAL_READOUT: _stream_read_out,
+}
+
+
+def _at_steps(program: Program) -> list[_At]:
+    writers = {b: step.name for step in program.steps for b in step.outputs}
+    return [_At(program, step, writers) for step in program.steps]
+
+
+def layers_of_program(program: Program) -> list[Layer]:
+    """Return the table of layers in order of execution; spike tensors go by their step's name."""
+    return [layer for at in _at_steps(program) for layer in _READERS[at.step.op](at)]
+
+
+def n_scales_of_program(program: Program, *, per_head: bool) -> int:
+    """Return the number of scales (lambda) of the attention, per step, or per step and head."""
+    mixing = (Op.VALUE_NEURON, Op.QUERY_VALUE_NEURON)
+    steps = [step for step in program.steps if step.op in mixing]
+    return program.n_steps * sum(step.param(0) if per_head else 1 for step in steps)
