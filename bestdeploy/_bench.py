@@ -17,12 +17,13 @@ import numpy.typing as npt
 
 from bestdeploy import images, runtime
 from bestdeploy._bundle import lowered_bytes
+from bestdeploy._device import open_device
 from bestdeploy.errors import InputError, UnsupportedModelError, UsageError
 
 __all__ = ["COMPETITORS", "BenchReport", "BenchRow", "bench_model"]
 
-COMPETITORS = ("onnxruntime",)
-PLANNED = ("onnxruntime-int8", "openvino", "openvino-f32", "torch")
+COMPETITORS = ("onnxruntime", "openvino", "openvino-f32")
+PLANNED = ("onnxruntime-int8", "torch")
 WARM_UP_ROUNDS = 3
 MIN_ROUNDS = 20
 MAX_ROUNDS = 5000
@@ -59,7 +60,7 @@ class BenchReport:
 def bench_model(
     model: str | Path,
     float_model: str | Path | None = None,
-    against: Sequence[str] = COMPETITORS,
+    against: Sequence[str] = COMPETITORS[:1],
     threads: int = 1,
     *,
     seconds: float = 3.0,
@@ -71,6 +72,14 @@ def bench_model(
     say(f"loading {model}")
     ours = runtime.load(lowered_bytes(model))
     n_golden = ours.verify_golden()
+    device = open_device(model)
+    if device is not None:
+        if n_golden:
+            device.verify_golden()
+        say(
+            f"{model} is for {device.machine}: the times are of this machine's own runtime, "
+            "an emulator's would say nothing; bst_bench of the bundle measures on the device"
+        )
     frames = [frame for frame, _ in ours.golden()] or list(images.builtin_images(ours.input_shape))
     batches = [np.ascontiguousarray(frame[None]) for frame in frames]
 
@@ -78,7 +87,8 @@ def bench_model(
     calls: list[Callable[[int], object]] = [lambda i: ours.run_raw(batches[i % len(batches)])]
     for name in against:
         path = _float_path(Path(model), float_model)
-        calls.append(_onnxruntime(path, batches, threads))
+        open_it = _onnxruntime if name == "onnxruntime" else _openvino(name)
+        calls.append(open_it(path, batches, threads))
         names.append((name, str(path), threads))
 
     say(f"measuring for {seconds:g} s")
@@ -142,6 +152,18 @@ def _onnxruntime(
     model = onnxruntime.load(path, threads)
     feeds = [model.feed(batch) for batch in batches]
     return lambda i: model.call(feeds[i % len(feeds)])
+
+
+def _openvino(name: str) -> Callable[..., Callable[[int], object]]:
+    def open_it(
+        path: Path, batches: list[npt.NDArray[np.uint8]], threads: int
+    ) -> Callable[[int], object]:
+        from bestdeploy import openvino
+
+        model = openvino.load(path, threads, exact_float32=name == "openvino-f32")
+        return lambda i: model.call(batches[i % len(batches)])
+
+    return open_it
 
 
 def _measure(calls: Sequence[Callable[[int], object]], seconds: float) -> npt.NDArray[np.float64]:

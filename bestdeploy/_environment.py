@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from bestdeploy import __version__, toolchain
-from bestdeploy.errors import BestDeployError
+from bestdeploy.errors import BestDeployError, MissingToolError
 
-__all__ = ["Finding", "cpu_name", "diagnose", "environment"]
+__all__ = ["Finding", "cpu_name", "diagnose", "environment", "list_targets"]
 
 MIN_FREE_BYTES = 500_000_000
 
@@ -65,6 +65,33 @@ def diagnose() -> list[Finding]:
     return [*_packages(), *_compilers(), *_emulators(), *_cache()]
 
 
+def list_targets() -> list[dict[str, Any]]:
+    """Return every target: triple, compilers found (the one used first), what runs it, bundle."""
+    rows = []
+    for target in toolchain.TARGETS:
+        missing = ""
+        try:
+            toolchain.compiler_for(target)
+        except MissingToolError as error:
+            missing = error.hint or str(error)
+        emulator = toolchain.find_emulator(target)
+        rows.append(
+            {
+                "name": target.name,
+                "aliases": target.aliases,
+                "summary": target.summary,
+                "triple": target.gcc_triple,
+                "compilers": [
+                    {"name": c.name, "version": c.version} for c in toolchain.compilers_for(target)
+                ],
+                "get_a_compiler": missing,
+                "runs_on": "this machine" if emulator == () else emulator and emulator[0],
+                "bundle": toolchain.bundle_files(target),
+            }
+        )
+    return rows
+
+
 # name on PyPI, command that installs it, required, versions that are known to work ("" = any)
 _PACKAGES = (
     ("numpy", "pip install numpy", True, ""),
@@ -76,6 +103,8 @@ _PACKAGES = (
     ("apache-tvm", "pip install 'bestdeploy[tvm]'", False, "0.27.0.post1"),
     ("apache-tvm-ffi", "pip install 'bestdeploy[tvm]'", False, "0.1.14.post1"),
     ("ziglang", "pip install 'bestdeploy[cross]'", False, ""),
+    ("openvino", "pip install 'bestdeploy[bench]'", False, ""),
+    ("expelliarmus", "pip install 'bestdeploy[events]'", False, ""),
 )
 
 
@@ -107,6 +136,8 @@ def _packages() -> Iterator[Finding]:
 
 def _compilers() -> Iterator[Finding]:
     for target in toolchain.TARGETS:
+        if target.is_source:
+            continue
         host = target.name == "host"
         item = "C compiler" if host else f"compiler {target.name}"
         required = host and toolchain.prebuilt_library() is None

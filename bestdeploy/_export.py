@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from bestdeploy import images, importers, ir, onnxruntime, passes, stages
+from bestdeploy import _summary, images, importers, ir, onnxruntime, passes, runtime, stages
 from bestdeploy.emit import floating
 from bestdeploy.emit import onnx as emit_onnx
-from bestdeploy.errors import UsageError, VerificationError
+from bestdeploy.emit.bstm import write_bstm
+from bestdeploy.errors import MissingToolError, UsageError, VerificationError
 from bestdeploy.files import write_file, write_files
+from bestdeploy.lower import lower
 
 __all__ = ["ExportReport", "export"]
 
@@ -35,7 +37,12 @@ class ExportReport:
 
     Attributes:
         files: "model", "std", "float" -> path.
-        passes: per pass its name, kind, nodes before and after, changes, seconds.
+        passes: per pass its name, kind, nodes and bytes of constants before and after, changes,
+            seconds.
+        settings: every setting with its value and where it comes from.
+        neuron_rules: neuron -> how it is computed; `neuron_rule` sums up the conv-fed ones.
+        unpacked: what is not a bit, how it is stored and why.
+        events: how recordings of `--data` were binned, counts that saturated; None for images.
         firing_rates: (neuron, spikes per neuron and step) on the verification frames.
         parity: what was compared, in words and numbers.
         warnings: what a user should look at.
@@ -44,6 +51,11 @@ class ExportReport:
 
     files: dict[str, Path]
     passes: list[dict[str, Any]]
+    settings: list[dict[str, Any]]
+    neuron_rule: str
+    neuron_rules: dict[str, str]
+    unpacked: list[dict[str, str]]
+    events: dict[str, Any] | None
     firing_rates: list[tuple[str, float]]
     parity: dict[str, Any]
     warnings: list[str]
@@ -71,6 +83,7 @@ def export(
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     data: Any = None,
+    strict_events: bool = False,
     dump_passes: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> ExportReport:
@@ -85,17 +98,16 @@ def export(
     warnings = list(json.loads(spiking.metadata_props.pop("warnings", "[]")))
     float_bytes = floating.float_model(spiking)
     packed = ir.clone(spiking)
-    _check_source(spiking, data)
+    source = _Frames(spiking, data, strict_events)
     dump = None if dump_passes is None else _dumper(Path(dump_passes), spiking)
     say("running the passes")
     records = passes.run(packed, after=dump)
     warnings += _precision(packed)
-    say("verifying the integers against the trained model and against ONNX Runtime")
-    frames = _frames(spiking, data)
+    say("verifying the integers against the trained model, ONNX Runtime and the C runtime")
     check = _Check(spiking, packed)
-    model_bytes = emit_onnx.function_model(packed)
     std_bytes = emit_onnx.standard_model(packed)
-    parity = check.run(frames, {"model.onnx": model_bytes, "model.std.onnx": std_bytes})
+    engines, missing = _engines(packed, std_bytes)
+    parity = check.run(iter(source), engines)
     packed.metadata_props["golden"] = encode_golden(*check.golden)
     model_bytes = emit_onnx.function_model(packed)
     say("writing the files")
@@ -103,9 +115,14 @@ def export(
     return ExportReport(
         files=files,
         passes=[dataclasses.asdict(r) for r in records],
+        settings=_summary.settings_of(packed),
+        neuron_rule=_summary.neuron_rule(packed),
+        neuron_rules=_summary.neuron_rules(packed),
+        unpacked=_summary.unpacked(packed),
+        events=source.tally.facts(source.shape),
         firing_rates=check.firing_rates(),
-        parity=parity,
-        warnings=[*warnings, *check.warnings()],
+        parity={**parity, **dict.fromkeys(map(_differing, missing))},
+        warnings=[*warnings, *check.warnings(), *missing.values()],
         seconds=time.perf_counter() - start,
     )
 
@@ -129,22 +146,53 @@ def _precision(model: ir.Model) -> list[str]:
     return [f"the stream has {bits} fraction bits instead of 20: {decided_by} reaches too far"]
 
 
-def _check_source(model: ir.Model, data: Any) -> None:
-    """Fail on an unusable `--data` before the long work starts."""
-    if data is not None:
-        rules = json.loads(model.metadata_props.get("preprocessing", "{}"))
-        next(images.read_batches(data, stages.input_shape(model), rules, batch_size=1, limit=1))
+def _engines(packed: ir.Model, std_bytes: bytes) -> tuple[dict[str, Any], dict[str, str]]:
+    """Open everything that must give the reference's integers; what is missing, and why."""
+    engines: dict[str, Any] = {
+        "model.onnx in onnxruntime": onnxruntime.from_bytes(
+            emit_onnx.function_model(packed), "model.onnx"
+        ),
+        "model.std.onnx in onnxruntime": onnxruntime.from_bytes(std_bytes, "model.std.onnx"),
+    }
+    try:
+        engines["the C runtime"] = runtime.load(write_bstm(lower(packed)))
+    except MissingToolError as error:
+        return engines, {"the C runtime": f"not compared with the C runtime: {error}"}
+    return engines, {}
 
 
-def _frames(model: ir.Model, data: Any) -> Iterator[np.ndarray]:
-    shape, size = stages.input_shape(model), stages.batch_size(model)
-    if data is None:
-        built_in = images.builtin_images(shape, N_BUILTIN)
-        yield from (built_in[i : i + size] for i in range(0, N_BUILTIN, size))
-        return
-    rules = json.loads(model.metadata_props.get("preprocessing", "{}"))
-    for batch in images.read_batches(data, shape, rules, batch_size=size):
-        yield batch.frames
+def _differing(engine: str) -> str:
+    return f"differing raw logits, reference against {engine}"
+
+
+class _Frames:
+    """The frames to verify on; an unusable `--data` fails before the long work starts."""
+
+    def __init__(self, model: ir.Model, data: Any, strict_events: bool) -> None:
+        self.shape, self.tally = stages.input_shape(model), images.Tally()
+        self._data, self._strict, self._size = data, strict_events, stages.batch_size(model)
+        self._rules = json.loads(model.metadata_props.get("preprocessing", "{}"))
+        if data is not None and "-" not in ([data] if isinstance(data, str) else data):
+            next(self._read(batch_size=1, limit=1))
+
+    def _read(self, batch_size: int, limit: int | None = None) -> Iterator[images.Batch]:
+        return images.read_batches(
+            self._data,
+            self.shape,
+            self._rules,
+            batch_size=batch_size,
+            limit=limit,
+            strict_events=self._strict,
+        )
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        if self._data is None:
+            frames = images.builtin_images(self.shape, N_BUILTIN)
+            yield from (frames[i : i + self._size] for i in range(0, N_BUILTIN, self._size))
+            return
+        for batch in self._read(self._size):
+            self.tally.add(batch.is_recording, batch.n_saturated)
+            yield batch.frames
 
 
 class _Check:
@@ -155,6 +203,7 @@ class _Check:
         self.trained = stages.Executor(ir.clone(spiking), watch=self.names)
         self.integers = stages.Executor(packed, watch=self.names)
         self.read = stages.spike_reader(packed)
+        self.kept = stages.kept_spikes(packed)
         self.bits = int(packed.metadata_props["frac_bits"])
         self.agreement = 1.0
         self.spikes = dict.fromkeys(self.names, 0)
@@ -163,19 +212,18 @@ class _Check:
         self.golden: tuple[np.ndarray, np.ndarray]
         self._kept: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def run(self, frames: Iterator[np.ndarray], files: dict[str, bytes]) -> dict[str, Any]:
+    def run(self, frames: Iterator[np.ndarray], engines: dict[str, Any]) -> dict[str, Any]:
         """Compare everything on all frames.
 
         Raises:
-            VerificationError: ONNX Runtime gives other integers than the reference.
+            VerificationError: an engine gives other integers than the reference.
         """
-        sessions = {name: onnxruntime.from_bytes(data, name) for name, data in files.items()}
         n_frames, n_same, worst = 0, 0, 0.0
         for batch in frames:
             trained, integers = self.trained.run(batch), self.integers.run(batch)
             self._count(trained, integers)
-            for name, session in sessions.items():
-                self._compare(name, session, batch, integers["raw"], n_frames)
+            for name, engine in engines.items():
+                self._compare(name, engine, batch, integers["raw"], n_frames)
             worst = max(worst, float(np.abs(trained["logits"] - integers["logits"]).max()))
             n_same += int((trained["logits"].argmax(1) == integers["logits"].argmax(1)).sum())
             n_frames += len(batch)
@@ -188,8 +236,7 @@ class _Check:
         self.agreement = n_same / max(1, n_frames)
         return {
             "frames": n_frames,
-            "differing raw logits, reference against model.onnx in onnxruntime": 0,
-            "differing raw logits, reference against model.std.onnx in onnxruntime": 0,
+            **dict.fromkeys(map(_differing, engines), 0),
             "spike flips against the trained model": sum(self.flips.values()),
             "neuron-steps": total,
             "flips per million neuron-steps": 1e6 * sum(self.flips.values()) / max(1, total),
@@ -209,21 +256,20 @@ class _Check:
         for name in self.names:
             ours = self.read(name, integers[name])
             self.spikes[name] += int(ours.sum())
-            self.flips[name] += int((ours != trained[name].reshape(ours.shape)).sum())
+            theirs = self.kept(name, trained[name])
+            self.flips[name] += int((ours != theirs.reshape(ours.shape)).sum())
             self.steps[name] += ours.size
 
     @staticmethod
-    def _compare(
-        name: str, session: Any, batch: np.ndarray, raw: np.ndarray, n_before: int
-    ) -> None:
-        found, _ = session.infer(batch)
+    def _compare(name: str, engine: Any, batch: np.ndarray, raw: np.ndarray, n_before: int) -> None:
+        found, _ = engine.infer(batch)
         if not np.array_equal(found, raw):
             frame, channel = (int(i) for i in np.argwhere(found != raw)[0])
             raise VerificationError(
-                f"{name} in onnxruntime gives raw logit {found[frame, channel]}, the reference "
+                f"{name} gives raw logit {found[frame, channel]}, the reference "
                 f"{raw[frame, channel]}",
                 where=f"frame {n_before + frame}, class {channel}",
-                hint="this is a bug in bestdeploy or in this onnxruntime; no file was written",
+                hint="a bug in bestdeploy, onnxruntime or the C compiler; no file was written",
             )
 
     def firing_rates(self) -> list[tuple[str, float]]:

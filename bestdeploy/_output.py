@@ -5,11 +5,12 @@ The text is the same with and without colour; colour is used on a terminal unles
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ __all__ = [
     "print_json",
     "print_table",
     "printable",
+    "progress_bar",
     "say",
 ]
 
@@ -41,6 +43,31 @@ def message(kind: str, text: str) -> None:
 def say(text: str) -> None:
     """Print a line of progress on stderr."""
     print(_lines(text), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Show a bar on stderr while something counts; nothing where stderr is no terminal.
+
+    Yields a function to call with the number done, and of all (None where it is not known).
+    """
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR")) or None)
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def printable(text: str) -> str:

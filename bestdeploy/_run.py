@@ -16,7 +16,7 @@ from bestdeploy import images, runtime
 from bestdeploy._bundle import lowered_bytes
 from bestdeploy.errors import ArtifactError, UnsupportedModelError, UsageError
 
-__all__ = ["ENGINES", "Engine", "Prediction", "open_engine", "predict", "sibling"]
+__all__ = ["ENGINES", "Engine", "Prediction", "RunReport", "open_engine", "predict", "sibling"]
 
 ENGINES = ("c", "ort", "std", "tvm", "reference")
 
@@ -28,18 +28,28 @@ class Runs(Protocol):
     """What every engine's model can do."""
 
     def infer(self, frames: npt.NDArray[np.uint8]) -> tuple[Raw, Logits]:
-        """Return raw logits int64 and logits float32, both `[B, K]`, of `[B, H, W, C]`."""
+        """Return raw logits int64 and logits float32, both `[B, K]`, of uint8 `[B, ...]`."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A model opened by an engine, with what is needed to prepare its input and read its output."""
+    """A model opened by an engine, with what is needed to prepare its input and read its output.
+
+    Attributes:
+        name: of the engine.
+        model: evaluates batches.
+        input_shape: (H, W, C), or (T, H, W, C) of an event model.
+        preprocessing: how image files become frames, see `bestdeploy.images`.
+        class_names: may be empty.
+        isa: instruction set of the C kernels, None for other engines.
+    """
 
     name: str
     model: Runs
-    input_shape: tuple[int, int, int]
+    input_shape: images.Shape
     preprocessing: dict[str, Any]
     class_names: list[str]
+    isa: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,8 @@ class Prediction:
         top: class numbers, most likely first.
         label: true class where the source has labels.
         microseconds: time of the engine for this frame (its share of the batch).
+        n_saturated: counts above 255 in an event frame, they were taken as 255.
+        is_recording: the frame was binned from an event recording.
     """
 
     name: str
@@ -59,6 +71,8 @@ class Prediction:
     raw: Raw
     label: int | None
     microseconds: float
+    n_saturated: int = 0
+    is_recording: bool = False
 
 
 class _Reference:
@@ -80,11 +94,20 @@ def sibling(path: Path, kind: str) -> Path:
     return path.with_name(f"{stem}.{kind}.onnx" if kind else f"{stem}.onnx")
 
 
-def open_engine(path: str | Path, engine: str = "c", threads: int = 1) -> Engine:
+def open_engine(
+    path: str | Path, engine: str = "c", threads: int = 1, isa: str | None = None
+) -> Engine:
     """Open a model (.bstm, .onnx or bundle folder) with an engine.
+
+    Args:
+        path: the model.
+        engine: one of ENGINES.
+        threads: threads of the engine.
+        isa: instruction set of the C kernels; None = the best here.
 
     Raises:
         UsageError: the engine is unknown, or cannot run this kind of file; too many threads.
+        UnsupportedModelError: the instruction set cannot be used here.
     """
     if not 1 <= threads <= runtime.MAX_THREADS:
         raise UsageError(
@@ -94,12 +117,17 @@ def open_engine(path: str | Path, engine: str = "c", threads: int = 1) -> Engine
         raise UsageError(
             f"unknown engine `{engine}`, expected one of {', '.join(ENGINES)}", hint="--engine c"
         )
-    if engine == "c":
-        model = runtime.load(lowered_bytes(path), threads=threads)
-        return Engine("c", model, model.input_shape, *_facts(model.meta))
     if engine == "tvm":
         raise UnsupportedModelError(
             "engine `tvm` is not available in this version", hint="use --engine c"
+        )
+    if engine == "c":
+        model = runtime.load(lowered_bytes(path), isa=isa, threads=threads)
+        return Engine("c", model, model.input_shape, *_facts(model.meta), model.isa)
+    if isa is not None:
+        raise UsageError(
+            f"engine `{engine}` has no instruction set to choose, --isa {isa} is for engine c",
+            hint="leave --isa away, or use --engine c",
         )
     path = Path(path)
     if path.suffix != ".onnx":
@@ -135,15 +163,13 @@ def _open_onnx(path: Path, engine: str, threads: int) -> Engine:
         file = sibling(path, "std") if engine == "std" else path
         model = onnxruntime.load(file, threads)
         metadata, shape = model.metadata, model.input_shape
-    if len(shape) != 3:
-        raise ArtifactError(f"`{path}` takes an input of shape {list(shape)}, expected [H, W, C]")
+    if len(shape) not in (3, 4) or not all(isinstance(size, int) for size in shape):
+        raise ArtifactError(
+            f"`{path}` takes an input of shape {list(shape)}, expected [H, W, C] or [T, H, W, C]",
+            hint="give the model.onnx of `bestdeploy export`",
+        )
     meta = {key: _parsed(metadata.get(key)) for key in ("preprocessing", "class_names")}
-    return Engine(
-        engine,
-        model,
-        (shape[0], shape[1], shape[2]),
-        *_facts(meta),
-    )
+    return Engine(engine, model, shape, *_facts(meta))
 
 
 def _parsed(text: str | None) -> Any:
@@ -168,11 +194,20 @@ def predict(
     top: int = 5,
     limit: int | None = None,
     batch_size: int = 16,
+    strict_events: bool = False,
 ) -> Iterator[Prediction]:
-    """Yield the predictions for every frame of the sources, in order."""
+    """Yield the predictions for every frame of the sources, in order.
+
+    Frames on standard input are computed one at a time, as they come.
+    """
     size = 1 if "-" in [str(s) for s in sources] else batch_size
     batches = images.read_batches(
-        sources, engine.input_shape, engine.preprocessing, batch_size=size, limit=limit
+        sources,
+        engine.input_shape,
+        engine.preprocessing,
+        batch_size=size,
+        limit=limit,
+        strict_events=strict_events,
     )
     for batch in batches:
         start = time.perf_counter()
@@ -187,4 +222,52 @@ def predict(
                 raw=raw[index],
                 label=None if batch.labels is None else int(batch.labels[index]),
                 microseconds=each,
+                n_saturated=int(batch.n_saturated[index]),
+                is_recording=bool(batch.is_recording[index]),
             )
+
+
+class RunReport:
+    """What a run comes to; fed with every prediction.
+
+    Attributes:
+        engine: that made the predictions.
+        n_labels: frames with a label.
+        n_right: frames whose label is the most likely class.
+        tally: what reading event recordings changed.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.n_labels = self.n_right = 0
+        self.tally = images.Tally()
+        self._times: list[float] = []
+
+    def add(self, prediction: Prediction) -> None:
+        """Count a prediction."""
+        self._times.append(prediction.microseconds)
+        if prediction.label is not None:
+            self.n_labels += 1
+            self.n_right += prediction.top[0] == prediction.label
+        self.tally.add(prediction.is_recording, prediction.n_saturated)
+
+    @property
+    def n_frames(self) -> int:
+        """Frames so far."""
+        return len(self._times)
+
+    @property
+    def median_us(self) -> float:
+        """Median time of a frame in microseconds."""
+        return float(np.median(self._times)) if self._times else 0.0
+
+    def facts(self) -> dict[str, Any]:
+        """Return the report as plain data, without the frames."""
+        return {
+            "engine": self.engine.name,
+            "isa": self.engine.isa,
+            "n_frames": self.n_frames,
+            "n_labels": self.n_labels,
+            "top1": self.n_right / self.n_labels if self.n_labels else None,
+            "events": self.tally.facts(self.engine.input_shape),
+        }

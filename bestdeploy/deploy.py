@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bestdeploy._run import Prediction
     from bestdeploy._verify import VerifyReport
 
-__all__ = ["bench", "compile", "export", "inspect", "run", "verify"]
+__all__ = ["bench", "compile", "export", "inspect", "published", "run", "verify"]
 
 Source = str | Path | Sequence[str | Path]
 Progress = Callable[[str], None]
@@ -41,6 +41,8 @@ def export(
     data: Source | None = None,
     dump_passes: str | Path | None = None,
     progress: Progress | None = None,
+    *,
+    strict_events: bool = False,
 ) -> ExportReport:
     """Turn a checkpoint into model.onnx, model.std.onnx and model.float.onnx, and verify them.
 
@@ -53,6 +55,7 @@ def export(
         data: frames to verify on; None = 16 built-in structured images.
         dump_passes: folder that receives the graph after every pass.
         progress: called with a sentence before every long step.
+        strict_events: refuse event counts above 255 in `data` instead of taking them as 255.
 
     Raises:
         UsageError: one of the three files is the checkpoint itself.
@@ -73,6 +76,7 @@ def export(
         config=config,
         settings=dict(settings or {}),
         data=data,
+        strict_events=strict_events,
         dump_passes=dump_passes,
         progress=progress,
     )
@@ -98,7 +102,7 @@ def compile(
 
     Args:
         model: model.onnx of `export`, or a .bstm.
-        target: a name of `bestdeploy.toolchain.TARGETS`.
+        target: a name of `bestdeploy.toolchain.TARGETS`; "c" gives C source for firmware.
         backend: "c"; "tvm" holds single steps today and is refused for a whole model.
         output: folder of the bundle; None = build/<model>/<target>.
         force: replace a folder that is not a bundle, or that holds files of others.
@@ -122,6 +126,8 @@ def run(
     top: int = 5,
     threads: int = 1,
     limit: int | None = None,
+    isa: str | None = None,
+    strict_events: bool = False,
 ) -> Iterator[Prediction]:
     """Yield a prediction for every frame of the sources.
 
@@ -132,34 +138,44 @@ def run(
         top: number of classes in `Prediction.top`.
         threads: threads of the engine.
         limit: stop after this many frames.
+        isa: instruction set of the C kernels; None = the best here.
+        strict_events: refuse event counts above 255 instead of taking them as 255.
     """
     from bestdeploy._run import open_engine, predict
 
     names = [sources] if isinstance(sources, str | Path) else list(sources)
-    return predict(open_engine(model, engine, threads), names, top=top, limit=limit)
+    opened = open_engine(model, engine, threads, isa)
+    return predict(opened, names, top=top, limit=limit, strict_events=strict_events)
 
 
 def verify(
     a: str | Path,
-    against: str | Path,
+    against: str | Path | None = None,
     data: Source | None = None,
     model: str | None = None,
     budget: Mapping[str, float] | None = None,
     limit: int | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, str] | None = None,
+    *,
+    golden: bool = False,
+    strict_events: bool = False,
+    progress: Callable[[int, int | None], None] | None = None,
 ) -> VerifyReport:
     """Compare two forms of one model (checkpoint, .onnx, .bstm, bundle), spike by spike.
 
     Args:
         a: first form.
-        against: second form.
-        data: frames; None = 16 built-in structured images.
+        against: second form; None = the golden vectors in `a`, with `golden`.
+        data: frames; None = the golden ones with `golden`, else 16 built-in structured images.
         model: "pkg.mod:factory" of a torch module that evaluates a checkpoint.
         budget: limits by name; BudgetError, which holds the report, when one is exceeded.
         limit: number of frames to compare at most.
         config: TOML file with settings, where a checkpoint needs them.
         settings: single settings.
+        golden: hold every integer form against the golden vectors that the export stored.
+        strict_events: refuse event counts above 255 instead of taking them as 255.
+        progress: called with the number of frames done, and of all where it is known.
     """
     from bestdeploy._verify import verify as implementation
 
@@ -170,8 +186,11 @@ def verify(
         model=model,
         budget=dict(budget) if budget else None,
         limit=limit,
+        golden=golden,
+        strict_events=strict_events,
         config=config,
         settings=dict(settings or {}),
+        progress=progress,
     )
 
 
@@ -189,7 +208,7 @@ def bench(
     Args:
         model: .bstm, .onnx or bundle folder.
         float_model: the float network; None = model.float.onnx beside the model.
-        against: competitors, today "onnxruntime" only.
+        against: competitors: "onnxruntime", "openvino", "openvino-f32" (never bfloat16).
         threads: threads of the competitor.
         seconds: length of the measurement.
         progress: called with a sentence before every long step.
@@ -199,14 +218,49 @@ def bench(
     return bench_model(model, float_model, against, threads, seconds=seconds, progress=progress)
 
 
-def inspect(path: str | Path, data: Source | None = None) -> dict[str, Any]:
-    """Describe a .bstm, bundle or .onnx: steps, constants, bytes, memory.
+def inspect(
+    path: str | Path,
+    data: Source | None = None,
+    *,
+    limit: int | None = None,
+    energy: str = "mac=4.6,ac=0.9",
+    config: str | Path | None = None,
+    settings: Mapping[str, str] | None = None,
+    strict_events: bool = False,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> dict[str, Any]:
+    """Describe a checkpoint, .onnx, .bstm or bundle: layers, work, firing rates, SOPs, sizes.
 
     Args:
         path: the file or folder.
-        data: frames to measure firing rates on.
+        data: frames whose spikes are counted; None = dense work only.
+        limit: frames at most.
+        energy: picojoule per operation, "mac=..,ac=..".
+        config: TOML file with settings of a checkpoint.
+        settings: single settings of a checkpoint.
+        strict_events: refuse event counts above 255 instead of taking them as 255.
+        progress: called with the frames done, and the frames there are (None = unknown).
     """
-    from bestdeploy._inspect import inspect_file
+    from bestdeploy import report
+    from bestdeploy._inspect import Request, inspect_file
 
-    names = [data] if isinstance(data, str | Path) else data
-    return inspect_file(path, names)
+    request = Request(
+        data=[data] if isinstance(data, str | Path) else data,
+        limit=limit,
+        strict_events=strict_events,
+        energy=report.Energy.parse(energy),
+        settings=dict(settings or {}),
+        config=config,
+        progress=progress or (lambda _done, _total: None),
+    )
+    return inspect_file(path, request)
+
+
+def published() -> dict[str, Any]:
+    """Return sizes, parameters, dense work and NS-ACE of the published models, beside the papers'.
+
+    Everything that a formula gives is computed; only what a paper prints is typed in.
+    """
+    from bestdeploy.report.published import published as implementation
+
+    return implementation()

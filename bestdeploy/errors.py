@@ -36,11 +36,12 @@ class BestDeployError(Exception):
     """
 
     exit_code = 1
+    default_hint: str | None = None
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
         self.where = where
-        self.hint = hint
+        self.hint = hint or self.default_hint
 
 
 class UsageError(BestDeployError):
@@ -64,15 +65,20 @@ class UnsupportedModelError(BestDeployError):
 class GraphError(UnsupportedModelError):
     """A graph breaks a promise of its stage (names the node and the rule)."""
 
+    default_hint = "give a model.onnx as `bestdeploy export` wrote it"
+
 
 class PassError(UnsupportedModelError):
     """A pass cannot transform this graph (names the pass and the node)."""
+
+    default_hint = "are the weights and batch norm statistics of this layer sound?"
 
 
 class VerificationError(BestDeployError):
     """Two forms of one model disagree where they must not."""
 
     exit_code = 5
+    default_hint = "report it with the output of `bestdeploy doctor --json`"
 
 
 class BudgetError(BestDeployError):
@@ -95,6 +101,7 @@ class ArtifactError(BestDeployError):
     """A .bstm, .onnx or bundle is not valid."""
 
     exit_code = 7
+    default_hint = "export the model again, or compile it again"
 
 
 class InputError(BestDeployError):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bestdeploy.errors import OutputError
 
-__all__ = ["write_file", "write_files"]
+__all__ = ["cannot_write", "replaced_folder", "write_file", "write_files"]
 
 
 def write_file(path: str | Path, data: bytes) -> None:
@@ -41,14 +43,59 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
         for temporary, path in written:
             Path(temporary).replace(path)
     except OSError as e:
-        raise OutputError(
-            f"cannot write `{path}`: {e.strerror or e}",
-            where=str(path),
-            hint="choose a folder you may write to with -o",
-        ) from e
+        raise cannot_write(path, e) from e
     finally:
         for temporary, _ in written:
             Path(temporary).unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: Exception) -> OutputError:
+    """Return the error of a file or folder that cannot be written, with the system's reason."""
+    return OutputError(
+        f"cannot write `{path}`: {getattr(error, 'strerror', None) or error}",
+        where=str(path),
+        hint="choose a folder you may write to with -o",
+    )
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty work folder; when the block ends well it takes the place of `folder`.
+
+    It lies beside `folder`, so that the last step is a rename. When the block fails, nothing is
+    left and `folder` is as it was. A link stays, and leads to the new folder.
+
+    Raises:
+        OutputError: the work folder cannot be made, or not be put in place.
+    """
+    place = folder.resolve()
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=place.parent))
+        work.chmod(0o755)
+    except OSError as e:
+        raise cannot_write(folder, e) from e
+    try:
+        yield work
+        _put_in_place(work, place, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _put_in_place(work: Path, place: Path, named: Path) -> None:
+    old = work.with_name(work.name + ".old")
+    try:
+        if place.exists():
+            place.rename(old)
+        try:
+            work.rename(place)
+        except OSError:
+            with suppress(OSError):
+                old.rename(place)
+            raise
+    except OSError as e:
+        raise cannot_write(named, e) from e
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_beside(path: Path, data: bytes) -> str:

@@ -143,5 +143,8 @@ def _open(source: str | bytes, path: Path, threads: int, custom_ops: bool) -> Or
         session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common class of their own
         text = str(error).splitlines()[0]
-        raise ArtifactError(f"ONNX Runtime refuses `{path}`: {text}") from error
+        raise ArtifactError(
+            f"ONNX Runtime refuses `{path}`: {text}",
+            hint="bestdeploy doctor shows its version; 1.17 and later run what export writes",
+        ) from error
     return OrtModel(path, session)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bestdeploy.errors import OutputError
-from bestdeploy.files import write_file, write_files
+from bestdeploy.files import replaced_folder, write_file, write_files
 
 
 def test_all_or_none(tmp_path):
@@ -25,3 +25,33 @@ def test_a_file_in_place_of_a_folder(tmp_path):
     with pytest.raises(OutputError, match="cannot write") as e:
         write_file(tmp_path / "file" / "below", b"y")
     assert e.value.exit_code == 8
+
+
+def test_a_folder_takes_the_place_of_the_old_one(tmp_path):
+    place = tmp_path / "deep" / "folder"
+    for text in ("first", "second"):
+        with replaced_folder(place) as work:
+            (work / text).write_text(text)
+            assert not (place / text).exists()
+        assert [p.name for p in place.iterdir()] == [text]
+    assert [p.name for p in place.parent.iterdir()] == ["folder"]
+
+
+def test_a_folder_that_fails_leaves_the_old_one(tmp_path):
+    place = tmp_path / "folder"
+    place.mkdir()
+    (place / "old").write_text("x")
+    with pytest.raises(ZeroDivisionError), replaced_folder(place) as work:
+        (work / "new").write_text("y")
+        1 / 0  # noqa: B018
+    assert [p.name for p in place.iterdir()] == ["old"]
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_folder_in_an_impossible_place_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(OutputError, match="file/folder"),
+        replaced_folder(tmp_path / "file" / "folder"),
+    ):
+        raise AssertionError("nothing can be written there")

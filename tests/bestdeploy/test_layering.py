@@ -17,12 +17,16 @@ FLOORS = (
     ("ops",),
     ("stages",),
     ("importers", "passes", "program"),
+    ("compact",),
     ("lower",),
     ("emit", "toolchain"),
-    ("runtime", "onnxruntime", "images", "report", "_environment"),
+    ("runtime", "onnxruntime", "openvino", "images", "report", "_environment", "_device"),
     ("_bundle",),
+    ("_forms", "_summary"),
+    ("_comparison",),
     ("_run", "_bench", "_inspect", "_export", "_verify"),
     ("deploy", "_output"),
+    ("_printing", "_inspect_printing", "_failure"),
     ("cli",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -32,7 +36,9 @@ ROOMS = {
     "torch": {"importers", "_verify"},
     "tvm": {"emit"},
     "onnxruntime": {"onnxruntime"},
-    "typer": {"cli"},
+    "openvino": {"openvino"},
+    "expelliarmus": {"images"},
+    "typer": {"cli", "_failure"},
 }
 
 

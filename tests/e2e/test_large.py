@@ -1,4 +1,4 @@
-"""BESTformer-4-384 with calibrated random weights: size, equality, and the figures to report.
+"""BESTformer-4-384 and 8-512 with calibrated random weights: size, equality, figures to report.
 
     make large     (or: pytest -m slow -s tests/e2e/test_large.py)
 
@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import struct
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from e2e import forms
 from random_nets import Spec, images_of, save
 
 from bestdeploy import _export, _verify, deploy, runtime
 
-SPEC = Spec(seed=7, dim=384, heads=8, depth=4, n_steps=4, size=32, channels=3, classes=10)
+SPEC_384 = Spec(seed=7, dim=384, heads=8, depth=4, n_steps=4, size=32, channels=3, classes=10)
 MAX_BYTES = int(1.28 * 2**20)
 GOLDEN_KIND = 7
 
@@ -29,30 +31,73 @@ def bytes_without_golden(content: bytes) -> int:
     return len(content) - golden
 
 
-@pytest.mark.slow
-def test_4_384(tmp_path):
-    checkpoint = save(tmp_path / "r384.pt", SPEC)
+SPEC_512 = Spec(
+    seed=8, dim=512, heads=8, depth=8, n_steps=4, size=224, channels=3, classes=1000,
+    attention="kv", layout="imagenet",
+)  # fmt: skip
+
+
+def exported(spec: Spec, folder: Path, n_frames: int) -> np.ndarray:
+    """Export and compile a network into a folder, printing what users see; return its frames."""
+    checkpoint = save(folder / "net.pt", spec)
+    frames = images_of(spec, n_frames)
+    np.savez(folder / "frames.npz", images=frames)
     start = time.perf_counter()
-    report = _export.export(checkpoint, tmp_path / "model.onnx")
+    report = _export.export(checkpoint, folder / "model.onnx", data=[folder / "frames.npz"])
     print(f"\nexport {time.perf_counter() - start:.1f} s")
     for key, value in report.parity.items():
         print(f"  {key}: {value}")
-    deploy.compile(tmp_path / "model.onnx", output=tmp_path / "bundle")
-    size = bytes_without_golden((tmp_path / "bundle" / "model.bstm").read_bytes())
-    print(f".bstm without golden vectors: {size} bytes = {size / 2**20:.4f} MiB")
-    assert size <= MAX_BYTES
-    model = runtime.load(tmp_path / "bundle")
-    frames = images_of(SPEC, 4)
-    np.savez(tmp_path / "frames.npz", images=frames)
-    verified = _verify.verify(
-        tmp_path / "model.onnx", tmp_path / "bundle", data=tmp_path / "frames.npz"
-    )
-    assert verified.exact
-    bench = deploy.bench(tmp_path / "bundle", tmp_path / "model.float.onnx", seconds=20)
+    deploy.compile(folder / "model.onnx", output=folder / "bundle")
+    (folder / "model.bstm").write_bytes((folder / "bundle" / "model.bstm").read_bytes())
+    return frames
+
+
+def check_every_form(folder: Path, frames: np.ndarray) -> None:
+    """Compare every form there is on the frames; tolerance 0."""
+    found = forms.raw_of_every_form(folder, frames, numpy_bodies=False)
+    _, expected = next(found)
+    names = []
+    for form, raw in found:
+        np.testing.assert_array_equal(raw, expected, err_msg=form)
+        names.append(form)
+    print(f"0 differing raw logits on {len(frames)} frames: reference, {', '.join(names)}")
+
+
+def print_figures(folder: Path, frame: np.ndarray) -> None:
+    """Print size, load time, latency beside ONNX Runtime, and where the time goes."""
+    content = (folder / "model.bstm").read_bytes()
+    runtime.load(content)  # builds the library
+    for isa in runtime.isa_names():
+        start = time.perf_counter()
+        model = runtime.load(content, isa=isa)
+        print(f"load in Python, {isa}: {1e3 * (time.perf_counter() - start):.1f} ms")
+    bench = deploy.bench(folder / "bundle", folder / "model.float.onnx", seconds=20)
     for row in bench.rows:
         milliseconds = f"median {row.median_us / 1e3:.1f} ms, p90 {row.p90_us / 1e3:.1f} ms"
         print(f"{row.name}: {milliseconds}, times ours {row.ratio:.2f}")
-    steps = model.profile(frames[0], 10)
+    model = runtime.load(content)
+    steps = model.profile(frame, 10)
     total = sum(t for _, t in steps)
     for step, t in sorted(steps, key=lambda s: -s[1])[:12]:
         print(f"  {step.name:28s} {step.op:16s} {t:9.0f} us {100 * t / total:5.1f} %")
+
+
+@pytest.mark.slow
+def test_4_384(tmp_path):
+    frames = exported(SPEC_384, tmp_path, 4)
+    size = bytes_without_golden((tmp_path / "model.bstm").read_bytes())
+    print(f".bstm without golden vectors: {size} bytes = {size / 2**20:.4f} MiB")
+    assert size <= MAX_BYTES
+    verified = _verify.verify(
+        tmp_path / "model.onnx", tmp_path / "bundle", data=[tmp_path / "frames.npz"]
+    )
+    assert verified.exact
+    check_every_form(tmp_path, frames)
+    print_figures(tmp_path, frames[0])
+
+
+@pytest.mark.slow
+def test_8_512(tmp_path):
+    frames = exported(SPEC_512, tmp_path, 1)
+    check_every_form(tmp_path, frames)
+    print_figures(tmp_path, frames[0])

@@ -1,4 +1,4 @@
-"""The whole street through the command line, as a user walks it, and every wrong turn."""
+"""The whole street through the command line, as a user walks it; wrong turns: test_errors.py."""
 
 from __future__ import annotations
 
@@ -207,90 +207,6 @@ def test_verify_with_the_users_own_module(tmp_path):
                                                      "block.0.attn.attn_lif"}  # fmt: skip
     assert sum(r["n_flips"] for r in report["layers"]) < 5
     assert report["max_logit_difference"] < 1e-3
-
-
-def test_dumped_passes_run(street, tmp_path):
-    done = call("export", street / "ckpt.pt", "-o", "m.onnx", "--dump-passes", "passes",
-                cwd=tmp_path)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    names = sorted(p.name for p in (tmp_path / "passes").iterdir())
-    assert names[0] == "00_spiking.onnx"
-    assert names[-1] == "12_fuse.onnx"
-    assert len(names) == 13
-
-
-WRONG = {
-    "missing file": (["export", "none.pt"], 7, "cannot read"),
-    "output without .onnx": (["export", "ckpt.pt", "-o", "model.bin"], 2, ".onnx"),
-    "no such family": (["export", "ckpt.pt", "--family", "resnet"], 4, "resnet"),
-    "no such setting": (["export", "ckpt.pt", "--set", "colour=red"], 2, "colour"),
-    "setting without value": (["export", "ckpt.pt", "--set", "tau"], 2, "tau"),
-    "unsupported form": (["export", "ckpt.pt", "--set", "attention=kv"], 4, "attention=kv"),
-    "unsupported variant": (["export", "ckpt.pt", "--set", "variant=paper"], 4, "variant"),
-    "missing config": (["export", "ckpt.pt", "--config", "none.toml"], 7, "none.toml"),
-    "missing data": (["export", "ckpt.pt", "--data", "none.npz"], 7, "none.npz"),
-    "unwritable output": (["export", "ckpt.pt", "-o", "frames.npz/model.onnx"], 8, "cannot write"),
-    "compile a checkpoint": (["compile", "ckpt.pt"], 7, "ckpt.pt"),
-    "compile the float model": (["compile", "model.float.onnx"], 4, "give the model.onnx"),
-    "compile the standard model": (["compile", "model.std.onnx"], 4, "model.onnx"),
-    "reference of standard ops": (
-        ["run", "model.std.onnx", "frames.npz", "--engine", "reference"],
-        4,
-        "standard ops only",
-    ),
-    "reference of floats": (
-        ["run", "model.float.onnx", "frames.npz", "--engine", "reference"],
-        4,
-        "give model.onnx",
-    ),
-    "a module without a checkpoint": (
-        ["verify", "bundle", "--against", "model.onnx", "--model", "a:b"],
-        2,
-        "checkpoint",
-    ),
-    "a budget on nothing": (
-        ["verify", "bundle", "--against", "ckpt.pt", "--budget", "raw_different=0"],
-        2,
-        "integer",
-    ),
-    "a budget on no layer": (
-        ["verify", "bundle", "--against", "model.std.onnx", "--budget", "flips_per_million=0"],
-        2,
-        "no layer",
-    ),
-    "a budget without limit": (
-        ["verify", "bundle", "--against", "ckpt.pt", "--budget", "logit_difference=inf"],
-        2,
-        "finite",
-    ),
-    "a negative budget": (
-        ["verify", "bundle", "--against", "ckpt.pt", "--budget", "logit_difference=-1"],
-        2,
-        "-1",
-    ),
-    "an agreement in percent": (
-        ["verify", "bundle", "--against", "ckpt.pt", "--budget", "top1_agreement=99"],
-        2,
-        "0..1",
-    ),
-    "unknown target": (["compile", "model.onnx", "--target", "abacus"], 2, "abacus"),
-    "verify without a form": (["verify", "frames.npz", "--against", "bundle"], 2, "frames.npz"),
-    "unknown budget": (["verify", "bundle", "--against", "ckpt.pt", "--budget", "x=1"], 2, "x"),
-    "run a checkpoint": (["run", "ckpt.pt", "frames.npz"], 7, "ckpt.pt"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_wrong_turns_say_what_is_wrong(street, case):
-    words, code, text = WRONG[case]
-    before = sorted(p.name for p in street.iterdir())
-    done = call(*words, cwd=street)
-    assert done.returncode == code, done.stderr
-    assert "error:" in done.stderr
-    assert text in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-    assert sorted(p.name for p in street.iterdir()) == before, "something was half-written"
 
 
 def test_missing_settings_are_exit_4_and_name_the_key(tmp_path, golden_checkpoint):

@@ -193,7 +193,7 @@ def bad_sources(folder):
         ("size.npy", r"has shape \[2, 5, 6, 3\], expected \[N, 4, 6, 3\]"),
         ("objects.npy", "dtype object, expected uint8"),
         ("nokey.npz", "no array `images`, only x"),
-        ("labels.npz", "3 labels for 2 images"),
+        ("labels.npz", "3 labels for 2 frames"),
         ("cut.npy", "ends within frame 2 of 3"),
         ("text.npy", "not a valid .npy file"),
         ("text.npz", "not a valid .npz file"),

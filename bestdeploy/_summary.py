@@ -1,0 +1,127 @@
+"""What `export` says about the network it made: settings, neuron rules, what is not a bit and why.
+
+Everything is read from the packed graph and its metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from bestdeploy import ir, stages
+from bestdeploy.passes.threshold_tables import MAX_STEPS as MAX_EXACT_STEPS
+
+__all__ = ["neuron_rule", "neuron_rules", "settings_of", "unpacked"]
+
+THRESHOLDS = "exact integer thresholds"
+COUNTS = "exact integer counts"
+FIRST_STEPS = "exact table of first steps"
+STREAM = "stream neuron in Q{bits}, rounded"
+
+# packed op -> rule of its neuron; a StemNeuron has a table, or a stream neuron inside
+_RULES = {
+    "StemNeuron": FIRST_STEPS,
+    "StemFrames": STREAM,
+    "SpikeConvNeuron": THRESHOLDS,
+    "StreamNeuron": STREAM,
+    "ResidualNeuron": STREAM,
+    "SpikeScores": COUNTS,
+    "SpikeScoresStream": STREAM,
+    "SpikeValues": STREAM,
+    "SpikeKeyValues": COUNTS,
+    "SpikeKeyValuesStream": STREAM,
+    "SpikeQueryValues": STREAM,
+}
+_STEMS = ("StemNeuron", "StemFrames")
+_READ_OUTS = ("SpikeReadOut", "SpikeMeanReadOut")
+
+
+def _name(node: ir.Node) -> str:
+    row = stages.op_of(node)
+    return node.op_type if row is None else row[0].name
+
+
+def _bits(model: ir.Model) -> str:
+    return model.metadata_props["frac_bits"]
+
+
+def settings_of(model: ir.Model) -> list[dict[str, Any]]:
+    """Return every setting of the importer: name, value, source ("--set", "--config", ...)."""
+    values = json.loads(model.metadata_props.get("config", "{}"))
+    origins = json.loads(model.metadata_props.get("settings_from", "{}"))
+    return [
+        {"name": name, "value": value, "source": origins.get(name, "tensor shapes")}
+        for name, value in sorted(values.items())
+    ]
+
+
+def neuron_rules(model: ir.Model) -> dict[str, str]:
+    """Return how each neuron is computed, by its name, in order."""
+    found = {}
+    for value in stages.neuron_values(model):
+        node = value.producer()
+        assert node is not None
+        found[str(value.name)] = _RULES[_name(node)].format(bits=_bits(model))
+    return found
+
+
+def _is_conv_fed_stream(node: ir.Node) -> bool:
+    """Tell whether a stream neuron reads one convolution and nothing else does."""
+    source = node.inputs[0]
+    return (
+        _name(node) == "StreamNeuron"
+        and source is not None
+        and source.producer() is not None
+        and _name(source.producer()) == "SpikeConvAffine"  # type: ignore[arg-type]
+        and ir.consumer(source) is not None
+    )
+
+
+def neuron_rule(model: ir.Model) -> str:
+    """Return one line: the rule of the conv-fed neurons, the ones that an exact rule exists for."""
+    exact = sum(_name(node) == "SpikeConvNeuron" for node in model.graph)
+    rounded = sum(_is_conv_fed_stream(node) for node in model.graph)
+    config = json.loads(model.metadata_props.get("config", "{}"))
+    tau, n_steps = config.get("tau"), config.get("n_steps")
+    rule = STREAM.format(bits=_bits(model))
+    if not rounded:
+        return f"{THRESHOLDS} for all {exact} conv-fed neurons (T={n_steps}, tau={tau})"
+    why = f"an exact integer rule needs T <= {MAX_EXACT_STEPS} and tau = 2; T={n_steps}, tau={tau}"
+    if exact:
+        return f"{THRESHOLDS} for {exact} conv-fed neurons, {rule} for {rounded} ({why})"
+    return f"{rule} for all {rounded} conv-fed neurons ({why})"
+
+
+def unpacked(model: ir.Model) -> list[dict[str, str]]:
+    """Return what is not packed into bits: layer, how it is stored, why."""
+    found = []
+    streams = []
+    for node in model.graph:
+        name = _name(node)
+        if name in _STEMS:
+            layer = str(node.inputs[1].name).removesuffix(".limbs")  # type: ignore[union-attr]
+            what = "event counts" if name == "StemFrames" else "real pixels"
+            found.append(_row(layer, "24-bit weights", f"its input is {what}, not spikes"))
+        elif name in _READ_OUTS:
+            found.append(
+                _row(
+                    "classification heads",
+                    "int32 weights, int64 sums",
+                    "real weights on the mean of the stream",
+                )
+            )
+        streams += [v for v in node.outputs if v.dtype == ir.DataType.INT32]
+    if streams:
+        found.insert(
+            min(1, len(found)),
+            _row(
+                f"residual stream ({len(streams)} tensors)",
+                f"int32, 2^-{_bits(model)}",
+                "sums of branches are numbers, not spikes",
+            ),
+        )
+    return found
+
+
+def _row(layer: str, stored_as: str, why: str) -> dict[str, str]:
+    return {"layer": layer, "stored_as": stored_as, "why": why}

@@ -1,0 +1,70 @@
+"""Places that no command reaches, each with the reason."""
+
+from __future__ import annotations
+
+from error_table.definition import Internal
+
+PYTHON = "a call from Python; the commands give it what it expects"
+GRAPH = "a graph that only a mistake in an importer or a pass, or a changed file, can hold"
+FORMAT = "one of the rules of the .bstm; tests/runtime/test_model_file.py breaks each of them"
+INSTALLED = "an installation that has lost its own files"
+TVM = "`compile --backend tvm` refuses before; tests/bestdeploy/emit/test_tvm.py calls it"
+
+INTERNAL: tuple[Internal, ...] = (
+    # the same integers everywhere
+    Internal("_export.py:_Check._compare", "", "an engine computes wrong, which no input makes it"),
+    # calls from Python
+    Internal("runtime.py:Model._checked", "", PYTHON),
+    Internal("runtime.py:Model._run_with_probe", "", PYTHON),
+    Internal("runtime.py:_cannot_load", "", "`library=` of runtime.load, no option gives one"),
+    Internal("onnxruntime.py:register", "", "`custom_ops=True`, no option asks for it"),
+    Internal("toolchain/builds.py:build_program", "", PYTHON),
+    Internal("ops/definition.py:Op.op_type", "", "importers check T first"),
+    Internal("emit/tvm/build.py:check_versions", "", TVM),
+    Internal("emit/tvm/build.py:canary", "", TVM),
+    Internal("emit/tvm/build.py:build_object", "", TVM),
+    Internal("emit/tvm/layout.py:plan", "", TVM),
+    # graphs
+    Internal("ir.py:Builder.initializer", "", GRAPH),
+    Internal("ir.py:add_initializer", "", GRAPH),
+    Internal("ir.py:array_of", "", GRAPH),
+    Internal("ir.py:set_constant", "", GRAPH),
+    Internal("ir.py:shape_of", "", GRAPH),
+    Internal("stages.py:infer_types.look", "", GRAPH),
+    Internal("lower.py:_Lowering.__init__", "", GRAPH),
+    Internal("lower.py:_counted_stream.add", "", GRAPH),
+    Internal("lower.py:_per_position", "", GRAPH),
+    Internal("emit/floating.py:_Floating.get", "", GRAPH),
+    Internal("emit/floating.py:_Floating.conv", "", GRAPH),
+    Internal("passes/integer_readout.py:_source", "", GRAPH),
+    Internal("passes/integer_readout.py:_stream", "", GRAPH),
+    Internal("passes/integer_readout.py:_features", "", GRAPH),
+    Internal("passes/integer_readout.py:_match", "", GRAPH),
+    Internal("passes/integer_readout.py:_counted_readout", "", GRAPH),
+    Internal("passes/integer_stem.py:_pixels", "", GRAPH),
+    Internal("passes/integer_stream.py:_fixed", "", GRAPH),
+    Internal("passes/binarise.py:apply", "", "importers refuse weights without a sign first"),
+    Internal("passes/fold_batchnorm.py:apply", "", "float32 values do not leave float64"),
+    Internal("passes/integer_stem.py:quantise_channel", "", "F is lowered until the weight fits"),
+    Internal(
+        "importers/bestformer.py:_Importer._check_geometry",
+        "heads of",
+        "needs a checkpoint with more than 1,024 channels per head",
+    ),
+    # files
+    Internal("program/op_table.py:require", "", FORMAT),
+    Internal("program/op_table.py:_Checked.require", "", FORMAT),
+    Internal("program/op_table.py:_Checked.constant", "", FORMAT),
+    Internal("program/op_table.py:_look_up", "", FORMAT),
+    Internal("program/records.py:Constant.of", "", FORMAT),
+    Internal("program/records.py:Constant.of_signs", "", FORMAT),
+    Internal("emit/bstm.py:_decode", "", FORMAT),
+    # the machine
+    Internal("emit/c.py:_Amalgamation._include", "", INSTALLED),
+    Internal("emit/c.py:_read", "", INSTALLED),
+    Internal("toolchain/packages.py:_template", "", INSTALLED),
+    Internal("toolchain/sources.py:find_sources", "", INSTALLED),
+    Internal(
+        "toolchain/cache.py:cache_folder", "{} belongs", "needs a folder of another user in /tmp"
+    ),
+)

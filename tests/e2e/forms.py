@@ -1,0 +1,107 @@
+"""What several end-to-end suites share: the matrix of forms, and how each engine runs frames."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from random_nets import Spec
+
+from bestdeploy import ir, onnxruntime, runtime, stages, toolchain
+from bestdeploy.errors import MissingToolError
+
+EMULATED = ("arm64", "armv7")
+
+
+def matrix() -> list[Spec]:
+    """{qk, kv} x T {1, 2, 4, 10, 16} x tau {2, 1.5} x {official, paper}, D <= 130, all layouts."""
+    rng = np.random.default_rng(11)
+    found = []
+    products = itertools.product(("qk", "kv"), (1, 2, 4, 10, 16), (2.0, 1.5), ("official", "paper"))
+    for i, (attention, n_steps, tau, variant) in enumerate(products):
+        heads = int(rng.integers(1, 9))
+        layout = ("cifar", "imagenet")[i // 2 % 2]
+        events = i % 4 == 3
+        found.append(
+            Spec(
+                seed=3000 + i,
+                dim=heads * int(rng.integers(2, 130 // heads + 1)),
+                heads=heads,
+                depth=int(rng.integers(1, 4)),
+                n_steps=n_steps,
+                size=int(rng.choice([8, 12, 16])) * (2 if layout == "imagenet" else 1),
+                channels=2 if events else int(rng.integers(1, 4)),
+                classes=int(rng.integers(1, 12)),
+                tau=tau,
+                decay_input=variant == "official",
+                attention=attention,
+                layout=layout,
+                variant=variant,
+                binariser=("soft", "hard", "boolean")[i % 3] if variant == "paper" else "soft",
+                residual="plain" if i % 5 == 4 else "reversible",
+                biased=i % 5 == 4,
+                events=events,
+                lambda_scale=float(rng.uniform(4, 16)),
+            )
+        )
+    return found
+
+
+@functools.cache
+def why_not(target: str) -> str | None:
+    """Return why nothing can be run for a target here, None where it can."""
+    if toolchain.find_emulator(target) is None:
+        return f"no emulator for {target} (apt install qemu-user-static)"
+    try:
+        toolchain.compiler_for(target)
+    except MissingToolError as error:
+        return str(error)
+    return None
+
+
+def missing() -> str | None:
+    """Say which emulated targets cannot be run here, None where all can."""
+    reasons = [reason for target in EMULATED if (reason := why_not(target)) is not None]
+    return "; ".join(reasons) or None
+
+
+def on_device(target: str, isa: str, model: Path, frames: np.ndarray, folder: Path) -> np.ndarray:
+    """Raw logits of a target's bst_run under emulation."""
+    emulator = toolchain.find_emulator(target)
+    assert emulator is not None
+    program = toolchain.build_program("bst_run", target)
+    (folder / "frames.raw").write_bytes(frames.tobytes())
+    command = [*emulator, program, model, folder / "frames.raw", "--json", "--isa", isa]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return np.array([json.loads(line)["raw"] for line in done.stdout.splitlines()], np.int64)
+
+
+def raw_of_every_form(
+    folder: Path, frames: np.ndarray, *, numpy_bodies: bool = True
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (form, raw logits [B, K]) of the files of an export; the reference comes first.
+
+    Args:
+        folder: holds model.onnx, model.std.onnx and model.bstm.
+        frames: uint8 [B, ...].
+        numpy_bodies: also the function bodies in onnx.reference, slow on large networks.
+    """
+    graph = ir.load(folder / "model.onnx")
+    yield "reference", stages.run(graph, frames)["raw"]
+    if numpy_bodies:
+        yield "bodies in onnx.reference", stages.run(graph, frames, bodies=True)["raw"]
+    yield "bodies in onnxruntime", onnxruntime.load(folder / "model.onnx").infer(frames)[0]
+    yield "std file in onnxruntime", onnxruntime.load(folder / "model.std.onnx").infer(frames)[0]
+    for isa in runtime.isa_names():
+        yield f"C {isa}", runtime.load(folder / "model.bstm", isa=isa).run_raw(frames)
+    for target in EMULATED:
+        if why_not(target) is None:
+            for isa in ("neon", "scalar"):
+                found = on_device(target, isa, folder / "model.bstm", frames, folder)
+                yield f"C {isa}, {target}", found
