@@ -166,7 +166,6 @@ def _gcc(*command: str) -> Compiler:
     return Compiler(command, "gcc", lines[0] if lines else Path(command[0]).name)
 
 
-@functools.cache
 def zig() -> Compiler | None:
     """Return the compiler of the ziglang package, None where it is not installed."""
     if importlib.util.find_spec("ziglang") is None:
