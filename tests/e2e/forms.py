@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import platform
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from bestdeploy import ir, onnxruntime, runtime, stages, toolchain
 from bestdeploy.errors import MissingToolError
 
 EMULATED = ("arm64", "armv7")
+OLDEST = ("onnxruntime==1.17.3", "numpy<2")
 
 
 def matrix() -> list[Spec]:
@@ -105,3 +109,54 @@ def raw_of_every_form(
             for isa in ("neon", "scalar"):
                 found = on_device(target, isa, folder / "model.bstm", frames, folder)
                 yield f"C {isa}, {target}", found
+
+
+# -- the function bodies in other places -------------------------------------------------------
+
+ELSEWHERE = """
+import pathlib, sys, numpy as np, onnxruntime
+n = 0
+for folder in map(pathlib.Path, sys.argv[1:]):
+    held = np.load(folder / "held.npz")
+    for name in ("model.onnx", "model.std.onnx"):
+        session = onnxruntime.InferenceSession(folder / name)
+        (raw,) = session.run(["raw"], {"image": held["frames"]})
+        assert np.array_equal(raw, held["raw"]), (folder, name)
+        n += 1
+print(n, "files in onnxruntime", onnxruntime.__version__)
+"""
+
+
+def hold(folder: Path, frames: np.ndarray) -> None:
+    """Keep frames and the raw logits of the reference for `bodies_elsewhere`."""
+    raw = stages.run(ir.load(folder / "model.onnx"), frames)["raw"]
+    np.savez(folder / "held.npz", frames=frames, raw=raw)
+
+
+def bodies_elsewhere(folders: list[Path], environment: Path) -> Iterator[tuple[str, str]]:
+    """Run both ONNX files where int8 products saturate if they can, and in an old onnxruntime.
+
+    An emulated Haswell has AVX2 and no VNNI; onnxruntime 1.17.3 is the oldest that is promised.
+
+    Args:
+        folders: exports with `held.npz` of `hold`.
+        environment: where an environment is made for the old onnxruntime.
+    """
+    emulator = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
+    if emulator is not None and platform.machine() == "x86_64":
+        command = [emulator, "-cpu", "Haswell", sys.executable]
+        yield "on an emulated Haswell", _run_elsewhere(command, folders)
+    if sys.version_info < (3, 13):  # onnxruntime 1.17.3 has no wheel for later ones
+        if not environment.is_dir():
+            subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+            install = [environment / "bin" / "pip", "install", "-q", *OLDEST]
+            subprocess.run(install, check=True)
+        python = [str(environment / "bin" / "python")]
+        yield "in the oldest onnxruntime", _run_elsewhere(python, folders)
+
+
+def _run_elsewhere(python: list[str], folders: list[Path]) -> str:
+    command = [*python, "-c", ELSEWHERE, *map(str, folders)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip()

@@ -61,6 +61,9 @@ def check_every_form(folder: Path, frames: np.ndarray) -> None:
         np.testing.assert_array_equal(raw, expected, err_msg=form)
         names.append(form)
     print(f"0 differing raw logits on {len(frames)} frames: reference, {', '.join(names)}")
+    forms.hold(folder, frames[:1])
+    for where, text in forms.bodies_elsewhere([folder], folder / "venv"):
+        print(f"0 differing raw logits of the bodies {where}: {text}")
 
 
 def print_figures(folder: Path, frame: np.ndarray) -> None:

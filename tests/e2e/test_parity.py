@@ -8,10 +8,6 @@ matrix of `forms.matrix`.
 from __future__ import annotations
 
 import json
-import platform
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,28 +105,6 @@ def test_a_thousand_inputs(tmp_path):
     skip_without_emulators()
 
 
-HASWELL = """
-import sys, pathlib, numpy as np, onnxruntime
-n = 0
-for folder in map(pathlib.Path, sys.argv[1:]):
-    held = np.load(folder / "held.npz")
-    for name in ("model.onnx", "model.std.onnx"):
-        session = onnxruntime.InferenceSession(folder / name)
-        (raw,) = session.run(["raw"], {"image": held["frames"]})
-        assert np.array_equal(raw, held["raw"]), (folder, name)
-        n += 1
-print(n, onnxruntime.__version__)
-"""
-
-
-def run_script(python: list[str], folders: list[Path]) -> str:
-    done = subprocess.run(
-        [*python, "-c", HASWELL, *map(str, folders)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.strip()
-
-
 @pytest.mark.slow
 def test_the_whole_matrix(tmp_path):
     """Both attentions, T 1 to 16, tau 2 and 1.5, both variants, in every form there is.
@@ -143,29 +117,13 @@ def test_the_whole_matrix(tmp_path):
         folder = tmp_path / str(i)
         folder.mkdir()
         n_forms = check(spec, 6, folder)
-        frames = images_of(spec, 3, seed=5)
-        raw = stages.run(ir.load(folder / "model.onnx"), frames)["raw"]
-        np.savez(folder / "held.npz", frames=frames, raw=raw)
+        forms.hold(folder, images_of(spec, 3, seed=5))
         folders.append(folder)
     print(f"\n0 differing raw logits: {len(folders)} networks, {n_forms} forms and the reference")
-    emulator = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
-    if emulator is not None and platform.machine() == "x86_64":
-        done = run_script([emulator, "-cpu", "Haswell", sys.executable], folders)
-        print(f"0 differing raw logits of the bodies on an emulated Haswell: {done}")
-    if sys.version_info < (3, 13):  # onnxruntime 1.17.3 has no wheel for later ones
-        python = oldest_onnxruntime(tmp_path / "venv")
-        print(f"0 differing raw logits in the oldest onnxruntime: {run_script([python], folders)}")
+    for where, found in forms.bodies_elsewhere(folders, tmp_path / "venv"):
+        print(f"0 differing raw logits of {len(folders)} networks' bodies {where}: {found}")
     assert len(folders) == 40
     skip_without_emulators()
-
-
-def oldest_onnxruntime(folder: Path) -> str:
-    """Make an environment with onnxruntime 1.17.3; return its Python."""
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    python = str(folder / "bin" / "python")
-    packages = ["onnxruntime==1.17.3", "numpy<2"]
-    subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
-    return python
 
 
 HEAD_NEURONS = ("q_lif", "k_lif", "v_lif", "attn_lif0")
