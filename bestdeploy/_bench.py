@@ -150,6 +150,12 @@ def _onnxruntime(
     from bestdeploy import onnxruntime
 
     model = onnxruntime.load(path, threads)
+    if model.input_shape != batches[0].shape[1:]:
+        raise InputError(
+            f"`{path}` takes frames of {list(model.input_shape)}, the model those of "
+            f"{list(batches[0].shape[1:])}",
+            hint="--float model.float.onnx of the same export",
+        )
     feeds = [model.feed(batch) for batch in batches]
     return lambda i: model.call(feeds[i % len(feeds)])
 

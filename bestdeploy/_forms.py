@@ -104,9 +104,10 @@ def _preprocessing(model: ir.Model) -> dict[str, Any]:
     """Return how images become frames; nothing where the metadata does not say it."""
     try:
         found = json.loads(model.metadata_props.get("preprocessing", "{}"))
+        names = json.loads(model.metadata_props.get("class_names", "[]"))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return {**found, "class_names": names} if isinstance(found, dict) else {}
 
 
 def _pruned(found: Any, name: str) -> dict[str, Pruned]:
@@ -239,7 +240,9 @@ class _RuntimeForm:
         )
         self.batch_size = min(MAX_BATCH, max(1, SPIKES_AT_ONCE // max(1, places)))
         found = self._model.meta.get("preprocessing")
-        self.preprocessing = found if isinstance(found, dict) else {}
+        names = self._model.meta.get("class_names")
+        rules = found if isinstance(found, dict) else {}
+        self.preprocessing = {**rules, "class_names": names if isinstance(names, list) else []}
         self.logit_shift: int | None = self._model.logit_shift
         self.pruned = _pruned(self._model.meta.get("pruned"), self.name)
         held = self._model.golden()

@@ -181,10 +181,9 @@ def _parsed(text: str | None) -> Any:
 
 def _facts(meta: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     preprocessing, names = meta.get("preprocessing"), meta.get("class_names")
-    return (
-        preprocessing if isinstance(preprocessing, dict) else {},
-        [str(name) for name in names] if isinstance(names, list) else [],
-    )
+    class_names = [str(name) for name in names] if isinstance(names, list) else []
+    rules = preprocessing if isinstance(preprocessing, dict) else {}
+    return {**rules, "class_names": class_names}, class_names
 
 
 def predict(

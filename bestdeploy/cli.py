@@ -134,7 +134,7 @@ def compile(
         tool = "gcc" if "compiler" in report.golden else "qemu-user-static"
         message("hint", f"apt install {tool}")
     if report.target == "host":
-        message("next", f"bestdeploy run {report.folder} image.png")
+        message("next", f"bestdeploy verify {report.folder} --golden")
     elif report.target == "c":
         message("next", f"add bst.c, bst.h and model.h of {report.folder} to your firmware")
     else:
@@ -209,7 +209,11 @@ def verify(
     ] = None,
     budget: Annotated[
         list[str] | None,
-        typer.Option("--budget", metavar="NAME=LIMIT", help="A limit; repeatable. Exit 6 above."),
+        typer.Option(
+            "--budget",
+            metavar="NAME=LIMIT",
+            help="A limit, e.g. flips_per_million=50; repeatable. Exit 6 above.",
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Frames at most.")] = None,
     strict_events: StrictEvents = False,
@@ -240,6 +244,11 @@ def verify(
             _print_verified(error.report, as_json)
         raise
     _print_verified(report, as_json)
+    if report.n_raw_different is None and budget is None and not golden:
+        message(
+            "warning", "one form is no integer model and there is no --budget: nothing was judged"
+        )
+        message("hint", "--budget flips_per_million=50 --budget top1_agreement=0.99")
     if report.failure:
         message("error", report.failure)
         if report.first_divergence:

@@ -9,7 +9,7 @@ Sources of a model of still images, shape (H, W, C):
 |---------------------|--------------------------------------------------|---------------------|
 | image file          | one, prepared as the preprocessing metadata says | -                   |
 | folder              | its image files, sorted by name                  | -                   |
-| folder of folders   | one sub-folder per class, both sorted            | index of sub-folder |
+| folder of folders   | one sub-folder per class, both sorted            | class of that name  |
 | .npy                | uint8 [N, H, W, C], or [N, H, W] when C = 1      | -                   |
 | .npz                | the same in `images`                             | `labels`, if there  |
 | *-idx3-ubyte[.gz]   | uint8 [N, H, W]                                  | the *-idx1-* file   |
@@ -25,7 +25,7 @@ Sources of a model of events, shape (T, H, W, 2), see `events` for the binning:
 | .npz with x, y, p   | one recording, or several with `offsets`         | `labels`, if there  |
 | .bin                | one recording of 40-bit N-MNIST records          | -                   |
 | .dat, .raw          | one Prophesee recording (DAT, EVT2, EVT3)        | -                   |
-| folder (of folders) | its event files, as above                        | index of sub-folder |
+| folder (of folders) | its event files, as above                        | class of that name  |
 | -                   | raw frames of T*H*W*C bytes on standard input    | -                   |
 
 Everything is read frame by frame or recording by recording, so memory is bounded by the batch (and
@@ -108,7 +108,8 @@ def read_batches(
     Args:
         sources: path(s), or "-" for standard input; see the tables at the top.
         shape: (H, W, C) of the model's input, or (T, H, W, C) of an event model's.
-        preprocessing: how image files become frames; None = they must have the exact size.
+        preprocessing: how image files become frames; None = they must have the exact size. With
+            `class_names`, sub-folders of these names give labels.
         batch_size: frames per batch, the last one may be smaller.
         limit: stop after this many frames.
         strict_events: refuse event counts above 255 instead of saturating them.
@@ -215,7 +216,8 @@ def _items(source: str, shape: Shape, rules: dict[str, Any], strict: bool) -> It
         return
     path = Path(source)
     if path.is_dir():
-        for file, label in _files(path, EVENT_SUFFIXES if len(shape) == 4 else IMAGE_SUFFIXES):
+        suffixes = EVENT_SUFFIXES if len(shape) == 4 else IMAGE_SUFFIXES
+        for file, label in _files(path, suffixes, rules.get("class_names")):
             for item in _from_file(file, shape, rules, strict):
                 yield item if item.label is not None else dataclasses.replace(item, label=label)
     elif path.is_file():
@@ -224,17 +226,26 @@ def _items(source: str, shape: Shape, rules: dict[str, Any], strict: bool) -> It
         raise InputError(f"`{source}` does not exist", hint=f"give {_known(shape)}")
 
 
-def _files(folder: Path, suffixes: Sequence[str]) -> Iterator[tuple[Path, int | None]]:
-    """Yield the files of a folder, else those of its sub-folders with the index of these."""
+def _label(folder: str, class_names: Sequence[str] | None) -> int | None:
+    """Return the class that a folder's name says: a class name or number, None where neither."""
+    for label, name in enumerate(class_names or ()):
+        if folder.casefold() == name.casefold():
+            return label
+    return int(folder) if folder.isdecimal() else None
+
+
+def _files(
+    folder: Path, suffixes: Sequence[str], class_names: Sequence[str] | None = None
+) -> Iterator[tuple[Path, int | None]]:
+    """Yield the files of a folder, then those of its sub-folders with the class of that name."""
 
     def usable(where: Path) -> list[Path]:
         return sorted(p for p in where.iterdir() if p.suffix.lower() in suffixes and p.is_file())
 
-    files = usable(folder)
-    yield from ((path, None) for path in files)
-    if not files:
-        classes = [p for p in sorted(folder.iterdir()) if p.is_dir() and usable(p)]
-        yield from ((path, i) for i, where in enumerate(classes) for path in usable(where))
+    yield from ((path, None) for path in usable(folder))
+    for where in sorted(p for p in folder.iterdir() if p.is_dir()):
+        label = _label(where.name, class_names)
+        yield from ((path, label) for path in usable(where))
 
 
 def _from_file(path: Path, shape: Shape, rules: dict[str, Any], strict: bool) -> Iterator[Item]:

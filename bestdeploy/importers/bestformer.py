@@ -247,7 +247,10 @@ class _Importer:
     def _settle_readout(self) -> None:
         """Choose which heads are read where no setting says it."""
         if self.config["readout"] is None:
-            both = self.config["variant"] == "official" and self._has("head2")
+            official = self.config["variant"] == "official"
+            both = official and self._has("head2")
+            if official and not both:
+                self.warnings.append("no head2 in the checkpoint: the classification head is read")
             self.config["readout"] = "average" if both else "classification"
 
     def _check_geometry(self) -> None:

@@ -64,7 +64,9 @@ static int bst_run_batch(bst_batch* batch, const char* name, unsigned long first
     bst_print_frame(batch->loaded, first + (unsigned long)i,
                     batch->raw + (size_t)i * batch->loaded->info.n_classes, batch->us[i]);
   }
-  fflush(stdout);
+  if (fflush(stdout) != 0) {
+    return bst_complain(BST_EXIT_CANNOT_WRITE, "check standard output", "cannot write the result");
+  }
   return BST_EXIT_OK;
 }
 

@@ -120,8 +120,9 @@ def test_the_whole_matrix(tmp_path):
         forms.hold(folder, images_of(spec, 3, seed=5))
         folders.append(folder)
     print(f"\n0 differing raw logits: {len(folders)} networks, {n_forms} forms and the reference")
-    for where, found in forms.bodies_elsewhere(folders, tmp_path / "venv"):
-        print(f"0 differing raw logits of {len(folders)} networks' bodies {where}: {found}")
+    few_steps = [f for f, s in zip(folders, forms.matrix(), strict=True) if s.n_steps <= 4]
+    for where, found in forms.bodies_elsewhere(folders, tmp_path / "venv", few_steps[::3]):
+        print(f"0 differing raw logits of the bodies {where}: {found}")
     assert len(folders) == 40
     skip_without_emulators()
 

@@ -61,7 +61,17 @@ def test_folder_is_sorted_and_classes_are_labels(tmp_path):
         save(classes / f"{name}.png", frame)
     frames, labels, _ = read(classes, RGB)
     np.testing.assert_array_equal(frames, stack[[2, 1, 0]])
-    np.testing.assert_array_equal(labels, [0, 0, 1])
+    assert labels is None, "nothing says which class a cat is"
+    named = {"class_names": ["bird", "Dog", "cat"]}
+    _, labels, _ = read(classes, RGB, named)
+    np.testing.assert_array_equal(labels, [2, 2, 1])
+    for name, number in (("cat", "10"), ("dog", "2")):
+        (classes / name).rename(classes / number)
+    _, labels, _ = read(classes, RGB)
+    np.testing.assert_array_equal(labels, [10, 10, 2])
+    save(classes / "beside.png", stack[3])
+    frames, labels, _ = read(classes, RGB)
+    assert len(frames) == 4 and labels is None
 
 
 def test_npy(tmp_path):

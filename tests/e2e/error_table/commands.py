@@ -97,6 +97,12 @@ COMMAND_CASES: tuple[Case, ...] = (
     Case(
         "run bundle frames.npz --threads 300", 2, "threads is 300, expected 1..256", "--threads 1"
     ),
+    Case(
+        "bench bundle --float two.float.onnx",
+        7,
+        "`two.float.onnx` takes frames of *, the model those of *",
+        "--float model.float.onnx of the same export",
+    ),
     Case("bench bundle --threads 300", 2, "threads is 300, expected 1..256", "--threads 1"),
     Case(
         "bench bundle --against vax",
