@@ -171,8 +171,9 @@ class _Frames:
     def __init__(self, model: ir.Model, data: Any, strict_events: bool) -> None:
         self.shape, self.tally = stages.input_shape(model), images.Tally()
         self._data, self._strict, self._size = data, strict_events, stages.batch_size(model)
-        self._rules = json.loads(model.metadata_props.get("preprocessing", "{}"))
-        if data is not None and "-" not in ([data] if isinstance(data, str) else data):
+        self._rules = images.rules_of(model.metadata_props)
+        sources = [data] if isinstance(data, str | Path) else data
+        if sources is not None and "-" not in map(str, sources):
             next(self._read(batch_size=1, limit=1))
 
     def _read(self, batch_size: int, limit: int | None = None) -> Iterator[images.Batch]:

@@ -18,7 +18,7 @@ COUNTS = "exact integer counts"
 FIRST_STEPS = "exact table of first steps"
 STREAM = "stream neuron in Q{bits}, rounded"
 
-# packed op -> rule of its neuron; a StemNeuron has a table, or a stream neuron inside
+# packed op -> rule of its neuron
 _RULES = {
     "StemNeuron": FIRST_STEPS,
     "StemFrames": STREAM,
@@ -33,7 +33,7 @@ _RULES = {
     "SpikeQueryValues": STREAM,
 }
 _STEMS = ("StemNeuron", "StemFrames")
-_READ_OUTS = ("SpikeReadOut", "SpikeMeanReadOut")
+_READ_OUTS = ("SpikeReadOut", "ResidualReadOut")
 
 
 def _name(node: ir.Node) -> str:

@@ -7,13 +7,14 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from random_nets import Spec, images_of, save
 
-from bestdeploy import ir, onnxruntime, passes, stages
+from bestdeploy import _summary, deploy, ir, onnxruntime, ops, passes, stages
 
 SPEC = Spec(seed=41, dim=16, heads=2, depth=1, n_steps=4, size=8, channels=3, classes=5)
 
@@ -176,3 +177,20 @@ def test_the_stages_of_the_dumps(dumped):
     found = [stages.stage_of(ir.load(file)) for file in files]
     assert found == sorted(found, key=["spiking", "folded", "packed"].index)
     assert set(found) == {"spiking", "folded", "packed"}
+
+
+def test_the_report_knows_every_packed_op():
+    names = {op.name for op in ops.PACKED_OPS}
+    stages_of_report = {*_summary._RULES, *_summary._READ_OUTS}
+    assert stages_of_report <= names
+    assert names - stages_of_report == {"SpikeOrPool", "SpikeConvAffine"}
+
+
+def test_one_head_is_reported_and_data_may_be_one_path(tmp_path):
+    spec = replace(SPEC, variant="paper", decay_input=False)
+    np.savez(tmp_path / "frames.npz", images=images_of(spec, 3))
+    report = deploy.export(
+        save(tmp_path / "ckpt.pt", spec), tmp_path / "model.onnx", data=tmp_path / "frames.npz"
+    )
+    assert report.parity["frames"] == 3
+    assert [row["layer"] for row in report.unpacked][-1] == "classification heads"
