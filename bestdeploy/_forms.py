@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bestdeploy import importers, ir, lower, onnxruntime, runtime, stages
+from bestdeploy import images, importers, ir, lower, onnxruntime, runtime, stages
 from bestdeploy._bundle import lowered_bytes
 from bestdeploy._device import Device, open_device
 from bestdeploy.errors import ArtifactError, InputError, UnsupportedModelError, UsageError
@@ -100,16 +100,6 @@ def _stored_golden(model: ir.Model) -> Golden | None:
     return (np.stack([g.frame for g in held]), np.stack([g.raw for g in held])) if held else None
 
 
-def _preprocessing(model: ir.Model) -> dict[str, Any]:
-    """Return how images become frames; nothing where the metadata does not say it."""
-    try:
-        found = json.loads(model.metadata_props.get("preprocessing", "{}"))
-        names = json.loads(model.metadata_props.get("class_names", "[]"))
-    except ValueError:
-        return {}
-    return {**found, "class_names": names} if isinstance(found, dict) else {}
-
-
 def _pruned(found: Any, name: str) -> dict[str, Pruned]:
     """Read the metadata `pruned`: neuron -> {axis, cut, of}."""
     try:
@@ -150,7 +140,7 @@ class _OnGraph:
     def __init__(self, name: str, model: ir.Model) -> None:
         self.name, self.model = name, model
         self.shape: Shape = stages.input_shape(model)
-        self.preprocessing = _preprocessing(model)
+        self.preprocessing = images.rules_of(model.metadata_props)
         self.golden, self.logit_shift = _stored_golden(model), _logit_shift(model)
         self.pruned = _pruned_of(model, name)
         self.values = stages.neuron_values(model)
@@ -239,10 +229,7 @@ class _RuntimeForm:
             if o.kind == "spikes"
         )
         self.batch_size = min(MAX_BATCH, max(1, SPIKES_AT_ONCE // max(1, places)))
-        found = self._model.meta.get("preprocessing")
-        names = self._model.meta.get("class_names")
-        rules = found if isinstance(found, dict) else {}
-        self.preprocessing = {**rules, "class_names": names if isinstance(names, list) else []}
+        self.preprocessing = images.rules_of(self._model.meta)
         self.logit_shift: int | None = self._model.logit_shift
         self.pruned = _pruned(self._model.meta.get("pruned"), self.name)
         held = self._model.golden()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -123,7 +122,8 @@ def open_engine(
         )
     if engine == "c":
         model = runtime.load(lowered_bytes(path), isa=isa, threads=threads)
-        return Engine("c", model, model.input_shape, *_facts(model.meta), model.isa)
+        rules = images.rules_of(model.meta)
+        return Engine("c", model, model.input_shape, rules, rules["class_names"], model.isa)
     if isa is not None:
         raise UsageError(
             f"engine `{engine}` has no instruction set to choose, --isa {isa} is for engine c",
@@ -168,22 +168,8 @@ def _open_onnx(path: Path, engine: str, threads: int) -> Engine:
             f"`{path}` takes an input of shape {list(shape)}, expected [H, W, C] or [T, H, W, C]",
             hint="give the model.onnx of `bestdeploy export`",
         )
-    meta = {key: _parsed(metadata.get(key)) for key in ("preprocessing", "class_names")}
-    return Engine(engine, model, shape, *_facts(meta))
-
-
-def _parsed(text: str | None) -> Any:
-    try:
-        return json.loads(text) if text else None
-    except ValueError:
-        return None
-
-
-def _facts(meta: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    preprocessing, names = meta.get("preprocessing"), meta.get("class_names")
-    class_names = [str(name) for name in names] if isinstance(names, list) else []
-    rules = preprocessing if isinstance(preprocessing, dict) else {}
-    return {**rules, "class_names": class_names}, class_names
+    rules = images.rules_of(metadata)
+    return Engine(engine, model, shape, rules, rules["class_names"])
 
 
 def predict(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -263,11 +263,7 @@ def neuron_values(model: ir.Model) -> list[ir.Value]:
 
 def kept_spikes(model: ir.Model) -> Callable[[str, np.ndarray], np.ndarray]:
     """Return a function (neuron name, spikes of the unpruned neuron) -> those that were kept."""
-    return select_kept(json.loads(model.metadata_props.get("pruned", "{}")))
-
-
-def select_kept(pruned: Mapping[str, Any]) -> Callable[[str, np.ndarray], np.ndarray]:
-    """As `kept_spikes`, from the content of the metadata `pruned`: neuron -> {axis, cut, of}."""
+    pruned = json.loads(model.metadata_props.get("pruned", "{}"))  # neuron -> {axis, cut, of}
 
     def select(name: str, spikes: np.ndarray) -> np.ndarray:
         note = pruned.get(name)

@@ -63,7 +63,7 @@ def record(
     layers: Sequence[report.Layer],
     request: Request,
     shape: images.Shape,
-    preprocessing: Any,
+    rules: Mapping[str, Any],
     run: Callable[[np.ndarray, Sequence[str]], Spikes],
     batch_size: int,
 ) -> tuple[report.Recorder, dict[str, Any] | None]:
@@ -73,7 +73,7 @@ def record(
         layers: whose spike tensors are counted.
         request: names the data.
         shape: of a frame.
-        preprocessing: metadata of the model, see `bestdeploy.images`.
+        rules: how sources become frames, see `images.rules_of`.
         run: (frames, names of spike tensors) -> {0, 1} in [T, B, ..] by name.
         batch_size: frames that are run at once.
 
@@ -88,7 +88,7 @@ def record(
     for batch in images.read_batches(
         data,
         shape,
-        preprocessing if isinstance(preprocessing, Mapping) else None,
+        rules,
         batch_size=batch_size,
         limit=request.limit,
         strict_events=request.strict_events,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bestdeploy import ir, report, stages
+from bestdeploy import images, ir, report, stages
 from bestdeploy._inspect.common import (
     Request,
     Spikes,
@@ -99,7 +99,7 @@ def describe_graph(model: ir.Model, request: Request) -> dict[str, Any]:
     recorder, events = None, None
     if request.data:
         runs = _in_references(model, report.Recorder(layers).names)
-        rules = parsed(model.metadata_props.get("preprocessing", "{}"))
+        rules = images.rules_of(model.metadata_props)
         shape, batch_size = stages.input_shape(model), stages.batch_size(model)
         recorder, events = record(layers, request, shape, rules, runs, batch_size)
     config = {"config": parsed(model.metadata_props.get("config", "{}"))}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bestdeploy import runtime
+from bestdeploy import images, runtime
 from bestdeploy._bundle import read_manifest
 from bestdeploy._inspect.common import (
     CHECKPOINTS,
@@ -109,7 +109,7 @@ def describe_bstm(content: bytes, request: Request, path: Path) -> dict[str, Any
     recorder, events = None, None
     if request.data and model is not None:
         runs = _in_runtime(model)
-        rules = model.meta.get("preprocessing")
+        rules = images.rules_of(model.meta)
         recorder, events = record(
             layers, request, model.input_shape, rules, runs, _batch_size(program)
         )

@@ -39,6 +39,7 @@ colour mode, without it they are refused.
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ __all__ = [
     "count_frames",
     "read_batches",
     "read_image",
+    "rules_of",
 ]
 
 
@@ -92,6 +94,27 @@ class Batch:
     names: tuple[str, ...]
     is_recording: npt.NDArray[np.bool_]
     n_saturated: npt.NDArray[np.int64]
+
+
+def rules_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `read_batches` takes as preprocessing, from a model's metadata.
+
+    Args:
+        metadata: with `preprocessing` and `class_names`, parsed (a .bstm) or as JSON text (ONNX);
+            what is missing or damaged is left out.
+    """
+    rules, names = (_parsed(metadata.get(key)) for key in ("preprocessing", "class_names"))
+    return {
+        **(rules if isinstance(rules, dict) else {}),
+        "class_names": [str(name) for name in names] if isinstance(names, list) else [],
+    }
+
+
+def _parsed(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
 
 
 def read_batches(

@@ -85,8 +85,7 @@ def values_reference(
     attention = arithmetic.unpack_bits(a, v.shape[2] * v.shape[3])
     spikes = arithmetic.unpack_bits(v, channels)
     (m,) = attention_counts.values(attention, spikes, heads=heads)
-    (x,) = count_table.reference(m, table)
-    return (arithmetic.pack_bits(neuron.run(x, **parameters)),)
+    return _mixed(m, table, parameters)
 
 
 def query_values_reference(
@@ -103,6 +102,11 @@ def query_values_reference(
     attention = arithmetic.unpack_bits(a, channels // heads)
     spikes = arithmetic.unpack_bits(q, channels)
     (m,) = attention_counts.query_values(spikes, attention, heads=heads)
+    return _mixed(m, table, parameters)
+
+
+def _mixed(m: np.ndarray, table: np.ndarray, parameters: dict[str, int]) -> tuple[np.ndarray]:
+    """Counts -> scaled by the table -> spikes, packed."""
     (x,) = count_table.reference(m, table)
     return (arithmetic.pack_bits(neuron.run(x, **parameters)),)
 
@@ -133,8 +137,7 @@ def values_body(b: ir.Builder, x: list[ir.Value], n_steps: int) -> list[ir.Value
     n_tokens = b.op("ReduceProd", f.dims(b, x[1], 2, 4), keepdims=1)
     attention = f.unpack(b, x[0], n_tokens)
     (m,) = attention_counts.values_body(b, [attention, v], n_steps)
-    looked_up = count_table.look_up(b, m, x[2])
-    return [f.pack(b, membrane_neuron.fire(b, looked_up, n_steps))]
+    return _mixed_body(b, m, x[2], n_steps)
 
 
 def query_values_body(b: ir.Builder, x: list[ir.Value], n_steps: int) -> list[ir.Value]:
@@ -142,7 +145,11 @@ def query_values_body(b: ir.Builder, x: list[ir.Value], n_steps: int) -> list[ir
     q = f.unpack(b, x[0], f.int_attribute(b, "channels"))
     attention = f.unpack(b, x[1], f.dims(b, x[1], 3, 4))  # as many rows as columns: d
     (m,) = attention_counts.query_values_body(b, [q, attention], n_steps)
-    looked_up = count_table.look_up(b, m, x[2])
+    return _mixed_body(b, m, x[2], n_steps)
+
+
+def _mixed_body(b: ir.Builder, m: ir.Value, table: ir.Value, n_steps: int) -> list[ir.Value]:
+    looked_up = count_table.look_up(b, m, table)
     return [f.pack(b, membrane_neuron.fire(b, looked_up, n_steps))]
 
 

@@ -83,13 +83,13 @@ def _features(value: ir.Value | None) -> ir.Value | _Counted:
 def _match(logits: ir.Value) -> _Heads:
     add = _source(logits, "Add")
     total = add.inputs[0].producer() if add.inputs[0] is not None else None
-    single = total is not None and total.op_type == "MatMul"
-    products = [total] if single else [_source(v, "MatMul") for v in _source(
-        add.inputs[0], "Add").inputs]  # fmt: skip
+    if total is not None and total.op_type == "MatMul":
+        products = [total]
+    else:
+        products = [_source(v, "MatMul") for v in _source(add.inputs[0], "Add").inputs]
     mean: tuple[ir.Value, np.ndarray] | None = None
     counted: tuple[_Counted, np.ndarray] | None = None
     for product in products:
-        assert product is not None
         features, w = _features(product.inputs[0]), ir.array_of(product.inputs[1])
         if isinstance(features, _Counted) and counted is None:
             counted = features, w

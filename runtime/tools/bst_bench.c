@@ -150,8 +150,5 @@ int main(int argc, char** argv) {
   code = bst_load(&options, &loaded);
   if (code == BST_EXIT_OK) code = bst_run_bench(&loaded);
   bst_unload(&loaded);
-  if ((fflush(stdout) != 0 || ferror(stdout)) && code == BST_EXIT_OK) {
-    code = bst_complain(BST_EXIT_CANNOT_WRITE, "check standard output", "cannot write the result");
-  }
-  return code;
+  return bst_flushed(code);
 }

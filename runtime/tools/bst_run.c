@@ -64,10 +64,7 @@ static int bst_run_batch(bst_batch* batch, const char* name, unsigned long first
     bst_print_frame(batch->loaded, first + (unsigned long)i,
                     batch->raw + (size_t)i * batch->loaded->info.n_classes, batch->us[i]);
   }
-  if (fflush(stdout) != 0) {
-    return bst_complain(BST_EXIT_CANNOT_WRITE, "check standard output", "cannot write the result");
-  }
-  return BST_EXIT_OK;
+  return bst_flushed(BST_EXIT_OK);
 }
 
 /// Run all frames of a stream.
@@ -148,8 +145,5 @@ int main(int argc, char** argv) {
     code = bst_run_source(&loaded, options.source_path);
   }
   bst_unload(&loaded);
-  if ((fflush(stdout) != 0 || ferror(stdout)) && code == BST_EXIT_OK) {
-    code = bst_complain(BST_EXIT_CANNOT_WRITE, "check standard output", "cannot write the result");
-  }
-  return code;
+  return bst_flushed(code);
 }

@@ -57,6 +57,14 @@ static inline int bst_complain(int code, const char* hint, const char* format, .
   return code;
 }
 
+/// Write out the results so far; `code`, or that they cannot be written where `code` is success.
+static inline int bst_flushed(int code) {
+  if ((fflush(stdout) != 0 || ferror(stdout)) && code == BST_EXIT_OK) {
+    return bst_complain(BST_EXIT_CANNOT_WRITE, "check standard output", "cannot write the result");
+  }
+  return code;
+}
+
 /// A failed call on the model at `path`.
 static inline int bst_complain_status(const char* path, bst_status status) {
   if (status == BST_UNSUPPORTED) {
