@@ -82,7 +82,8 @@ BST_API const char* bst_status_name(bst_status status);
 BST_API const char* bst_last_error(void);
 
 /// Name of an instruction set that this machine, its operating system and this build can use, best
-/// first: "avx2" (x86-64), "neon" (ARM), and always "scalar", the last one. Static storage.
+/// first: "avx512" and "avx2" (x86-64), "neon" (ARM), and always "scalar", the last one. Static
+/// storage.
 /// @param index from 0 on
 /// @return NULL after the last
 BST_API const char* bst_isa_name(uint32_t index);

@@ -321,7 +321,7 @@ static OrtStatus* bst_ort_conv_run(const bst_ort_kernel* kernel, OrtKernelContex
     bst_ort_copy_frame(n_steps, in_bytes, (uint8_t*)in_frame, n_frames * in_bytes,
                        (const uint8_t*)x.data + b * in_bytes, in_bytes);
     bst_ort_clear_padding(steps * n_cells, conv->n_in, in_frame);
-    bst_spike_conv_neuron__scalar(n_steps, (int)x.dims[2], (int)x.dims[3], conv->n_in,
+    bst_spike_conv_neuron__scalar(0, 1, n_steps, (int)x.dims[2], (int)x.dims[3], conv->n_in,
                                   weights->n_out, weights->kh, weights->kw, conv->stride, conv->pad,
                                   in_frame, weights->rows, theta, out_frame, scratch);
     bst_ort_copy_frame(n_steps, n_frames * out_bytes, (uint8_t*)out + b * out_bytes, out_bytes,
@@ -400,8 +400,9 @@ static OrtStatus* bst_ort_residual_compute(const bst_ort_kernel* kernel,
   const bool aligned = (uintptr_t)x2 % sizeof(int32_t) == 0 && (uintptr_t)spikes % 8 == 0;
   ORT_CHECK(kernel, aligned, "%s", "an output is not aligned");
   // Cells are independent, so the frames of a batch are just more cells.
-  bst_residual_neuron__scalar(n_steps, (size_t)(d[1] * d[2] * d[3]), (int)d[4], p->flags, p->theta,
-                              p->v_reset, p->r, x[0].data, x[1].data, x[2].data, x2, spikes);
+  bst_residual_neuron__scalar(0, 1, n_steps, (size_t)(d[1] * d[2] * d[3]), (int)d[4], p->flags,
+                              p->theta, p->v_reset, p->r, x[0].data, x[1].data, x[2].data, x2,
+                              spikes);
   return NULL;
 }
 

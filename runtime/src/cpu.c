@@ -30,6 +30,25 @@ static bool bst_has_avx2(void) {
 
 #endif  // BST_HAVE_AVX2
 
+#ifdef BST_HAVE_AVX512
+
+/// AVX2, the set of kernels/avx512.h, and an operating system that saves its registers.
+static bool bst_has_avx512(void) {
+  // Leaf 7, ebx: BMI1, BMI2, AVX512F, DQ, BW, VL; ecx: VBMI, VBMI2, GFNI, BITALG, VPOPCNTDQ.
+  const uint32_t in_b = UINT32_C(1) << 3 | UINT32_C(1) << 8 | UINT32_C(1) << 16 |
+                        UINT32_C(1) << 17 | UINT32_C(1) << 30 | UINT32_C(1) << 31;
+  const uint32_t in_c = UINT32_C(1) << 1 | UINT32_C(1) << 6 | UINT32_C(1) << 8 | UINT32_C(1) << 12 |
+                        UINT32_C(1) << 14;
+  const uint32_t lzcnt = UINT32_C(1) << 5, all_registers = 0xE6;  // xmm, ymm, masks, zmm
+  uint32_t a, b, c, d;
+  if (!bst_has_avx2() || (bst_saved_registers() & all_registers) != all_registers) return false;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
+  if ((b & in_b) != in_b || (c & in_c) != in_c) return false;
+  return __get_cpuid(0x80000001, &a, &b, &c, &d) != 0 && (c & lzcnt) != 0;
+}
+
+#endif  // BST_HAVE_AVX512
+
 #ifdef BST_HAVE_NEON
 
 #if defined(__arm__) && defined(__linux__)
@@ -72,6 +91,9 @@ static bool bst_always(void) { return true; }
 
 /// Best first.
 static const bst_isa bst_isas[] = {
+#ifdef BST_HAVE_AVX512
+    BST_ISA(avx512, bst_has_avx512),
+#endif
 #ifdef BST_HAVE_AVX2
     BST_ISA(avx2, bst_has_avx2),
 #endif

@@ -186,6 +186,7 @@ typedef struct bst_io {
   const void* inputs[BST_MAX_INPUTS];
   void* outputs[BST_MAX_OUTPUTS];
   void* scratch;
+  int part, n_parts;  ///< share of the work, see kernels/part.h
 } bst_io;
 
 typedef struct bst_const_rule {

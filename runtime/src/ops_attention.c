@@ -113,8 +113,8 @@ static uint64_t bst_score_scratch(const bst_call* call, bool* overflow) {
 static void bst_score_run(const bst_call* call, const bst_prepared* prepared, const bst_io* io) {
   (void)prepared;
   const int32_t* const p = call->step->params;
-  call->isa->attention_score(BST_TOKEN_ARGS(call, call->inputs[0]), p[1], p[2],
-                             (int)call->file->model->frac_bits, BST_NEURON_ARGS(call->step),
+  call->isa->attention_score(io->part, io->n_parts, BST_TOKEN_ARGS(call, call->inputs[0]), p[1],
+                             p[2], (int)call->file->model->frac_bits, BST_NEURON_ARGS(call->step),
                              io->inputs[0], io->inputs[1], io->outputs[0], io->scratch);
 }
 
@@ -153,9 +153,9 @@ static uint64_t bst_value_scratch(const bst_call* call, bool* overflow) {
 }
 
 static void bst_value_run(const bst_call* call, const bst_prepared* prepared, const bst_io* io) {
-  call->isa->attention_value(BST_TOKEN_ARGS(call, call->inputs[1]), BST_NEURON_ARGS(call->step),
-                             io->inputs[0], io->inputs[1], prepared->table, io->outputs[0],
-                             io->scratch);
+  call->isa->attention_value(io->part, io->n_parts, BST_TOKEN_ARGS(call, call->inputs[1]),
+                             BST_NEURON_ARGS(call->step), io->inputs[0], io->inputs[1],
+                             prepared->table, io->outputs[0], io->scratch);
 }
 
 const bst_op bst_op_value_neuron = {
@@ -194,7 +194,7 @@ static void bst_key_value_run(const bst_call* call, const bst_prepared* prepared
                               const bst_io* io) {
   (void)prepared;
   const int32_t* const p = call->step->params;
-  call->isa->key_value(BST_TOKEN_ARGS(call, call->inputs[0]), p[1], p[2],
+  call->isa->key_value(io->part, io->n_parts, BST_TOKEN_ARGS(call, call->inputs[0]), p[1], p[2],
                        (int)call->file->model->frac_bits, BST_NEURON_ARGS(call->step),
                        io->inputs[0], io->inputs[1], io->outputs[0], io->scratch);
 }
@@ -235,9 +235,9 @@ static uint64_t bst_query_value_scratch(const bst_call* call, bool* overflow) {
 
 static void bst_query_value_run(const bst_call* call, const bst_prepared* prepared,
                                 const bst_io* io) {
-  call->isa->query_value(BST_TOKEN_ARGS(call, call->inputs[0]), BST_NEURON_ARGS(call->step),
-                         io->inputs[0], io->inputs[1], prepared->table, io->outputs[0],
-                         io->scratch);
+  call->isa->query_value(io->part, io->n_parts, BST_TOKEN_ARGS(call, call->inputs[0]),
+                         BST_NEURON_ARGS(call->step), io->inputs[0], io->inputs[1], prepared->table,
+                         io->outputs[0], io->scratch);
 }
 
 const bst_op bst_op_query_value_neuron = {

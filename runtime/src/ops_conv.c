@@ -20,8 +20,8 @@ static void bst_pool_run(const bst_call* call, const bst_prepared* prepared, con
   (void)prepared;
   const bst_buffer* const in = call->inputs[0];
   const int32_t* const p = call->step->params;
-  bst_or_pool__scalar(call->n_t, (int)in->h, (int)in->w, (int)bst_n_words(in->c), p[0], p[1], p[2],
-                      io->inputs[0], io->outputs[0]);
+  bst_or_pool__scalar(io->part, io->n_parts, call->n_t, (int)in->h, (int)in->w,
+                      (int)bst_n_words(in->c), p[0], p[1], p[2], io->inputs[0], io->outputs[0]);
 }
 
 const bst_op bst_op_or_pool = {
@@ -112,14 +112,15 @@ static uint64_t bst_conv_scratch(const bst_call* call, bool* overflow) {
 
 static void bst_conv_neuron_run(const bst_call* call, const bst_prepared* prepared,
                                 const bst_io* io) {
-  call->isa->spike_conv->neuron(BST_CONV_ARGS(call), io->inputs[0], prepared->rows, prepared->table,
-                                io->outputs[0], io->scratch);
+  call->isa->spike_conv->neuron(io->part, io->n_parts, BST_CONV_ARGS(call), io->inputs[0],
+                                prepared->rows, prepared->table, io->outputs[0], io->scratch);
 }
 
 static void bst_conv_affine_run(const bst_call* call, const bst_prepared* prepared,
                                 const bst_io* io) {
-  call->isa->spike_conv->affine(BST_CONV_ARGS(call), io->inputs[0], prepared->rows, call->data[1],
-                                call->data[2], call->data[3], io->outputs[0], io->scratch);
+  call->isa->spike_conv->affine(io->part, io->n_parts, BST_CONV_ARGS(call), io->inputs[0],
+                                prepared->rows, call->data[1], call->data[2], call->data[3],
+                                io->outputs[0], io->scratch);
 }
 
 const bst_op bst_op_conv_neuron = {

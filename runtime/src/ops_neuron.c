@@ -7,16 +7,16 @@
 static void bst_stream_run(const bst_call* call, const bst_prepared* prepared, const bst_io* io) {
   (void)prepared;
   const bst_buffer* const in = call->inputs[0];
-  call->isa->stream_neuron(call->n_t, bst_cells(in), (int)in->c, BST_NEURON_ARGS(call->step),
-                           io->inputs[0], io->outputs[0]);
+  call->isa->stream_neuron(io->part, io->n_parts, call->n_t, bst_cells(in), (int)in->c,
+                           BST_NEURON_ARGS(call->step), io->inputs[0], io->outputs[0]);
 }
 
 static void bst_residual_run(const bst_call* call, const bst_prepared* prepared, const bst_io* io) {
   (void)prepared;
   const bst_buffer* const in = call->inputs[0];
-  call->isa->residual_neuron(call->n_t, bst_cells(in), (int)in->c, BST_NEURON_ARGS(call->step),
-                             io->inputs[0], io->inputs[1], io->inputs[2], io->outputs[0],
-                             io->outputs[1]);
+  call->isa->residual_neuron(io->part, io->n_parts, call->n_t, bst_cells(in), (int)in->c,
+                             BST_NEURON_ARGS(call->step), io->inputs[0], io->inputs[1],
+                             io->inputs[2], io->outputs[0], io->outputs[1]);
 }
 
 const bst_op bst_op_stream_neuron = {

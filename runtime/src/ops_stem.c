@@ -79,10 +79,11 @@ static void bst_stem_run(const bst_call* call, const bst_prepared* prepared, con
   const bst_buffer* const in = call->inputs[0];
   const uint32_t* const d = call->constants[0]->dims;
   const int32_t* const p = call->step->params;
-  call->isa->stem_neuron(call->n_t, (int)in->t, (int)in->h, (int)in->w, (int)in->c, (int)d[0],
-                         (int)d[1], (int)d[2], p[0], p[1], BST_NEURON_ARGS(call->step),
-                         io->inputs[0], prepared->table, call->data[1], call->data[2],
-                         call->data[3], call->data[4], p[2], call->data[5], io->outputs[0]);
+  call->isa->stem_neuron(io->part, io->n_parts, call->n_t, (int)in->t, (int)in->h, (int)in->w,
+                         (int)in->c, (int)d[0], (int)d[1], (int)d[2], p[0], p[1],
+                         BST_NEURON_ARGS(call->step), io->inputs[0], prepared->table, call->data[1],
+                         call->data[2], call->data[3], call->data[4], p[2], call->data[5],
+                         io->outputs[0]);
 }
 
 const bst_op bst_op_stem_neuron = {

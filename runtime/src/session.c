@@ -58,7 +58,7 @@ bst_status bst_session_probe(bst_session* session, bst_probe* fn, void* user) {
 
 static void bst_session_step(bst_session* session, uint32_t index) {
   bst_call call;
-  bst_io io = {.scratch = session->scratch};
+  bst_io io = {.scratch = session->scratch, .part = 0, .n_parts = 1};
   bst_call_open(&session->model->file, session->model->isa, index, &call);
   for (int i = 0; i < call.op->n_inputs; ++i) {
     io.inputs[i] = session->buffers + call.inputs[i]->offset;

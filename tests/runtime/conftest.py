@@ -11,7 +11,7 @@ import pytest
 from bestdeploy import toolchain
 
 ON_ARM = platform.machine().lower().startswith(("arm", "aarch"))
-ISAS = ("neon", "scalar") if ON_ARM else ("avx2", "scalar")
+ISAS = ("neon", "scalar") if ON_ARM else ("avx512", "avx2", "scalar")
 STATUS = {0: "OK", 1: "BAD_ARGUMENT", 2: "BAD_FILE", 3: "UNSUPPORTED", 4: "NO_MEMORY", 5: "IO"}
 
 

@@ -35,7 +35,7 @@ typedef void function(void);
   X(bst_kv_attention_key_value_scratch_bytes) \
   X(bst_kv_attention_query_value_scratch_bytes)
 #if defined(__x86_64__)
-#define VERSIONS KERNELS(scalar) KERNELS(avx2) Y(scalar) Y(avx2)
+#define VERSIONS KERNELS(scalar) KERNELS(avx2) KERNELS(avx512) Y(scalar) Y(avx2) Y(avx512)
 #else
 #define VERSIONS KERNELS(scalar) KERNELS(neon) Y(scalar) Y(neon)
 #endif

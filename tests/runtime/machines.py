@@ -120,12 +120,17 @@ class Version:
     (a member of `bst_spike_conv__<isa>`) or a whole name that begins with "bst_".
     """
 
-    def __init__(self, machine, isa):
-        self.machine, self.isa = machine, isa
+    def __init__(self, machine, isa, n_parts=1):
+        self.machine, self.isa, self.n_parts = machine, isa, n_parts
 
     def call(self, name, *arguments):
-        """Call a kernel; return what it returns, as a size."""
+        """Call a function of this instruction set; return what it returns, as a size."""
         return self.machine.call(self._full_name(name), *arguments)
+
+    def run(self, name, *arguments):
+        """Run a kernel, its work shared by `n_parts` calls in descending order."""
+        for part in reversed(range(self.n_parts)):
+            self.call(name, part, self.n_parts, *arguments)
 
     def memory(self, name, *arguments):
         """Guarded memory of the size that a function tells."""

@@ -186,7 +186,7 @@ def _main(program: Program, layout: Plan) -> Any:
             rows, theta = layout.weight_offsets[i]
             f.call(
                 "bst_spike_conv_neuron__scalar",
-                *(program.n_steps, source.h, source.w, n_in, n_out, kh, kw),
+                *(0, 1, program.n_steps, source.h, source.w, n_in, n_out, kh, kw),
                 *(step.param(0), step.param(1)),
                 *inputs,
                 *(f.at("weights", rows), f.at("weights", theta)),
@@ -196,7 +196,7 @@ def _main(program: Program, layout: Plan) -> Any:
         else:  # RESIDUAL_NEURON, `plan` lets no other through
             f.call(
                 "bst_residual_neuron__scalar",
-                *(program.n_steps, _size(source.h * source.w), source.c),
+                *(0, 1, program.n_steps, _size(source.h * source.w), source.c),
                 *(step.param(k) for k in range(4, 8)),
                 *inputs,
                 *outputs,

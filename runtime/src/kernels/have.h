@@ -9,6 +9,7 @@
 #if (defined(__GNUC__) || defined(__clang__)) && !defined(BST_SCALAR_ONLY)
 #if defined(__x86_64__)
 #define BST_HAVE_AVX2 1
+#define BST_HAVE_AVX512 1
 #endif
 #if defined(__aarch64__) && defined(__ARM_NEON)
 #define BST_HAVE_NEON 1

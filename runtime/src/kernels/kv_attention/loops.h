@@ -12,10 +12,10 @@
 #include "../spike_attention/rows.h"
 #include "kv_attention.h"
 
-BST_INLINE void bst_kv_attention_key_value_run(bst_attention_unpack* unpack, int n_steps,
-                                               int n_tokens, int channels, int heads, int form,
-                                               int thr1, int frac_bits, int flags, int theta,
-                                               int v_reset, int r, const uint64_t* k,
+BST_INLINE void bst_kv_attention_key_value_run(int part, int n_parts, bst_attention_unpack* unpack,
+                                               int n_steps, int n_tokens, int channels, int heads,
+                                               int form, int thr1, int frac_bits, int flags,
+                                               int theta, int v_reset, int r, const uint64_t* k,
                                                const uint64_t* v, uint64_t* map, void* scratch) {
   const bst_attention_rule rule = {form, thr1, frac_bits, {flags, theta, v_reset, r}};
   const size_t n = (size_t)n_tokens, d = (size_t)channels / (size_t)heads;
@@ -29,7 +29,9 @@ BST_INLINE void bst_kv_attention_key_value_run(bst_attention_unpack* unpack, int
   bst_attention_lists lists;
   bst_attention_place_lists(n_steps, n, lists_space, &lists);
   const bst_attention_sum sum = bst_attention_sum_of(n, d, rows, &lists, unpack);
-  for (size_t h = 0; h < (size_t)heads; ++h) {
+  const size_t first_head = bst_part_begin(part, n_parts, (size_t)heads);
+  const size_t end_head = bst_part_begin(part + 1, n_parts, (size_t)heads);
+  for (size_t h = first_head; h < end_head; ++h) {
     for (size_t t = 0; t < (size_t)n_steps; ++t) {
       bst_attention_cut(n, in_words, h * d, d, v + t * in_step, rows + t * (n + 1) * d_words);
       bst_attention_transpose(n, in_words, h * d, d, k + t * in_step, slice,
@@ -44,7 +46,8 @@ BST_INLINE void bst_kv_attention_key_value_run(bst_attention_unpack* unpack, int
   }
 }
 
-BST_INLINE void bst_kv_attention_query_value_run(bst_attention_unpack* unpack, int n_steps,
+BST_INLINE void bst_kv_attention_query_value_run(int part, int n_parts,
+                                                 bst_attention_unpack* unpack, int n_steps,
                                                  int n_tokens, int channels, int heads, int flags,
                                                  int theta, int v_reset, int r, const uint64_t* q,
                                                  const uint64_t* map, const int32_t* table,
@@ -58,7 +61,12 @@ BST_INLINE void bst_kv_attention_query_value_run(bst_attention_unpack* unpack, i
   bst_attention_lists lists;
   bst_attention_place_lists(n_steps, d, lists_space, &lists);
   const bst_attention_sum sum = bst_attention_sum_of(d, d, rows, &lists, unpack);
-  memset(out, 0, (size_t)n_steps * step * sizeof *out);
+  const size_t first_query = bst_part_begin(part, n_parts, n);
+  const size_t end_query = bst_part_begin(part + 1, n_parts, n);
+  for (size_t t = 0; t < (size_t)n_steps; ++t) {
+    memset(out + t * step + first_query * words, 0,
+           (end_query - first_query) * words * sizeof *out);
+  }
   for (size_t h = 0; h < (size_t)heads; ++h) {
     const bst_attention_scale scale = {
         table + h * (d + 1), (size_t)heads * (d + 1), {flags, theta, v_reset, r}};
@@ -66,7 +74,7 @@ BST_INLINE void bst_kv_attention_query_value_run(bst_attention_unpack* unpack, i
       bst_attention_cut(d, d_words, 0, d, map + t * map_step + h * d * d_words,
                         rows + t * (d + 1) * d_words);
     }
-    for (size_t query = 0; query < n; ++query) {
+    for (size_t query = first_query; query < end_query; ++query) {
       for (size_t t = 0; t < (size_t)n_steps; ++t) {
         bst_slice_bits(q + t * step + query * words, h * d, d, slice);
         bst_attention_list(d, d_words, slice, t, &lists);
@@ -78,20 +86,21 @@ BST_INLINE void bst_kv_attention_query_value_run(bst_attention_unpack* unpack, i
 
 // The kernels of one instruction set.
 
-#define BST_DEFINE_KEY_VALUE(name, unpack)                                                         \
-  void name(int n_steps, int n_tokens, int channels, int heads, int form, int thr1, int frac_bits, \
-            int flags, int theta, int v_reset, int r, const uint64_t* k, const uint64_t* v,        \
-            uint64_t* map, void* scratch) {                                                        \
-    bst_kv_attention_key_value_run(unpack, n_steps, n_tokens, channels, heads, form, thr1,         \
-                                   frac_bits, flags, theta, v_reset, r, k, v, map, scratch);       \
+#define BST_DEFINE_KEY_VALUE(name, unpack)                                                        \
+  void name(int part, int n_parts, int n_steps, int n_tokens, int channels, int heads, int form,  \
+            int thr1, int frac_bits, int flags, int theta, int v_reset, int r, const uint64_t* k, \
+            const uint64_t* v, uint64_t* map, void* scratch) {                                    \
+    bst_kv_attention_key_value_run(part, n_parts, unpack, n_steps, n_tokens, channels, heads,     \
+                                   form, thr1, frac_bits, flags, theta, v_reset, r, k, v, map,    \
+                                   scratch);                                                      \
   }
 
-#define BST_DEFINE_QUERY_VALUE(name, unpack)                                                       \
-  void name(int n_steps, int n_tokens, int channels, int heads, int flags, int theta, int v_reset, \
-            int r, const uint64_t* q, const uint64_t* map, const int32_t* table, uint64_t* out,    \
-            void* scratch) {                                                                       \
-    bst_kv_attention_query_value_run(unpack, n_steps, n_tokens, channels, heads, flags, theta,     \
-                                     v_reset, r, q, map, table, out, scratch);                     \
+#define BST_DEFINE_QUERY_VALUE(name, unpack)                                                      \
+  void name(int part, int n_parts, int n_steps, int n_tokens, int channels, int heads, int flags, \
+            int theta, int v_reset, int r, const uint64_t* q, const uint64_t* map,                \
+            const int32_t* table, uint64_t* out, void* scratch) {                                 \
+    bst_kv_attention_query_value_run(part, n_parts, unpack, n_steps, n_tokens, channels, heads,   \
+                                     flags, theta, v_reset, r, q, map, table, out, scratch);      \
   }
 
 #endif  // BST_KERNELS_KV_ATTENTION_LOOPS_H_

@@ -13,6 +13,7 @@
 //
 // Shapes, one frame: y, x0, x1, x2 int32 [T, n_cells, n_dim]; hidden [T, n_cells, n_hidden] packed.
 // Limits: T * n_cells <= 2^28, T * n_cells * n_hidden <= 2^31. raw is computed modulo 2^64.
+// `part` of `n_parts`: see part.h.
 
 #ifndef BST_KERNELS_READOUT_H_
 #define BST_KERNELS_READOUT_H_
@@ -26,19 +27,20 @@ size_t bst_readout_scratch_bytes(int n_dim, int n_hidden);
 /// @param x2, x1 may be the same stream: S1 is then sum x2 + Y[d]
 /// @param v0     int32 [n_classes, n_dim]; NULL = without the sum over S0
 /// @param v1     int32 [n_classes, n_dim], @param c int64 [n_classes]
-typedef void bst_readout_kernel(int n_steps, size_t n_cells, int n_dim, int n_hidden, int n_classes,
-                                int q, const int32_t* x2, const int32_t* x1, const uint64_t* hidden,
-                                const uint8_t* weight, const int32_t* ai, const int16_t* af,
-                                const int32_t* b, const int32_t* v0, const int32_t* v1,
-                                const int64_t* c, int64_t* raw, void* scratch);
+typedef void bst_readout_kernel(int part, int n_parts, int n_steps, size_t n_cells, int n_dim,
+                                int n_hidden, int n_classes, int q, const int32_t* x2,
+                                const int32_t* x1, const uint64_t* hidden, const uint8_t* weight,
+                                const int32_t* ai, const int16_t* af, const int32_t* b,
+                                const int32_t* v0, const int32_t* v1, const int64_t* c,
+                                int64_t* raw, void* scratch);
 
 size_t bst_residual_readout_scratch_bytes(int n_dim);
 
 /// @param v int32 [n_classes, n_dim], @param c int64 [n_classes]
-typedef void bst_residual_readout_kernel(int n_steps, size_t n_cells, int n_dim, int n_classes,
-                                         int q, const int32_t* y, const int32_t* x0,
-                                         const int32_t* x1, const int32_t* v, const int64_t* c,
-                                         int64_t* raw, void* scratch);
+typedef void bst_residual_readout_kernel(int part, int n_parts, int n_steps, size_t n_cells,
+                                         int n_dim, int n_classes, int q, const int32_t* y,
+                                         const int32_t* x0, const int32_t* x1, const int32_t* v,
+                                         const int64_t* c, int64_t* raw, void* scratch);
 
 bst_readout_kernel bst_readout__scalar;
 bst_residual_readout_kernel bst_residual_readout__scalar;

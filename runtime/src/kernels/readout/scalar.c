@@ -66,11 +66,13 @@ static void bst_readout_add_head(size_t n_classes, size_t n_dim, int q, const in
   }
 }
 
-void bst_readout__scalar(int n_steps, size_t n_cells, int n_dim, int n_hidden, int n_classes, int q,
-                         const int32_t* x2, const int32_t* x1, const uint64_t* hidden,
-                         const uint8_t* weight, const int32_t* ai, const int16_t* af,
-                         const int32_t* b, const int32_t* v0, const int32_t* v1, const int64_t* c,
-                         int64_t* raw, void* scratch) {
+void bst_readout__scalar(int part, int n_parts, int n_steps, size_t n_cells, int n_dim,
+                         int n_hidden, int n_classes, int q, const int32_t* x2, const int32_t* x1,
+                         const uint64_t* hidden, const uint8_t* weight, const int32_t* ai,
+                         const int16_t* af, const int32_t* b, const int32_t* v0, const int32_t* v1,
+                         const int64_t* c, int64_t* raw, void* scratch) {
+  (void)n_parts;
+  if (part != 0) return;
   const size_t n_rows = (size_t)n_steps * n_cells, dims = (size_t)n_dim, e = (size_t)n_hidden;
   int64_t *const s = scratch, *const count = s + dims;
   memcpy(raw, c, (size_t)n_classes * sizeof *raw);
@@ -92,9 +94,12 @@ void bst_readout__scalar(int n_steps, size_t n_cells, int n_dim, int n_hidden, i
 
 size_t bst_residual_readout_scratch_bytes(int n_dim) { return (size_t)n_dim * sizeof(int64_t); }
 
-void bst_residual_readout__scalar(int n_steps, size_t n_cells, int n_dim, int n_classes, int q,
-                                  const int32_t* y, const int32_t* x0, const int32_t* x1,
-                                  const int32_t* v, const int64_t* c, int64_t* raw, void* scratch) {
+void bst_residual_readout__scalar(int part, int n_parts, int n_steps, size_t n_cells, int n_dim,
+                                  int n_classes, int q, const int32_t* y, const int32_t* x0,
+                                  const int32_t* x1, const int32_t* v, const int64_t* c,
+                                  int64_t* raw, void* scratch) {
+  (void)n_parts;
+  if (part != 0) return;
   int64_t* const s = scratch;
   memcpy(raw, c, (size_t)n_classes * sizeof *raw);
   bst_readout_sum_residual((size_t)n_steps * n_cells, (size_t)n_dim, y, x0, x1, s);

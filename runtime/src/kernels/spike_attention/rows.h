@@ -11,6 +11,7 @@
 #define BST_KERNELS_SPIKE_ATTENTION_ROWS_H_
 
 #include "../lanes.h"
+#include "../part.h"
 #include "../stream_neuron/neuron.h"
 
 enum { BST_ATTENTION_MAX_T = 16 };

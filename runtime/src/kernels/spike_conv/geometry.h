@@ -5,6 +5,7 @@
 #define BST_KERNELS_SPIKE_CONV_GEOMETRY_H_
 
 #include "../lanes.h"
+#include "../part.h"
 
 typedef struct bst_conv_geometry {
   int n_steps, height, width, n_in, n_out, kh, kw, stride, pad, out_h, out_w;
@@ -37,6 +38,11 @@ static inline bst_conv_geometry bst_conv_geometry_of(int n_steps, int height, in
       .list_capacity = bst_list_capacity(bst_conv_fan_in(kh, kw, n_in)),
   };
   return g;
+}
+
+/// First row of outputs that belongs to `part`.
+static inline int bst_conv_first_row(const bst_conv_geometry* g, int part, int n_parts) {
+  return (int)bst_part_begin(part, n_parts, (size_t)g->out_h);
 }
 
 /// 8x8 bits: bit r of byte k of the result is bit k of byte r.

@@ -116,10 +116,10 @@ static uint64_t bst_conv_neuron_step(int t, const int32_t* theta, size_t row_lan
   return bst_pack_transposed(spike);
 }
 
-void bst_spike_conv_neuron__scalar(int n_steps, int height, int width, int n_in, int n_out, int kh,
-                                   int kw, int stride, int pad, const uint64_t* spikes,
-                                   const uint64_t* rows, const void* theta, uint64_t* out,
-                                   void* scratch) {
+void bst_spike_conv_neuron__scalar(int part, int n_parts, int n_steps, int height, int width,
+                                   int n_in, int n_out, int kh, int kw, int stride, int pad,
+                                   const uint64_t* spikes, const uint64_t* rows, const void* theta,
+                                   uint64_t* out, void* scratch) {
   const bst_conv_geometry g =
       bst_conv_geometry_of(n_steps, height, width, n_in, n_out, kh, kw, stride, pad);
   const size_t out_frame = (size_t)g.out_h * (size_t)g.out_w * g.out_words;
@@ -127,7 +127,8 @@ void bst_spike_conv_neuron__scalar(int n_steps, int height, int width, int n_in,
   uint64_t planes[BST_MAX_PLANES][BST_SUM_WORDS];
   int32_t potential[BST_SUM_WORDS][64], last[BST_SUM_WORDS][64], count[64];
   bst_conv_events events;
-  for (int y = 0; y < g.out_h; ++y) {
+  const int end = bst_conv_first_row(&g, part + 1, n_parts);
+  for (int y = bst_conv_first_row(&g, part, n_parts); y < end; ++y) {
     for (int x = 0; x < g.out_w; ++x) {
       uint64_t* const cell = out + ((size_t)y * (size_t)g.out_w + (size_t)x) * g.out_words;
       bst_conv_list_steps(&g, spikes, y, x, scratch, &events);
@@ -153,17 +154,21 @@ void bst_spike_conv_neuron__scalar(int n_steps, int height, int width, int n_in,
   }
 }
 
-void bst_spike_conv_affine__scalar(int n_steps, int height, int width, int n_in, int n_out, int kh,
-                                   int kw, int stride, int pad, const uint64_t* spikes,
-                                   const uint64_t* rows, const int32_t* ai, const int16_t* af,
-                                   const int32_t* b, int32_t* out, void* scratch) {
+void bst_spike_conv_affine__scalar(int part, int n_parts, int n_steps, int height, int width,
+                                   int n_in, int n_out, int kh, int kw, int stride, int pad,
+                                   const uint64_t* spikes, const uint64_t* rows, const int32_t* ai,
+                                   const int16_t* af, const int32_t* b, int32_t* all,
+                                   void* scratch) {
   const bst_conv_geometry g =
       bst_conv_geometry_of(n_steps, height, width, n_in, n_out, kh, kw, stride, pad);
   const size_t in_frame = (size_t)height * (size_t)width * g.in_words;
   uint64_t planes[BST_MAX_PLANES][BST_SUM_WORDS];
   int32_t count[64];
+  const int first_y = bst_conv_first_row(&g, part, n_parts);
+  const int end = bst_conv_first_row(&g, part + 1, n_parts);
   for (int t = 0; t < n_steps; ++t, spikes += in_frame) {
-    for (int y = 0; y < g.out_h; ++y) {
+    int32_t* out = all + (size_t)(t * g.out_h + first_y) * (size_t)g.out_w * (size_t)n_out;
+    for (int y = first_y; y < end; ++y) {
       for (int x = 0; x < g.out_w; ++x, out += n_out) {
         uint32_t* const list = scratch;
         size_t n_events;

@@ -199,6 +199,12 @@ static inline void bst_conv_list_pixel(const bst_conv_geometry* g, const uint64_
   }
 }
 
+/// First image row that output row y needs.
+static inline int bst_conv_first_listed(const bst_conv_geometry* g, int y) {
+  const int first = y * g->stride - g->pad;
+  return first < 0 ? 0 : first;
+}
+
 /// List the image rows that output row y needs; nothing where the window is one pixel.
 static inline void bst_conv_list_for(const bst_conv_geometry* g, const uint64_t* spikes, int y,
                                      bst_conv_rows* rows) {
@@ -324,8 +330,8 @@ static inline void bst_conv_neuron_piece(bool wide, int n_steps, const bst_conv_
   }
 }
 
-static inline void bst_conv_neuron_vector(int n_steps, int height, int width, int n_in, int n_out,
-                                          int kh, int kw, int stride, int pad,
+static inline void bst_conv_neuron_vector(int part, int n_parts, int n_steps, int height, int width,
+                                          int n_in, int n_out, int kh, int kw, int stride, int pad,
                                           const uint64_t* spikes, const uint64_t* rows,
                                           const void* theta, uint64_t* out, void* scratch) {
   const bst_conv_geometry g =
@@ -333,7 +339,11 @@ static inline void bst_conv_neuron_vector(int n_steps, int height, int width, in
   const bool wide = bst_conv_is_wide(n_steps, bst_conv_fan_in(kh, kw, n_in));
   bst_conv_rows lists = bst_conv_rows_of(&g, scratch);
   bst_conv_events events;
-  for (int y = 0; y < g.out_h; ++y) {
+  const int first_y = bst_conv_first_row(&g, part, n_parts);
+  const int end_y = bst_conv_first_row(&g, part + 1, n_parts);
+  lists.n_listed = bst_conv_first_listed(&g, first_y);
+  out += (size_t)first_y * (size_t)g.out_w * g.out_words;
+  for (int y = first_y; y < end_y; ++y) {
     bst_conv_list_for(&g, spikes, y, &lists);
     for (int x = 0; x < g.out_w; ++x, out += g.out_words) {
       bst_conv_list_pixel(&g, spikes, &lists, y, x, scratch, &events);
@@ -371,15 +381,18 @@ static inline void bst_conv_scale(const int32_t* count, int32_t n_events, size_t
   }
 }
 
-/// One step; `out` [out_h, out_w, n_out].
-static inline void bst_conv_affine_step(const bst_conv_geometry* g, const uint64_t* spikes,
-                                        const uint64_t* rows, const int32_t* ai, const int16_t* af,
-                                        const int32_t* b, int32_t* out, void* scratch) {
+/// Rows first_y .. end_y - 1 of one step; `out` [out_h, out_w, n_out].
+static inline void bst_conv_affine_step(const bst_conv_geometry* g, int first_y, int end_y,
+                                        const uint64_t* spikes, const uint64_t* rows,
+                                        const int32_t* ai, const int16_t* af, const int32_t* b,
+                                        int32_t* out, void* scratch) {
   bst_vec planes[BST_CONV_COLUMNS][BST_VEC_MAX_PLANES];
   int32_t count[BST_VEC_BITS];
   bst_conv_rows lists = bst_conv_rows_of(g, scratch);
   bst_conv_events events;
-  for (int y = 0; y < g->out_h; ++y) {
+  lists.n_listed = bst_conv_first_listed(g, first_y);
+  out += (size_t)first_y * (size_t)g->out_w * (size_t)g->n_out;
+  for (int y = first_y; y < end_y; ++y) {
     bst_conv_list_for(g, spikes, y, &lists);
     for (int x = 0; x < g->out_w; ++x, out += g->n_out) {
       bst_conv_list_pixel(g, spikes, &lists, y, x, scratch, &events);
@@ -400,8 +413,8 @@ static inline void bst_conv_affine_step(const bst_conv_geometry* g, const uint64
   }
 }
 
-static inline void bst_conv_affine_vector(int n_steps, int height, int width, int n_in, int n_out,
-                                          int kh, int kw, int stride, int pad,
+static inline void bst_conv_affine_vector(int part, int n_parts, int n_steps, int height, int width,
+                                          int n_in, int n_out, int kh, int kw, int stride, int pad,
                                           const uint64_t* spikes, const uint64_t* rows,
                                           const int32_t* ai, const int16_t* af, const int32_t* b,
                                           int32_t* out, void* scratch) {
@@ -409,8 +422,10 @@ static inline void bst_conv_affine_vector(int n_steps, int height, int width, in
       bst_conv_geometry_of(1, height, width, n_in, n_out, kh, kw, stride, pad);
   const size_t in_frame = (size_t)height * (size_t)width * step.in_words;
   const size_t out_frame = (size_t)step.out_h * (size_t)step.out_w * (size_t)n_out;
+  const int first_y = bst_conv_first_row(&step, part, n_parts);
+  const int end_y = bst_conv_first_row(&step, part + 1, n_parts);
   for (int t = 0; t < n_steps; ++t, spikes += in_frame, out += out_frame) {
-    bst_conv_affine_step(&step, spikes, rows, ai, af, b, out, scratch);
+    bst_conv_affine_step(&step, first_y, end_y, spikes, rows, ai, af, b, out, scratch);
   }
 }
 

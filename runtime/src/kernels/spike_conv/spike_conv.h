@@ -8,6 +8,7 @@
 // channels packed 64 per word (lanes.h). out_h = (height + 2 pad - kh) / stride + 1, out_w alike.
 // Limits that the caller has checked: kh * kw * n_in <= 65536, T <= 8 for conv_neuron, <= 16 else.
 // The `prepare` functions lay out weights and tables once, in the caller's memory.
+// `part` of `n_parts`: see part.h.
 
 #ifndef BST_KERNELS_SPIKE_CONV_H_
 #define BST_KERNELS_SPIKE_CONV_H_
@@ -36,14 +37,14 @@ void bst_spike_conv_prepare_theta(int n_steps, int n_out, const int32_t* theta_u
 size_t bst_spike_conv_scratch_bytes(int n_steps, int kh, int kw, int n_in);
 
 /// @param theta prepared thresholds of the same version
-typedef void bst_spike_conv_neuron_kernel(int n_steps, int height, int width, int n_in, int n_out,
-                                          int kh, int kw, int stride, int pad,
+typedef void bst_spike_conv_neuron_kernel(int part, int n_parts, int n_steps, int height, int width,
+                                          int n_in, int n_out, int kh, int kw, int stride, int pad,
                                           const uint64_t* spikes, const uint64_t* rows,
                                           const void* theta, uint64_t* out, void* scratch);
 
 /// @param ai, b [n_out] int32, @param af [n_out] int16 in -16384..16384
-typedef void bst_spike_conv_affine_kernel(int n_steps, int height, int width, int n_in, int n_out,
-                                          int kh, int kw, int stride, int pad,
+typedef void bst_spike_conv_affine_kernel(int part, int n_parts, int n_steps, int height, int width,
+                                          int n_in, int n_out, int kh, int kw, int stride, int pad,
                                           const uint64_t* spikes, const uint64_t* rows,
                                           const int32_t* ai, const int16_t* af, const int32_t* b,
                                           int32_t* out, void* scratch);
@@ -65,6 +66,7 @@ typedef struct bst_spike_conv {
   bst_spike_conv_affine_kernel* affine;
 } bst_spike_conv;
 
-extern const bst_spike_conv bst_spike_conv__scalar, bst_spike_conv__avx2, bst_spike_conv__neon;
+extern const bst_spike_conv bst_spike_conv__scalar, bst_spike_conv__avx2, bst_spike_conv__avx512,
+    bst_spike_conv__neon;
 
 #endif  // BST_KERNELS_SPIKE_CONV_H_

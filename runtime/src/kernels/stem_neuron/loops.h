@@ -10,6 +10,7 @@
 #define BST_KERNELS_STEM_NEURON_LOOPS_H_
 
 #include "../lanes.h"
+#include "../part.h"
 #include "../stream_neuron/neuron.h"
 #include "stem_neuron.h"
 
@@ -109,20 +110,23 @@ BST_INLINE void bst_stem_look_up(const bst_stem_geometry* g, const bst_stem_bloc
   }
 }
 
-BST_INLINE void bst_stem_neuron_run(int n_steps, int n_frames, int height, int width, int n_in,
-                                    int n_out, int kh, int kw, int stride, int pad, int flags,
-                                    int theta, int v_reset, int r, const uint8_t* image,
-                                    const int32_t* weight, const int64_t* bias,
-                                    const uint8_t* shift, const uint8_t* row_class,
-                                    const uint8_t* col_class, int n_col_classes,
-                                    const int32_t* first, uint64_t* spikes) {
+BST_INLINE void bst_stem_neuron_run(int part, int n_parts, int n_steps, int n_frames, int height,
+                                    int width, int n_in, int n_out, int kh, int kw, int stride,
+                                    int pad, int flags, int theta, int v_reset, int r,
+                                    const uint8_t* image, const int32_t* weight,
+                                    const int64_t* bias, const uint8_t* shift,
+                                    const uint8_t* row_class, const uint8_t* col_class,
+                                    int n_col_classes, const int32_t* first, uint64_t* spikes) {
   const bst_stem_geometry g = {n_steps, n_frames, height, width, n_in,
                                kh,      kw,       stride, pad,   bst_stem_lanes(n_out)};
   const bst_neuron p = {flags, theta, v_reset, r};
   const int out_h = (height + 2 * pad - kh) / stride + 1;
   const int out_w = (width + 2 * pad - kw) / stride + 1;
   const size_t n_words = g.n_lanes / 64, out_step = (size_t)out_h * (size_t)out_w * n_words;
-  for (int y = 0; y < out_h; ++y) {
+  const int first_y = (int)bst_part_begin(part, n_parts, (size_t)out_h);
+  const int end_y = (int)bst_part_begin(part + 1, n_parts, (size_t)out_h);
+  spikes += (size_t)first_y * (size_t)out_w * n_words;
+  for (int y = first_y; y < end_y; ++y) {
     for (int x = 0; x < out_w; ++x) {
       const size_t border = (size_t)(row_class[y] * n_col_classes + col_class[x]);
       bst_stem_block b = {y, x, 0, weight, bias + border * (size_t)n_out, shift};
@@ -142,15 +146,15 @@ BST_INLINE void bst_stem_neuron_run(int n_steps, int n_frames, int height, int w
 }
 
 /// The kernel of one instruction set.
-#define BST_DEFINE_STEM_NEURON(name)                                                               \
-  void name(int n_steps, int n_frames, int height, int width, int n_in, int n_out, int kh, int kw, \
-            int stride, int pad, int flags, int theta, int v_reset, int r, const uint8_t* image,   \
-            const int32_t* weight, const int64_t* bias, const uint8_t* shift,                      \
-            const uint8_t* row_class, const uint8_t* col_class, int n_col_classes,                 \
-            const int32_t* first, uint64_t* spikes) {                                              \
-    bst_stem_neuron_run(n_steps, n_frames, height, width, n_in, n_out, kh, kw, stride, pad, flags, \
-                        theta, v_reset, r, image, weight, bias, shift, row_class, col_class,       \
-                        n_col_classes, first, spikes);                                             \
+#define BST_DEFINE_STEM_NEURON(name)                                                           \
+  void name(int part, int n_parts, int n_steps, int n_frames, int height, int width, int n_in, \
+            int n_out, int kh, int kw, int stride, int pad, int flags, int theta, int v_reset, \
+            int r, const uint8_t* image, const int32_t* weight, const int64_t* bias,           \
+            const uint8_t* shift, const uint8_t* row_class, const uint8_t* col_class,          \
+            int n_col_classes, const int32_t* first, uint64_t* spikes) {                       \
+    bst_stem_neuron_run(part, n_parts, n_steps, n_frames, height, width, n_in, n_out, kh, kw,  \
+                        stride, pad, flags, theta, v_reset, r, image, weight, bias, shift,     \
+                        row_class, col_class, n_col_classes, first, spikes);                   \
   }
 
 #endif  // BST_KERNELS_STEM_NEURON_LOOPS_H_

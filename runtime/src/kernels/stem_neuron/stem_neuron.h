@@ -12,6 +12,7 @@
 //
 // Shapes: image u8 [n_frames, height, width, n_in] -> spikes [T, out_h, out_w, n_out], packed 64
 // per word.
+// `part` of `n_parts`: see part.h.
 
 #ifndef BST_KERNELS_STEM_NEURON_H_
 #define BST_KERNELS_STEM_NEURON_H_
@@ -32,14 +33,15 @@ void bst_stem_neuron_prepare_weight(int n_out, int kh, int kw, int n_in, const i
 /// @param row_class u8 [out_h], @param col_class u8 [out_w]
 /// @param first     int32 [T], not increasing, with n_frames = 1; NULL = the neuron
 ///                  {flags, theta, v_reset, r}
-typedef void bst_stem_neuron_kernel(int n_steps, int n_frames, int height, int width, int n_in,
-                                    int n_out, int kh, int kw, int stride, int pad, int flags,
-                                    int theta, int v_reset, int r, const uint8_t* image,
-                                    const int32_t* weight, const int64_t* bias,
-                                    const uint8_t* shift, const uint8_t* row_class,
-                                    const uint8_t* col_class, int n_col_classes,
-                                    const int32_t* first, uint64_t* spikes);
+typedef void bst_stem_neuron_kernel(int part, int n_parts, int n_steps, int n_frames, int height,
+                                    int width, int n_in, int n_out, int kh, int kw, int stride,
+                                    int pad, int flags, int theta, int v_reset, int r,
+                                    const uint8_t* image, const int32_t* weight,
+                                    const int64_t* bias, const uint8_t* shift,
+                                    const uint8_t* row_class, const uint8_t* col_class,
+                                    int n_col_classes, const int32_t* first, uint64_t* spikes);
 
-bst_stem_neuron_kernel bst_stem_neuron__scalar, bst_stem_neuron__avx2, bst_stem_neuron__neon;
+bst_stem_neuron_kernel bst_stem_neuron__scalar, bst_stem_neuron__avx2, bst_stem_neuron__avx512,
+    bst_stem_neuron__neon;
 
 #endif  // BST_KERNELS_STEM_NEURON_H_

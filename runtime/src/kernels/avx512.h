@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT
+// The vector vocabulary of x86-64 with AVX-512: 512 lanes of one bit, 64 of a byte, 32 of int16, 16
+// of int32. Functions that take `wide` work on int32 lanes where it is true, else on int16; it is a
+// constant at every call.
+//
+// AVX-512 here means the set that came with Ice Lake and Zen 4: F, BW, DQ, VL, VBMI, VBMI2, BITALG,
+// VPOPCNTDQ, GFNI. Everything between BST_VECTOR_BEGIN and BST_VECTOR_END is compiled for it
+// whatever the flags of the file; cpu.c decides at run time whether it may run.
+
+#ifndef BST_KERNELS_AVX512_H_
+#define BST_KERNELS_AVX512_H_
+
+#include "have.h"
+
+#ifdef BST_HAVE_AVX512
+
+#include <immintrin.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#define BST_AVX512_FEATURES                                                               \
+  "avx2,bmi,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2," \
+  "avx512bitalg,avx512vpopcntdq,gfni"
+
+#define BST_PRAGMA(text) _Pragma(#text)
+#ifdef __clang__
+#define BST_VECTOR_BEGIN_FOR(features) \
+  BST_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define BST_VECTOR_BEGIN BST_VECTOR_BEGIN_FOR(BST_AVX512_FEATURES)
+#define BST_VECTOR_END _Pragma("clang attribute pop")
+#else
+#define BST_VECTOR_BEGIN_FOR(features) _Pragma("GCC push_options") BST_PRAGMA(GCC target(features))
+#define BST_VECTOR_BEGIN BST_VECTOR_BEGIN_FOR(BST_AVX512_FEATURES)
+#define BST_VECTOR_END _Pragma("GCC pop_options")
+#endif
+
+BST_VECTOR_BEGIN
+
+typedef __m512i bst_vec;
+
+enum { BST_VEC_BYTES = 64 };
+
+static inline bst_vec bst_vec_load(const void* from) { return _mm512_loadu_si512(from); }
+
+static inline void bst_vec_store(void* to, bst_vec a) { _mm512_storeu_si512(to, a); }
+
+static inline bst_vec bst_vec_zero(void) { return _mm512_setzero_si512(); }
+
+static inline bst_vec bst_vec_set8(unsigned a) { return _mm512_set1_epi8((char)a); }
+
+/// The low bits of `a` in every lane.
+static inline bst_vec bst_vec_set(bool wide, int32_t a) {
+  return wide ? _mm512_set1_epi32(a) : _mm512_set1_epi16((short)(uint32_t)a);
+}
+
+static inline bst_vec bst_vec_and(bst_vec a, bst_vec b) { return _mm512_and_si512(a, b); }
+
+/// a & ~b
+static inline bst_vec bst_vec_clear(bst_vec a, bst_vec b) { return _mm512_andnot_si512(b, a); }
+
+static inline bst_vec bst_vec_or(bst_vec a, bst_vec b) { return _mm512_or_si512(a, b); }
+
+static inline bst_vec bst_vec_xor(bst_vec a, bst_vec b) { return _mm512_xor_si512(a, b); }
+
+/// Carry of a full adder: two of a, b, c; `half` is a ^ b.
+static inline bst_vec bst_vec_carry(bst_vec half, bst_vec a, bst_vec b, bst_vec c) {
+  (void)half;
+  return _mm512_ternarylogic_epi64(a, b, c, 0xE8);
+}
+
+/// 64-bit lanes shifted by a constant.
+#define BST_VEC_UP64(a, n) _mm512_slli_epi64((a), (n))
+#define BST_VEC_DOWN64(a, n) _mm512_srli_epi64((a), (n))
+
+// Lanes wrap.
+
+static inline bst_vec bst_vec_add(bool wide, bst_vec a, bst_vec b) {
+  return wide ? _mm512_add_epi32(a, b) : _mm512_add_epi16(a, b);
+}
+
+static inline bst_vec bst_vec_sub(bool wide, bst_vec a, bst_vec b) {
+  return wide ? _mm512_sub_epi32(a, b) : _mm512_sub_epi16(a, b);
+}
+
+/// a * 2^n
+static inline bst_vec bst_vec_up(bool wide, bst_vec a, int n) {
+  const __m128i count = _mm_cvtsi32_si128(n);
+  return wide ? _mm512_sll_epi32(a, count) : _mm512_sll_epi16(a, count);
+}
+
+/// -1 where a > b, else 0
+static inline bst_vec bst_vec_greater(bool wide, bst_vec a, bst_vec b) {
+  return wide ? _mm512_movm_epi32(_mm512_cmpgt_epi32_mask(a, b))
+              : _mm512_movm_epi16(_mm512_cmpgt_epi16_mask(a, b));
+}
+
+/// `yes` where a lane of the mask is -1, `no` where it is 0
+static inline bst_vec bst_vec_select(bst_vec mask, bst_vec yes, bst_vec no) {
+  return _mm512_ternarylogic_epi64(mask, yes, no, 0xCA);
+}
+
+static inline bst_vec bst_vec_mul32(bst_vec a, bst_vec b) { return _mm512_mullo_epi32(a, b); }
+
+/// floor(a / 2^15), int32 lanes
+static inline bst_vec bst_vec_floor15(bst_vec a) { return _mm512_srai_epi32(a, 15); }
+
+/// 16 times int16 to int32
+static inline bst_vec bst_vec_load_16_to_32(const int16_t* from) {
+  return _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i*)(const void*)from));
+}
+
+/// uint8 lanes to `wide` lanes, in order: four vectors of int32 or two of int16.
+static inline void bst_vec_widen(bool wide, bst_vec a, bst_vec* lanes) {
+  if (wide) {
+    lanes[0] = _mm512_cvtepu8_epi32(_mm512_castsi512_si128(a));
+    lanes[1] = _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(a, 1));
+    lanes[2] = _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(a, 2));
+    lanes[3] = _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(a, 3));
+  } else {
+    lanes[0] = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(a));
+    lanes[1] = _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64(a, 1));
+  }
+}
+
+/// Masks of `wide` lanes to masks of bytes, in order: from four vectors of int32 or two of int16.
+static inline bst_vec bst_vec_narrow_masks(bool wide, const bst_vec* lanes) {
+  if (wide) {
+    __m512i bytes = _mm512_castsi128_si512(_mm512_cvtepi32_epi8(lanes[0]));
+    bytes = _mm512_inserti32x4(bytes, _mm512_cvtepi32_epi8(lanes[1]), 1);
+    bytes = _mm512_inserti32x4(bytes, _mm512_cvtepi32_epi8(lanes[2]), 2);
+    return _mm512_inserti32x4(bytes, _mm512_cvtepi32_epi8(lanes[3]), 3);
+  }
+  return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi16_epi8(lanes[0])),
+                            _mm512_cvtepi16_epi8(lanes[1]), 1);
+}
+
+// a0 b0 a1 b1 .. in items of 1, 2 or 4 bytes, within each 16 bytes: `a` gets the first half of
+// them, `b` the second.
+
+static inline void bst_vec_zip8(bst_vec* a, bst_vec* b) {
+  const __m512i low = _mm512_unpacklo_epi8(*a, *b);
+  *b = _mm512_unpackhi_epi8(*a, *b);
+  *a = low;
+}
+
+static inline void bst_vec_zip16(bst_vec* a, bst_vec* b) {
+  const __m512i low = _mm512_unpacklo_epi16(*a, *b);
+  *b = _mm512_unpackhi_epi16(*a, *b);
+  *a = low;
+}
+
+static inline void bst_vec_zip32(bst_vec* a, bst_vec* b) {
+  const __m512i low = _mm512_unpacklo_epi32(*a, *b);
+  *b = _mm512_unpackhi_epi32(*a, *b);
+  *a = low;
+}
+
+/// Eight bytes, lowest first, added to the first eight int32 of `first`; stored to `list`.
+static inline void bst_vec_store_entries(uint32_t* list, uint64_t bytes, bst_vec first) {
+  const __m256i wide = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)bytes));
+  _mm256_storeu_si256((__m256i*)list, _mm256_add_epi32(wide, _mm512_castsi512_si256(first)));
+}
+
+BST_VECTOR_END
+
+#endif  // BST_HAVE_AVX512
+#endif  // BST_KERNELS_AVX512_H_
