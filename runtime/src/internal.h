@@ -168,6 +168,7 @@ void* bst_take(bst_bump* bump, uint64_t count, uint64_t item_bytes);
 typedef struct bst_prepared {
   const uint64_t* rows;
   const void* table;
+  int periodic;  ///< input trains are periodic, see kernels/spike_conv
 } bst_prepared;
 
 typedef struct bst_call {

@@ -84,18 +84,31 @@ static void bst_conv_prepare(const bst_call* call, bst_bump* bump, bst_prepared*
   prepared->rows = rows;
 }
 
+/// The input comes from the encoder of a still image, whose trains are periodic by construction.
+static int bst_is_periodic(const bst_call* call) {
+  const bst_file* const file = call->file;
+  for (uint32_t i = 0; i < file->n_steps; ++i) {
+    const bst_step* const step = &file->steps[i];
+    if (step->outputs[0] != call->step->inputs[0]) continue;
+    return step->op == bst_op_stem_neuron.code && step->constants[5] != (uint32_t)BST_NONE;
+  }
+  return 0;
+}
+
 static void bst_conv_neuron_prepare(const bst_call* call, bst_bump* bump, bst_prepared* prepared) {
   bst_conv_prepare(call, bump, prepared);
   const bst_spike_conv* const kernel = call->isa->spike_conv;
   const uint32_t* const d = call->constants[0]->dims;
   const int o = (int)call->outputs[0]->c, fan_in = (int)(d[1] * d[2] * d[3]);
-  void* const theta = bst_take(bump, kernel->theta_bytes(call->n_t, o), 1);
+  void* const theta = bst_take(bump, kernel->theta_bytes(call->n_t, o, fan_in), 1);
   if (theta != NULL) {
     const int n_explicit = call->constants[3] == NULL ? 0 : (int)call->constants[3]->dims[0];
-    kernel->prepare_theta(call->n_t, o, fan_in, call->data[1], call->data[2], n_explicit,
-                          call->data[3], call->data[4], theta);
+    kernel->prepare_theta(call->n_t, o, (int)d[1], (int)d[2], (int)d[3], call->data[0],
+                          call->data[1], call->data[2], n_explicit, call->data[3], call->data[4],
+                          theta);
   }
   prepared->table = theta;
+  prepared->periodic = bst_is_periodic(call);
 }
 
 static uint64_t bst_conv_scratch(const bst_call* call, bool* overflow) {
@@ -112,8 +125,8 @@ static uint64_t bst_conv_scratch(const bst_call* call, bool* overflow) {
 
 static void bst_conv_neuron_run(const bst_call* call, const bst_prepared* prepared,
                                 const bst_io* io) {
-  call->isa->spike_conv->neuron(io->part, io->n_parts, BST_CONV_ARGS(call), io->inputs[0],
-                                prepared->rows, prepared->table, io->outputs[0], io->scratch);
+  call->isa->spike_conv->neuron(io->part, io->n_parts, BST_CONV_ARGS(call), prepared->periodic,
+                                io->inputs[0], prepared->rows, prepared->table, io->outputs[0], io->scratch);
 }
 
 static void bst_conv_affine_run(const bst_call* call, const bst_prepared* prepared,

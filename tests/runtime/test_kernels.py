@@ -242,9 +242,17 @@ def test_table_of_first_steps_can_be_the_neuron(tau, decay_input, n_t):
 WINDOWS = ((1, 1, 1, 0), (3, 3, 1, 1), (3, 3, 2, 1), (5, 5, 1, 2), (2, 3, 2, 0))
 
 
-def conv_case(version, rng, n_t, c_in, c_out, window, rate=0.3, side=5):
+def periodic_spikes(rng, n_t, *shape, rate=0.3):
+    """Trains that fire at p, 2p, 3p, .. or never."""
+    period = np.where(rng.random(shape) < rate, rng.integers(1, n_t + 1, shape), n_t + 1)
+    steps = np.arange(1, n_t + 1).reshape(-1, *[1] * len(shape))
+    return (steps % period == 0).astype(np.uint8)
+
+
+def conv_case(version, rng, n_t, c_in, c_out, window, rate=0.3, side=5, periodic=0):
     kh, kw, stride, pad = window
-    spikes = random_spikes(rng, n_t, side, side + 1, c_in, rate=rate)
+    make = periodic_spikes if periodic else random_spikes
+    spikes = make(rng, n_t, side, side + 1, c_in, rate=rate)
     bits = rng.random((c_out, kh, kw, c_in)) < 0.5
     packed = np.ascontiguousarray(np.packbits(bits, axis=-1, bitorder="little"))
     rows = version.memory("spike_conv.rows_bytes", c_out, kh, kw, c_in)
@@ -253,11 +261,14 @@ def conv_case(version, rng, n_t, c_in, c_out, window, rate=0.3, side=5):
     n = reference.conv_counts(spikes, 2 * bits.astype(np.int8) - 1, stride, pad)
     geometry = (n_t, side, side + 1, c_in, c_out, kh, kw, stride, pad)
     space = version.memory("spike_conv.scratch_bytes", n_t, side + 1, kh, kw, c_in)
-    return spikes, rows, n, geometry, space
+    return spikes, packed, rows, n, geometry, space
 
 
-def check_conv_neuron(version, rng, n_t, c_in, c_out, window, rate=0.3, explicit=False):
-    spikes, rows, n, geometry, space = conv_case(version, rng, n_t, c_in, c_out, window, rate)
+def check_conv_neuron(
+    version, rng, n_t, c_in, c_out, window, rate=0.3, explicit=False, periodic=0, side=5
+):
+    case = conv_case(version, rng, n_t, c_in, c_out, window, rate, side, periodic)
+    spikes, bits, rows, n, geometry, space = case
     sigma = max(1, int(np.sqrt((n**2).mean())))
     u = rng.integers(-sigma, 4 * sigma, c_out) << 18
     u = (u + rng.integers(0, 1 << 18, c_out)).astype(np.int32)
@@ -266,15 +277,15 @@ def check_conv_neuron(version, rng, n_t, c_in, c_out, window, rate=0.3, explicit
     if explicit:
         index = np.flatnonzero(rng.random(c_out) < 0.3).astype(np.int32)
         tables = rng.integers(-sigma, 4 * sigma, (len(index), tables.shape[1])).astype(np.int32)
-    theta = version.memory("spike_conv.theta_bytes", n_t, c_out)
-    fan_in = window[0] * window[1] * c_in
+    kh, kw, _, _ = window
+    theta = version.memory("spike_conv.theta_bytes", n_t, c_out, kh * kw * c_in)
     tables_of = (u, w, len(index), index, tables)
-    version.call("spike_conv.prepare_theta", n_t, c_out, fan_in, *tables_of, theta)
+    version.call("spike_conv.prepare_theta", n_t, c_out, kh, kw, c_in, bits, *tables_of, theta)
     theta.take()
     expected = reference.conv_neuron(n, reference.theta_table(n_t, u, w, index, tables))
     out = spikes_out(*expected.shape)
     packed = reference.pack(spikes)
-    version.run("spike_conv.neuron", *geometry, packed, rows, theta, out, space)
+    version.run("spike_conv.neuron", *geometry, periodic, packed, rows, theta, out, space)
     check_spikes(out, expected)
     space.take()
     return expected.mean()
@@ -288,6 +299,23 @@ def test_conv_neuron(version, rng, n_t, window):
         for c_in, c_out in zip(CHANNELS, CHANNELS[::-1], strict=True)
     ]
     assert 0.02 < np.mean(rates) < 0.98
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("n_t", STEPS)
+def test_conv_neuron_behind_the_encoder(version, rng, n_t, window):
+    for c_in, c_out in zip(CHANNELS, CHANNELS[::-1], strict=True):
+        rate = (0.1, 0.9)[c_in % 2]
+        check_conv_neuron(version, rng, n_t, c_in, c_out, window, rate, periodic=1)
+
+
+@pytest.mark.parametrize("n_t", (3, 4, 8))
+@pytest.mark.parametrize("c_out", (5, 64, 100, 192, 320))
+def test_conv_neuron_tiles(version, rng, c_out, n_t):
+    """Rows longer than a tile, pixels that share a vector, every density of the input."""
+    for rate in (0.0, 0.05, 0.5, 0.95):
+        for window in ((1, 1, 1, 0), (3, 3, 1, 1)):
+            check_conv_neuron(version, rng, n_t, 40, c_out, window, rate=rate, side=9)
 
 
 @pytest.mark.parametrize("rate", (0.0, 0.02, 0.97, 1.0))
@@ -317,14 +345,14 @@ def test_conv_neuron_at_the_ends_of_its_range(version, rng, n_t, fan_in):
     for _ in range(6):
         signs = rng.choice([-1, 1], (5, n_t * (n_t + 1) // 2))
         tables = (rng.choice(ends, signs.shape) * signs).astype(np.int32)
-        theta = version.memory("spike_conv.theta_bytes", n_t, 5)
+        theta = version.memory("spike_conv.theta_bytes", n_t, 5, fan_in)
         explicit = (zero, zero, 5, index, tables)
-        version.call("spike_conv.prepare_theta", n_t, 5, fan_in, *explicit, theta)
+        version.call("spike_conv.prepare_theta", n_t, 5, 1, 1, fan_in, packed, *explicit, theta)
         expected = reference.conv_neuron(n, tables)
         out = spikes_out(*expected.shape)
         geometry = (n_t, 1, 2, fan_in, 5, 1, 1, 1, 0)
         words = reference.pack(spikes)
-        version.run("spike_conv.neuron", *geometry, words, rows, theta, out, space)
+        version.run("spike_conv.neuron", *geometry, 0, words, rows, theta, out, space)
         check_spikes(out, expected)
 
 
@@ -354,7 +382,8 @@ def test_conv_list_lengths(version, rng, n_active):
 @pytest.mark.parametrize("n_t", (1, 4))
 def test_conv_affine(version, rng, n_t, window):
     for c_in, c_out in zip(CHANNELS, CHANNELS[::-1], strict=True):
-        spikes, rows, n, geometry, space = conv_case(version, rng, n_t, c_in, c_out, window)
+        case = conv_case(version, rng, n_t, c_in, c_out, window)
+        spikes, _, rows, n, geometry, space = case
         ai = rng.integers(-(1 << 19), 1 << 19, c_out).astype(np.int32)
         af = rng.integers(-16384, 16385, c_out).astype(np.int16)
         b = rng.integers(-(1 << 24), 1 << 24, c_out).astype(np.int32)

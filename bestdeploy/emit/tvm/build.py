@@ -187,7 +187,7 @@ def _main(program: Program, layout: Plan) -> Any:
             f.call(
                 "bst_spike_conv_neuron__scalar",
                 *(0, 1, program.n_steps, source.h, source.w, n_in, n_out, kh, kw),
-                *(step.param(0), step.param(1)),
+                *(step.param(0), step.param(1), 0),
                 *inputs,
                 *(f.at("weights", rows), f.at("weights", theta)),
                 *outputs,

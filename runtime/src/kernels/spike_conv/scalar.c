@@ -118,8 +118,9 @@ static uint64_t bst_conv_neuron_step(int t, const int32_t* theta, size_t row_lan
 
 void bst_spike_conv_neuron__scalar(int part, int n_parts, int n_steps, int height, int width,
                                    int n_in, int n_out, int kh, int kw, int stride, int pad,
-                                   const uint64_t* spikes, const uint64_t* rows, const void* theta,
-                                   uint64_t* out, void* scratch) {
+                                   int periodic, const uint64_t* spikes, const uint64_t* rows,
+                                   const void* theta, uint64_t* out, void* scratch) {
+  (void)periodic;
   const bst_conv_geometry g =
       bst_conv_geometry_of(n_steps, height, width, n_in, n_out, kh, kw, stride, pad);
   const size_t out_frame = (size_t)g.out_h * (size_t)g.out_w * g.out_words;
@@ -197,10 +198,16 @@ void bst_spike_conv_affine__scalar(int part, int n_parts, int n_steps, int heigh
   }
 }
 
-static void bst_conv_prepare_theta(int n_steps, int n_out, int fan_in, const int32_t* theta_u,
+static size_t bst_conv_theta_bytes(int n_steps, int n_out, int fan_in) {
+  (void)fan_in;
+  return bst_spike_conv_theta_bytes(n_steps, n_out);
+}
+
+static void bst_conv_prepare_theta(int n_steps, int n_out, int kh, int kw, int n_in,
+                                   const uint8_t* bits, const int32_t* theta_u,
                                    const int32_t* theta_w, int n_explicit, const int32_t* index,
                                    const int32_t* explicit_theta, void* theta) {
-  (void)fan_in;
+  (void)kh, (void)kw, (void)n_in, (void)bits;
   bst_spike_conv_prepare_theta(n_steps, n_out, theta_u, theta_w, n_explicit, index, explicit_theta,
                                theta);
 }
@@ -213,7 +220,7 @@ static uint64_t bst_conv_scratch_bytes(int n_steps, int width, int kh, int kw, i
 const bst_spike_conv bst_spike_conv__scalar = {
     .rows_bytes = bst_spike_conv_rows_bytes,
     .prepare_rows = bst_spike_conv_prepare_rows,
-    .theta_bytes = bst_spike_conv_theta_bytes,
+    .theta_bytes = bst_conv_theta_bytes,
     .prepare_theta = bst_conv_prepare_theta,
     .scratch_bytes = bst_conv_scratch_bytes,
     .neuron = bst_spike_conv_neuron__scalar,

@@ -22,6 +22,7 @@
 
 #include "../vector.h"
 #include "geometry.h"
+#include "scale.h"
 #include "spike_conv.h"
 
 // ---- Layouts ------------------------------------------------------------------------------------
@@ -61,18 +62,21 @@ static inline bool bst_conv_is_wide(int n_steps, size_t fan_in) {
   return fan_in * ((UINT32_C(1) << n_steps) - 1) >= INT16_MAX;
 }
 
-static inline size_t bst_conv_vector_theta_bytes(int n_steps, int n_out) {
+static inline size_t bst_conv_vector_theta_bytes(int n_steps, int n_out, int fan_in) {
+  (void)fan_in;
   const size_t n_rows = (size_t)n_steps * ((size_t)n_steps + 1) / 2;
   return n_rows * bst_conv_padded_words(n_out) * 64 * sizeof(int32_t);
 }
 
 /// Thresholds [T(T+1)/2][64 words in whole vectors] as int32 or int16, lanes in the order of
 /// ../vector.h; never reached where there is no output.
-static inline void bst_conv_prepare_vector_theta(int n_steps, int n_out, int fan_in,
-                                                 const int32_t* theta_u, const int32_t* theta_w,
-                                                 int n_explicit, const int32_t* index,
+static inline void bst_conv_prepare_vector_theta(int n_steps, int n_out, int kh, int kw, int n_in,
+                                                 const uint8_t* bits, const int32_t* theta_u,
+                                                 const int32_t* theta_w, int n_explicit,
+                                                 const int32_t* index,
                                                  const int32_t* explicit_theta, void* theta) {
-  const bool wide = bst_conv_is_wide(n_steps, (size_t)fan_in);
+  (void)bits;
+  const bool wide = bst_conv_is_wide(n_steps, bst_conv_fan_in(kh, kw, n_in));
   const size_t n_lanes = bst_conv_padded_words(n_out) * 64;
   const size_t n_rows = (size_t)n_steps * ((size_t)n_steps + 1) / 2;
   int32_t* const table32 = theta;
@@ -331,9 +335,10 @@ static inline void bst_conv_neuron_piece(bool wide, int n_steps, const bst_conv_
 }
 
 static inline void bst_conv_neuron_vector(int part, int n_parts, int n_steps, int height, int width,
-                                          int n_in, int n_out, int kh, int kw, int stride, int pad,
+                                          int n_in, int n_out, int kh, int kw, int stride, int pad, int periodic,
                                           const uint64_t* spikes, const uint64_t* rows,
                                           const void* theta, uint64_t* out, void* scratch) {
+  (void)periodic;
   const bst_conv_geometry g =
       bst_conv_geometry_of(n_steps, height, width, n_in, n_out, kh, kw, stride, pad);
   const bool wide = bst_conv_is_wide(n_steps, bst_conv_fan_in(kh, kw, n_in));
@@ -363,24 +368,6 @@ static inline void bst_conv_neuron_vector(int part, int n_parts, int n_steps, in
 
 // ---- Affine -------------------------------------------------------------------------------------
 
-/// y of `n_lanes` outputs from their counts, int32 in natural order.
-static inline void bst_conv_scale(const int32_t* count, int32_t n_events, size_t n_lanes,
-                                  const int32_t* ai, const int16_t* af, const int32_t* b,
-                                  int32_t* out) {
-  const bst_vec offset = bst_vec_set(true, n_events), half = bst_vec_set(true, 1 << 14);
-  size_t i = 0;
-  for (; i + BST_VEC_LANES32 <= n_lanes; i += BST_VEC_LANES32) {
-    const bst_vec n = bst_vec_sub(true, bst_vec_up(true, bst_vec_load(count + i), 1), offset);
-    const bst_vec whole = bst_vec_mul32(n, bst_vec_load(ai + i));
-    const bst_vec part = bst_vec_mul32(n, bst_vec_load_16_to_32(af + i));
-    const bst_vec scaled = bst_vec_add(true, whole, bst_vec_floor15(bst_vec_add(true, part, half)));
-    bst_vec_store(out + i, bst_vec_add(true, scaled, bst_vec_load(b + i)));
-  }
-  for (; i < n_lanes; ++i) {
-    out[i] = bst_add32(bst_scale_count32(2 * count[i] - n_events, ai[i], af[i]), b[i]);
-  }
-}
-
 /// Rows first_y .. end_y - 1 of one step; `out` [out_h, out_w, n_out].
 static inline void bst_conv_affine_step(const bst_conv_geometry* g, int first_y, int end_y,
                                         const uint64_t* spikes, const uint64_t* rows,
@@ -404,7 +391,7 @@ static inline void bst_conv_affine_step(const bst_conv_geometry* g, int first_y,
           const size_t lane = 64 * first + (size_t)c * BST_VEC_BITS;
           const size_t left = (size_t)g->n_out - lane;
           bst_vec_unpack(true, true, planes[c], n_planes, count);
-          bst_conv_scale(count, (int32_t)events.n_events[0],
+          bst_bits_scale(count, (int32_t)events.n_events[0],
                          left < BST_VEC_BITS ? left : BST_VEC_BITS, ai + lane, af + lane, b + lane,
                          out + lane);
         }

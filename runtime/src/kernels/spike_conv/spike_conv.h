@@ -36,11 +36,12 @@ void bst_spike_conv_prepare_theta(int n_steps, int n_out, const int32_t* theta_u
 /// Bytes of scratch of both kernels.
 size_t bst_spike_conv_scratch_bytes(int n_steps, int kh, int kw, int n_in);
 
-/// @param theta prepared thresholds of the same version
+/// @param periodic 1: every input fires at p, 2p, 3p, .. for some p, or never; a kernel may use it
+/// @param theta    prepared thresholds of the same version
 typedef void bst_spike_conv_neuron_kernel(int part, int n_parts, int n_steps, int height, int width,
                                           int n_in, int n_out, int kh, int kw, int stride, int pad,
-                                          const uint64_t* spikes, const uint64_t* rows,
-                                          const void* theta, uint64_t* out, void* scratch);
+                                          int periodic, const uint64_t* spikes,
+                                          const uint64_t* rows, const void* theta, uint64_t* out, void* scratch);
 
 /// @param ai, b [n_out] int32, @param af [n_out] int16 in -16384..16384
 typedef void bst_spike_conv_affine_kernel(int part, int n_parts, int n_steps, int height, int width,
@@ -57,10 +58,10 @@ bst_spike_conv_affine_kernel bst_spike_conv_affine__scalar;
 typedef struct bst_spike_conv {
   size_t (*rows_bytes)(int n_out, int kh, int kw, int n_in);
   void (*prepare_rows)(int n_out, int kh, int kw, int n_in, const uint8_t* bits, uint64_t* rows);
-  size_t (*theta_bytes)(int n_steps, int n_out);
-  void (*prepare_theta)(int n_steps, int n_out, int fan_in, const int32_t* theta_u,
-                        const int32_t* theta_w, int n_explicit, const int32_t* index,
-                        const int32_t* explicit_theta, void* theta);
+  size_t (*theta_bytes)(int n_steps, int n_out, int fan_in);
+  void (*prepare_theta)(int n_steps, int n_out, int kh, int kw, int n_in, const uint8_t* bits,
+                        const int32_t* theta_u, const int32_t* theta_w, int n_explicit,
+                        const int32_t* index, const int32_t* explicit_theta, void* theta);
   uint64_t (*scratch_bytes)(int n_steps, int width, int kh, int kw, int n_in);
   bst_spike_conv_neuron_kernel* neuron;
   bst_spike_conv_affine_kernel* affine;

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+// Adding listed rows into bit-sliced counters that stay in registers, for one type of vector. A
+// body: included once for every width of rows, after BST_SUM(name), BST_SUM_VEC and BST_SUM_WORDS_OF
+// are defined; they are undefined at the end.
+//
+// Counters of `n_planes` planes start at any number (modulo 2^n_planes) and take sixteen rows at a
+// time through a tree of fifteen full adders (Harley-Seal); the carry of weight 16 ripples through
+// the planes above. A last group of eight, where there is one, enters through seven. Two operations
+// of three inputs per row and vector, so an engine that does two of them per cycle adds one row per
+// cycle at best.
+
+typedef BST_SUM_VEC BST_SUM(vec);
+
+BST_INLINE BST_SUM(vec) BST_SUM(load)(const void* from) {
+  BST_SUM(vec) v;
+  memcpy(&v, from, sizeof v);
+  return v;
+}
+
+/// *sum += a + b, lane by lane; returns the carry.
+BST_INLINE BST_SUM(vec) BST_SUM(add)(BST_SUM(vec) * sum, BST_SUM(vec) a, BST_SUM(vec) b) {
+  const BST_SUM(vec) carry = BST_SUM(majority)(*sum, a, b);
+  *sum = BST_SUM(parity)(*sum, a, b);
+  return carry;
+}
+
+/// Add a carry of weight 2^from.
+BST_INLINE void BST_SUM(ripple)(int n_planes, int from, BST_SUM(vec) carry, BST_SUM(vec) * p) {
+  BST_UNROLL
+  for (int i = from; i < n_planes; ++i) {
+    const BST_SUM(vec) plane = p[i];
+    p[i] = plane ^ carry;
+    carry &= plane;
+  }
+}
+
+/// Seven full adders: eight rows into planes 0 to 2; returns the carry of weight 8.
+BST_INLINE BST_SUM(vec)
+    BST_SUM(add8)(const uint8_t* rows, const uint32_t* list, BST_SUM(vec) * p) {
+#define BST_ROW(i) BST_SUM(load)(rows + (size_t)list[i] * BST_SUM_WORDS_OF)
+  BST_SUM(vec) a = BST_SUM(add)(&p[0], BST_ROW(0), BST_ROW(1));
+  BST_SUM(vec) b = BST_SUM(add)(&p[0], BST_ROW(2), BST_ROW(3));
+  const BST_SUM(vec) c = BST_SUM(add)(&p[1], a, b);
+  a = BST_SUM(add)(&p[0], BST_ROW(4), BST_ROW(5));
+  b = BST_SUM(add)(&p[0], BST_ROW(6), BST_ROW(7));
+  return BST_SUM(add)(&p[2], c, BST_SUM(add)(&p[1], a, b));
+#undef BST_ROW
+}
+
+/// @param rows     first word wanted of row 0; a row lies entry * BST_SUM_WORDS_OF bytes further
+/// @param n_padded length of the list, a multiple of 8
+/// @param n_planes 4 or more; a constant where the planes are to stay in registers
+/// @param start    what the counters begin with, modulo 2^n_planes
+/// @param out      plane p at out + p * out_words
+BST_INLINE void BST_SUM(rows)(int n_planes, const uint8_t* rows, const uint32_t* list,
+                              size_t n_padded, uint32_t start, uint64_t* out, size_t out_words) {
+  BST_SUM(vec) p[BST_MAX_PLANES];
+  BST_UNROLL
+  for (int i = 0; i < n_planes; ++i) p[i] = BST_SUM(splat)(bst_all_or_none[start >> i & 1]);
+  for (; n_padded >= 16; n_padded -= 16, list += 16) {
+    const BST_SUM(vec) a = BST_SUM(add8)(rows, list, p);
+    const BST_SUM(vec) b = BST_SUM(add8)(rows, list + 8, p);
+    BST_SUM(ripple)(n_planes, 4, BST_SUM(add)(&p[3], a, b), p);
+  }
+  if (n_padded != 0) BST_SUM(ripple)(n_planes, 3, BST_SUM(add8)(rows, list, p), p);
+  BST_UNROLL
+  for (int i = 0; i < n_planes; ++i) memcpy(out + (size_t)i * out_words, &p[i], sizeof p[i]);
+}
+
+// One function per number of planes.
+#define BST_SUM_PLANES(n)                                                                         \
+  static void BST_SUM(rows_##n)(const uint8_t* rows, const uint32_t* list, size_t n_padded,       \
+                                uint32_t start, uint64_t* out, size_t out_words) {                \
+    BST_SUM(rows)(n, rows, list, n_padded, start, out, out_words);                                \
+  }
+BST_SUM_PLANES(4)
+BST_SUM_PLANES(5)
+BST_SUM_PLANES(6)
+BST_SUM_PLANES(7)
+BST_SUM_PLANES(8)
+BST_SUM_PLANES(9)
+BST_SUM_PLANES(10)
+BST_SUM_PLANES(11)
+BST_SUM_PLANES(17)
+#undef BST_SUM_PLANES
+
+/// The function for `n_planes`; what it is given room for is bst_sum_planes(n_planes).
+static inline bst_sum_function* BST_SUM(function)(int n_planes) {
+  static bst_sum_function* const functions[] = {
+      BST_SUM(rows_4), BST_SUM(rows_5), BST_SUM(rows_6),  BST_SUM(rows_7),
+      BST_SUM(rows_8), BST_SUM(rows_9), BST_SUM(rows_10), BST_SUM(rows_11)};
+  return n_planes > 11 ? BST_SUM(rows_17) : functions[n_planes - 4];
+}
+
+#undef BST_SUM
+#undef BST_SUM_VEC
+#undef BST_SUM_WORDS_OF

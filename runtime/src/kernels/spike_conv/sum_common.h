@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MIT
+// What the functions of sum.h share, whatever the vector.
+
+#ifndef BST_KERNELS_SPIKE_CONV_SUM_COMMON_H_
+#define BST_KERNELS_SPIKE_CONV_SUM_COMMON_H_
+
+#include "../lanes.h"
+
+/// Unroll the loop that follows: its bounds are constants after inlining.
+#if defined(__clang__)
+#define BST_UNROLL _Pragma("clang loop unroll(enable)")
+#elif defined(__GNUC__)
+#define BST_UNROLL _Pragma("GCC unroll 32")
+#else
+#define BST_UNROLL
+#endif
+
+enum { BST_MIN_SUM_PLANES = 4, BST_MAX_SUM_PLANES = 11 };
+
+static const uint64_t bst_all_or_none[2] = {0, UINT64_MAX};
+
+/// See `rows` of sum.h.
+typedef void bst_sum_function(const uint8_t* rows, const uint32_t* list, size_t n_padded,
+                              uint32_t start, uint64_t* out, size_t out_words);
+
+#endif  // BST_KERNELS_SPIKE_CONV_SUM_COMMON_H_
