@@ -2,7 +2,7 @@
 // spike_conv, event-driven and bit-sliced from the packed spikes of the input to those of the
 // output. A body: included by the file of one instruction set after its vocabulary,
 //   bst_bits              a vector of BST_BITS_WORDS words, one lane a bit; operators & | ^ ~
-//   bst_bits_parity, _majority, _select, _less     functions of three bits per lane
+//   bst_bits_add, bst_bits_select, bst_bits_less   full adder, choice, borrow, lane by lane
 //   bst_sum_pieces        functions of sum.h per width of rows, narrowest first
 //   bst_bits_list, bst_bits_copy                   making lists
 //
@@ -38,11 +38,11 @@
 #include "spike_conv.h"
 
 enum {
-  BST_ENTRY = 8,  // entries of lists are row numbers times 8
   BST_TILE_PIXELS = 32,
   BST_TILE_ENTRIES = 8192,  // of lists, beyond those of one pixel
   BST_LIST_SLACK = 64,      // entries that may be written beyond the end of a list
   BST_CONV_MAX_T = 16,
+  BST_MAX_KERNEL_ROWS = 15,
   BST_CONV_NEURON_T = 8,
   BST_BITS_BYTES = BST_BITS_WORDS * 8,
 };
@@ -186,9 +186,12 @@ static inline void bst_sliced_prepare_theta(int n_steps, int n_out, int kh, int 
 /// Lists of the image rows that the windows of one row of outputs see; image row y is in slot
 /// y % kh. Where the window is one pixel, none are kept.
 typedef struct bst_row_lists {
-  uint32_t *entries, *starts;  // [T][kh][row_entries], [T][kh][width + 1]
+  bst_entry* entries;  // [T][kh][row_entries]
+  uint32_t* starts;    // [T][kh][width + 1]
   size_t row_entries;
-  int n_listed;  // image rows below this have been listed
+  int n_listed;                // image rows below this have been listed
+  int first_ky, end_ky;        // rows of the window that lie inside the image, and their slots
+  int slot[BST_MAX_KERNEL_ROWS];
 } bst_row_lists;
 
 static inline uint64_t bst_row_entries(int width, int n_in) {
@@ -206,14 +209,15 @@ static inline uint64_t bst_tile_entries(int n_steps, uint64_t fan_in) {
   return pixel + (others < BST_TILE_ENTRIES ? others : BST_TILE_ENTRIES);
 }
 
-/// Bytes of all lists; below 2^50 for any sizes that the caller lets through.
+/// Bytes of starts, lists of a tile, lists of rows; below 2^50 for any sizes that the caller lets
+/// through.
 static inline uint64_t bst_sliced_scratch_bytes(int n_steps, int width, int kh, int kw, int n_in) {
   uint64_t entries = bst_tile_entries(n_steps, bst_conv_fan_in(kh, kw, n_in));
   if (kh * kw > 1) {
     entries += (uint64_t)n_steps * (uint64_t)kh *
-               (bst_row_entries(width, n_in) + (uint64_t)width + 1);
+               (bst_row_entries(width, n_in) + 2 * ((uint64_t)width + 1));
   }
-  return entries * sizeof(uint32_t);
+  return entries * sizeof(bst_entry);
 }
 
 /// Spikes of a pixel at step t (from 0). With `periodic`, the inputs of period t + 1: those that
@@ -235,7 +239,7 @@ static inline void bst_pixel_words(const bst_conv_geometry* g, bool periodic,
 /// Append the spikes of one pixel, entries from `first` on.
 static inline size_t bst_list_pixel(const bst_conv_geometry* g, bool periodic,
                                     const uint64_t* pixel, size_t frame_words, int t,
-                                    uint32_t first, uint32_t* list, size_t n) {
+                                    bst_entry first, bst_entry* list, size_t n) {
   if (!periodic) {
     return bst_bits_list(pixel + (size_t)t * frame_words, g->in_words, first, list, n);
   }
@@ -244,7 +248,7 @@ static inline size_t bst_list_pixel(const bst_conv_geometry* g, bool periodic,
   for (size_t w = 0; w < g->in_words; w += PIECE) {
     const size_t left = g->in_words - w, n_here = left < PIECE ? left : PIECE;
     bst_pixel_words(g, true, pixel + w, frame_words, t, n_here, words);
-    n = bst_bits_list(words, n_here, first + (uint32_t)(64 * w) * BST_ENTRY, list, n);
+    n = bst_bits_list(words, n_here, (bst_entry)(first + 64 * w * BST_ENTRY), list, n);
   }
   return n;
 }
@@ -257,13 +261,13 @@ static inline void bst_list_rows(const bst_conv_geometry* g, bool periodic, cons
   for (; rows->n_listed < end; ++rows->n_listed) {
     for (int t = 0; t < g->n_steps; ++t) {
       const size_t slot = (size_t)(t * g->kh + rows->n_listed % g->kh);
-      uint32_t* const list = rows->entries + slot * rows->row_entries;
+      bst_entry* const list = rows->entries + slot * rows->row_entries;
       uint32_t* const starts = rows->starts + slot * ((size_t)g->width + 1);
       const uint64_t* pixel = spikes + (size_t)rows->n_listed * row_words;
       size_t n = 0;
       for (int x = 0; x < g->width; ++x, pixel += g->in_words) {
         starts[x] = (uint32_t)n;
-        n = bst_list_pixel(g, periodic, pixel, frame_words, t, (uint32_t)(x * g->n_in) * BST_ENTRY,
+        n = bst_list_pixel(g, periodic, pixel, frame_words, t, (bst_entry)(x * g->n_in * BST_ENTRY),
                            list, n);
       }
       starts[g->width] = (uint32_t)n;
@@ -271,19 +275,18 @@ static inline void bst_list_rows(const bst_conv_geometry* g, bool periodic, cons
   }
 }
 
-/// The events of output pixel (y, x) at step t, put together from the lists of rows.
+/// The events of output column x of a row of outputs at step t, put together from the lists of rows.
 static inline size_t bst_join_rows(const bst_conv_geometry* g, const bst_row_lists* rows, int t,
-                                   int y, int x, uint32_t* list) {
-  const int first_y = y * g->stride - g->pad, first_x = x * g->stride - g->pad;
+                                   int x, bst_entry* list) {
+  const int first_x = x * g->stride - g->pad;
   const int from = first_x < 0 ? 0 : first_x;
   const int to = first_x + g->kw < g->width ? first_x + g->kw : g->width;
   size_t n = 0;
-  for (int ky = 0; ky < g->kh; ++ky) {
-    const int in_y = first_y + ky;
-    if (in_y < 0 || in_y >= g->height || from >= to) continue;
-    const size_t slot = (size_t)(t * g->kh + in_y % g->kh);
+  if (from >= to) return 0;
+  for (int ky = rows->first_ky; ky < rows->end_ky; ++ky) {
+    const size_t slot = (size_t)(t * g->kh + rows->slot[ky]);
     const uint32_t* const starts = rows->starts + slot * ((size_t)g->width + 1);
-    const uint32_t shift = (uint32_t)((ky * g->kw - first_x) * g->n_in) * BST_ENTRY;
+    const bst_entry shift = (bst_entry)((ky * g->kw - first_x) * g->n_in * BST_ENTRY);
     n = bst_bits_copy(rows->entries + slot * rows->row_entries + starts[from],
                       starts[to] - starts[from], shift, list, n);
   }
@@ -295,7 +298,7 @@ static inline size_t bst_join_rows(const bst_conv_geometry* g, const bst_row_lis
 /// Lists of the outputs of a tile: those of pixel i and step t at i * n_steps + t.
 typedef struct bst_tile {
   int n_pixels;
-  const uint32_t* list[BST_TILE_PIXELS * BST_CONV_MAX_T];
+  const bst_entry* list[BST_TILE_PIXELS * BST_CONV_MAX_T];
   uint32_t n_active[BST_TILE_PIXELS * BST_CONV_MAX_T];  // S
   uint32_t n_padded[BST_TILE_PIXELS * BST_CONV_MAX_T];
   bool is_inverted[BST_TILE_PIXELS * BST_CONV_MAX_T];  // the silent inputs are listed
@@ -307,23 +310,24 @@ typedef struct bst_conv_work {
   bool pointwise;  // a window of one pixel that never leaves the image: cells in a row
   bool periodic;
   const uint64_t *spikes, *rows;
-  uint32_t* lists;  // of a tile
+  bst_entry* lists;  // of a tile
   size_t n_list_entries, fan_in;
   bst_row_lists row_lists;
 } bst_conv_work;
 
 static inline bst_conv_work bst_conv_work_of(bst_conv_geometry g, bool periodic,
                                              const uint64_t* spikes, const uint64_t* rows,
-                                             uint32_t* scratch) {
+                                             void* scratch) {
   bst_conv_work w = {.g = g, .periodic = periodic, .spikes = spikes, .rows = rows};
   w.pointwise = g.kh * g.kw == 1 && g.stride == 1 && g.pad == 0;
   w.fan_in = bst_conv_fan_in(g.kh, g.kw, g.n_in);
-  w.lists = scratch;
+  const size_t n_rows = (size_t)g.n_steps * (size_t)g.kh;
   w.n_list_entries = (size_t)bst_tile_entries(g.n_steps, w.fan_in);
   w.row_lists.row_entries = (size_t)bst_row_entries(g.width, g.n_in);
-  w.row_lists.entries = scratch + w.n_list_entries;
-  w.row_lists.starts = w.row_lists.entries +
-                       (size_t)g.n_steps * (size_t)g.kh * w.row_lists.row_entries;
+  w.row_lists.starts = scratch;
+  w.lists = (bst_entry*)scratch;
+  if (g.kh * g.kw > 1) w.lists += 2 * n_rows * ((size_t)g.width + 1);
+  w.row_lists.entries = w.lists + w.n_list_entries;
   return w;
 }
 
@@ -334,7 +338,7 @@ static inline bool bst_is_whole(const bst_conv_geometry* g, int y, int x) {
 }
 
 /// The silent inputs of a whole window.
-static inline size_t bst_list_silent(const bst_conv_work* w, int t, int y, int x, uint32_t* list) {
+static inline size_t bst_list_silent(const bst_conv_work* w, int t, int y, int x, bst_entry* list) {
   const bst_conv_geometry* const g = &w->g;
   const size_t frame_words = (size_t)g->height * (size_t)g->width * g->in_words;
   size_t n = 0;
@@ -342,13 +346,13 @@ static inline size_t bst_list_silent(const bst_conv_work* w, int t, int y, int x
     for (int kx = 0; kx < g->kw; ++kx) {
       const size_t cell = (size_t)(y * g->stride - g->pad + ky) * (size_t)g->width +
                           (size_t)(x * g->stride - g->pad + kx);
-      const uint32_t first = (uint32_t)((ky * g->kw + kx) * g->n_in) * BST_ENTRY;
+      const size_t first = (size_t)((ky * g->kw + kx) * g->n_in);
       for (size_t i = 0; i < g->in_words; ++i) {
         const size_t left = (size_t)g->n_in - 64 * i;
         const uint64_t lanes = left < 64 ? (UINT64_C(1) << left) - 1 : UINT64_MAX;
         const uint64_t silent =
             ~w->spikes[(size_t)t * frame_words + cell * g->in_words + i] & lanes;
-        n = bst_bits_list(&silent, 1, first + (uint32_t)(64 * i) * BST_ENTRY, list, n);
+        n = bst_bits_list(&silent, 1, (bst_entry)((first + 64 * i) * BST_ENTRY), list, n);
       }
     }
   }
@@ -356,10 +360,10 @@ static inline size_t bst_list_silent(const bst_conv_work* w, int t, int y, int x
 }
 
 /// The list of output pixel (y, x) at step t, at the end of `list`.
-static inline size_t bst_list_window(const bst_conv_work* w, int t, int y, int x, uint32_t* list) {
+static inline size_t bst_list_window(const bst_conv_work* w, int t, int y, int x, bst_entry* list) {
   const bst_conv_geometry* const g = &w->g;
   const size_t frame_words = (size_t)g->height * (size_t)g->width * g->in_words;
-  if (g->kh * g->kw > 1) return bst_join_rows(g, &w->row_lists, t, y, x, list);
+  if (g->kh * g->kw > 1) return bst_join_rows(g, &w->row_lists, t, x, list);
   const int in_y = y * g->stride - g->pad, in_x = x * g->stride - g->pad;
   if (in_y < 0 || in_y >= g->height || in_x < 0 || in_x >= g->width) return 0;
   const size_t cell = (size_t)in_y * (size_t)g->width + (size_t)in_x;
@@ -368,9 +372,9 @@ static inline size_t bst_list_window(const bst_conv_work* w, int t, int y, int x
 
 /// Make the lists of the pixels from x on of output row y, as many as have room; at least one.
 static inline void bst_make_tile(const bst_conv_work* w, int y, int x, int end, bst_tile* tile) {
-  const uint32_t zero_row = (uint32_t)w->fan_in * BST_ENTRY;
+  const bst_entry zero_row = (bst_entry)(w->fan_in * BST_ENTRY);
   const size_t most = (size_t)bst_pixel_entries(w->g.n_steps, w->fan_in);
-  uint32_t* list = w->lists;
+  bst_entry* list = w->lists;
   int i = 0;
   tile->n_pixels = 0;
   for (; x < end && tile->n_pixels < BST_TILE_PIXELS; ++x, ++tile->n_pixels) {
@@ -381,7 +385,7 @@ static inline void bst_make_tile(const bst_conv_work* w, int y, int x, int end, 
       tile->is_inverted[i] = 2 * n > w->fan_in && !w->periodic && bst_is_whole(&w->g, y, x);
       if (tile->is_inverted[i]) n = bst_list_silent(w, t, y, x, list);
       tile->list[i] = list;
-      tile->n_padded[i] = (uint32_t)bst_pad_list(zero_row, list, n);
+      tile->n_padded[i] = (uint32_t)bst_bits_pad(zero_row, list, n);
       list += tile->n_padded[i];
     }
   }
@@ -448,68 +452,32 @@ static inline void bst_sum_pixel(const bst_block* b, const bst_tile* tile, size_
 /// Planes of I_t, t from 1; see the file head.
 #define BST_CHARGE_PLANES(n_planes, t) ((n_planes) + ((t) == 1 ? 1 : (t) + 1))
 
+enum { BST_MAX_CHARGE_PLANES = BST_MAX_PLANES + BST_CONV_NEURON_T + 1 };
+
 BST_INLINE bst_bits bst_load_bits(const void* from) {
   bst_bits v;
   memcpy(&v, from, sizeof v);
   return v;
 }
 
-/// One plane of Theta[t, s], s the last step below t that spiked; `h` is [t] planes.
-BST_INLINE bst_bits bst_theta_plane(int t, const bst_bits* spikes, const bst_bits* h) {
-  bst_bits plane = bst_load_bits(h);
-  BST_UNROLL
-  for (int s = 1; s < t; ++s) plane = bst_bits_select(spikes[s - 1], bst_load_bits(h + s), plane);
-  return plane;
-}
+#define BST_FIRE(name) bst_fire_##name
+#define BST_FIRE_UNROLL
+#include "fire.h"
 
-/// Step t of all steps; see the file head.
-/// @param roomy  Theta has at least BST_CHARGE_PLANES planes at every step: all bounds are constant
-/// @param n_before planes of `charge` before, @param n_here after
-BST_INLINE bst_bits bst_fire_step(int t, int n_planes, int n_before, int n_here, int width,
-                                  const bst_bits* h, const bst_bits* sum, bst_bits odd,
-                                  const bst_bits* spikes, bst_bits* charge) {
-  const bst_bits zero = odd ^ odd;
-  bst_bits quiet = zero, old_sign = zero, carry = zero, borrow = zero;
-  if (t > 1) {
-    quiet = ~spikes[t - 2];
-    old_sign = charge[n_before - 1] & quiet;
-  }
-  BST_UNROLL
-  for (int i = 0; i < n_here; ++i) {
-    bst_bits j = old_sign;
-    if (i < n_before - 1) j = charge[i] & quiet;
-    if (i == t - 1) {
-      carry = j & odd;
-      j = j ^ odd;
-    } else if (i >= t) {
-      const bst_bits x = sum[i - t < n_planes ? i - t : n_planes - 1];
-      const bst_bits total = bst_bits_parity(j, x, carry);
-      carry = bst_bits_majority(j, x, carry);
-      j = total;
-    }
-    charge[i] = j;
-    if (i < n_here - 1) borrow = bst_bits_less(j, bst_theta_plane(t, spikes, h + i * t), borrow);
-  }
-  const bst_bits sign = charge[n_here - 1];
-  for (int i = n_here - 1; i < width - 1; ++i) {
-    borrow = bst_bits_less(sign, bst_theta_plane(t, spikes, h + i * t), borrow);
-  }
-  // Signs weigh -2^(width-1): I < Theta iff (Theta's sign) < (I's sign) with the borrow.
-  return ~bst_bits_less(bst_theta_plane(t, spikes, h + (width - 1) * t), sign, borrow);
-}
+#define BST_FIRE(name) bst_fire_fixed_##name
+#define BST_FIRE_UNROLL BST_UNROLL
+#include "fire.h"
 
-/// All steps of one vector of neurons.
+/// All steps of one vector of neurons, any T and number of planes.
 /// @param sums [n_steps][n_planes], @param odd [n_steps], @param spikes out: [n_steps]
-BST_INLINE void bst_fire(bool roomy, int n_steps, int n_planes, const bst_theta_head* head,
+static void bst_fire_any(int n_steps, int n_planes, const bst_theta_head* head,
                          const bst_bits* theta, const bst_bits* sums, const bst_bits* odd,
                          bst_bits* spikes) {
-  bst_bits charge[BST_MAX_PLANES + BST_CONV_NEURON_T + 1];
+  bst_bits charge[BST_MAX_CHARGE_PLANES];
   int n_before = 0;
-  BST_UNROLL
   for (int t = 1; t <= n_steps; ++t) {
-    const int width = head->widths[t - 1];
-    int n_here = BST_CHARGE_PLANES(n_planes, t);
-    if (!roomy && width < n_here) n_here = width;
+    const int width = head->widths[t - 1], most = BST_CHARGE_PLANES(n_planes, t);
+    const int n_here = width < most ? width : most;
     spikes[t - 1] = bst_fire_step(t, n_planes, n_before, n_here, width, theta,
                                   sums + (t - 1) * n_planes, odd[t - 1], spikes, charge);
     theta += width * t;
@@ -517,38 +485,82 @@ BST_INLINE void bst_fire(bool roomy, int n_steps, int n_planes, const bst_theta_
   }
 }
 
-#define BST_FIRE_4(n)                                                                         \
-  static void bst_fire_4_##n(const bst_theta_head* head, const bst_bits* theta,               \
-                             const bst_bits* sums, const bst_bits* odd, bst_bits* spikes) {   \
-    bst_fire(true, 4, n, head, theta, sums, odd, spikes);                                     \
+/// Four steps, where Theta has at least BST_CHARGE_PLANES planes at each.
+BST_INLINE void bst_fire_4(int n_planes, const bst_theta_head* head, const bst_bits* theta,
+                           const bst_bits* sums, const bst_bits* odd, bst_bits* spikes) {
+  bst_bits charge[BST_MAX_CHARGE_PLANES];
+  BST_UNROLL
+  for (int t = 1; t <= 4; ++t) {
+    spikes[t - 1] = bst_fire_fixed_step(
+        t, n_planes, t == 1 ? 0 : BST_CHARGE_PLANES(n_planes, t - 1), BST_CHARGE_PLANES(n_planes, t),
+        head->widths[t - 1], theta, sums + (t - 1) * n_planes, odd[t - 1], spikes, charge);
+    theta += head->widths[t - 1] * t;
   }
-BST_FIRE_4(4)
-BST_FIRE_4(5)
-BST_FIRE_4(6)
-BST_FIRE_4(7)
-BST_FIRE_4(8)
-BST_FIRE_4(9)
-BST_FIRE_4(10)
-BST_FIRE_4(11)
-#undef BST_FIRE_4
+}
 
-static inline void bst_fire_any(int n_steps, int n_planes, const bst_theta_head* head,
-                                const bst_bits* theta, const bst_bits* sums, const bst_bits* odd,
-                                bst_bits* spikes) {
-  typedef void function(const bst_theta_head*, const bst_bits*, const bst_bits*, const bst_bits*,
-                        bst_bits*);
-  static function* const with_4_steps[] = {bst_fire_4_4, bst_fire_4_5, bst_fire_4_6,
-                                           bst_fire_4_7, bst_fire_4_8, bst_fire_4_9,
-                                           bst_fire_4_10, bst_fire_4_11};
-  bool roomy = n_steps == 4 && n_planes <= BST_MAX_SUM_PLANES;
-  for (int t = 1; t <= n_steps; ++t) {
-    roomy = roomy && head->widths[t - 1] >= BST_CHARGE_PLANES(n_planes, t);
+/// The same from the lists of one pixel, for blocks as wide as a vector: the counters never leave
+/// the registers.
+BST_INLINE void bst_sum_and_fire_4(int n_planes, const bst_theta_head* head, const bst_bits* theta,
+                                   const uint8_t* rows, const bst_entry* const* list,
+                                   const uint32_t* n_padded, const uint32_t* n_active,
+                                   bst_bits* spikes) {
+  bst_bits charge[BST_MAX_CHARGE_PLANES], sum[BST_MAX_PLANES];
+  BST_UNROLL
+  for (int t = 1; t <= 4; ++t) {
+    const uint32_t active = n_active[t - 1];
+    const bst_bits odd = BST_WHOLE_SUM(splat)(bst_all_or_none[active & 1]);
+    BST_WHOLE_SUM(planes)
+    (n_planes, rows, list[t - 1], n_padded[t - 1], 0 - (active + 1) / 2, sum);
+    spikes[t - 1] = bst_fire_fixed_step(
+        t, n_planes, t == 1 ? 0 : BST_CHARGE_PLANES(n_planes, t - 1), BST_CHARGE_PLANES(n_planes, t),
+        head->widths[t - 1], theta, sum, odd, spikes, charge);
+    theta += head->widths[t - 1] * t;
   }
-  if (roomy) {
-    with_4_steps[n_planes - BST_MIN_SUM_PLANES](head, theta, sums, odd, spikes);
-  } else {
-    bst_fire(false, n_steps, n_planes, head, theta, sums, odd, spikes);
+}
+
+// One function of each per number of planes.
+
+typedef void bst_fire_4_function(const bst_theta_head* head, const bst_bits* theta,
+                                 const bst_bits* sums, const bst_bits* odd, bst_bits* spikes);
+typedef void bst_sum_and_fire_4_function(const bst_theta_head* head, const bst_bits* theta,
+                                         const uint8_t* rows, const bst_entry* const* list,
+                                         const uint32_t* n_padded, const uint32_t* n_active,
+                                         bst_bits* spikes);
+
+#define BST_FIRE_PLANES(n)                                                                       \
+  static void bst_fire_4_##n(const bst_theta_head* head, const bst_bits* theta,                  \
+                             const bst_bits* sums, const bst_bits* odd, bst_bits* spikes) {      \
+    bst_fire_4(n, head, theta, sums, odd, spikes);                                               \
+  }                                                                                              \
+  static void bst_sum_and_fire_4_##n(const bst_theta_head* head, const bst_bits* theta,          \
+                                     const uint8_t* rows, const bst_entry* const* list,          \
+                                     const uint32_t* n_padded, const uint32_t* n_active,         \
+                                     bst_bits* spikes) {                                         \
+    bst_sum_and_fire_4(n, head, theta, rows, list, n_padded, n_active, spikes);                  \
   }
+BST_FIRE_PLANES(5)
+BST_FIRE_PLANES(6)
+BST_FIRE_PLANES(7)
+BST_FIRE_PLANES(8)
+BST_FIRE_PLANES(9)
+BST_FIRE_PLANES(10)
+#undef BST_FIRE_PLANES
+
+enum { BST_MIN_FIRE_PLANES = 5, BST_MAX_FIRE_PLANES = 10 };
+
+static bst_fire_4_function* const bst_fire_4_functions[] = {
+    bst_fire_4_5, bst_fire_4_6, bst_fire_4_7, bst_fire_4_8, bst_fire_4_9, bst_fire_4_10};
+static bst_sum_and_fire_4_function* const bst_sum_and_fire_4_functions[] = {
+    bst_sum_and_fire_4_5, bst_sum_and_fire_4_6, bst_sum_and_fire_4_7,
+    bst_sum_and_fire_4_8, bst_sum_and_fire_4_9, bst_sum_and_fire_4_10};
+
+/// Whether the functions for four steps take `n_planes`.
+static inline bool bst_is_fixed(int n_steps, int n_planes, const bst_theta_head* head) {
+  if (n_steps != 4 || n_planes < BST_MIN_FIRE_PLANES || n_planes > BST_MAX_FIRE_PLANES) return false;
+  for (int t = 1; t <= 4; ++t) {
+    if (head->widths[t - 1] < BST_CHARGE_PLANES(n_planes, t)) return false;
+  }
+  return true;
 }
 
 // ---- conv_neuron --------------------------------------------------------------------------------
@@ -562,11 +574,7 @@ typedef struct bst_group {
 /// sums[a] += sums[b]
 static inline void bst_add_sums(int n_planes, bst_bits* a, const bst_bits* b) {
   bst_bits carry = *a ^ *a;
-  for (int p = 0; p < n_planes; ++p) {
-    const bst_bits total = bst_bits_parity(a[p], b[p], carry);
-    carry = bst_bits_majority(a[p], b[p], carry);
-    a[p] = total;
-  }
+  for (int p = 0; p < n_planes; ++p) carry = bst_bits_add(&a[p], b[p], carry);
 }
 
 /// Counters of steps from those of periods: descending, so that divisors are still their own.
@@ -594,6 +602,11 @@ static inline void bst_starts(const bst_conv_work* w, const uint32_t* lengths, u
   }
 }
 
+static inline bool bst_any_inverted(const bst_tile* tile, int i) {
+  const bool* const inverted = tile->is_inverted + i * 4;
+  return inverted[0] || inverted[1] || inverted[2] || inverted[3];
+}
+
 /// Sum up and fire pixels i .. i + n - 1 of a tile in one vector.
 static inline void bst_run_group(const bst_conv_work* w, const bst_block* b,
                                  const bst_theta_head* head, const bst_bits* theta,
@@ -605,19 +618,35 @@ static inline void bst_run_group(const bst_conv_work* w, const bst_block* b,
     bst_starts(w, tile->n_active + (i + k) * n_steps, active[k], start[k]);
     for (int t = 0; t < n_steps; ++t) most = active[k][t] > most ? active[k][t] : most;
   }
-  const int n_planes = bst_sum_planes(most);
+  const int n_planes = bst_sum_planes(most < 16 ? 16 : most);  // BST_MIN_FIRE_PLANES at least
+  const bool fixed = bst_is_fixed(n_steps, n_planes, head);
+  if (fixed && b->n_pixels == 1 && !w->periodic && !bst_any_inverted(tile, i)) {
+    bst_sum_and_fire_4_functions[n_planes - BST_MIN_FIRE_PLANES](
+        head, theta, b->rows, tile->list + i * 4, tile->n_padded + i * 4, tile->n_active + i * 4,
+        group->spikes);
+    return;
+  }
   for (int t = 0; t < n_steps; ++t) {
     uint64_t* const planes = (uint64_t*)(void*)(group->sums + t * n_planes);
     uint64_t* const odd = (uint64_t*)(void*)(group->odd + t);
     for (int k = 0; k < n; ++k) {
       bst_sum_pixel(b, tile, (size_t)((i + k) * n_steps + t), k, n_planes, start[k][t], planes);
+      if (b->n_pixels == 1) {
+        group->odd[t] = bst_bits_splat(bst_all_or_none[active[k][t] & 1]);
+        continue;
+      }
       for (size_t j = 0; j < b->row_words; ++j) {
         odd[(size_t)k * b->row_words + j] = bst_all_or_none[active[k][t] & 1];
       }
     }
   }
   if (w->periodic) bst_add_periods(n_steps, n_planes, group->sums);
-  bst_fire_any(n_steps, n_planes, head, theta, group->sums, group->odd, group->spikes);
+  if (fixed) {
+    bst_fire_4_functions[n_planes - BST_MIN_FIRE_PLANES](head, theta, group->sums, group->odd,
+                                                         group->spikes);
+  } else {
+    bst_fire_any(n_steps, n_planes, head, theta, group->sums, group->odd, group->spikes);
+  }
 }
 
 /// Write the spikes of pixel `k` of a group; bits beyond the outputs are zero.
@@ -626,6 +655,13 @@ static inline void bst_put_spikes(const bst_conv_work* w, const bst_block* b,
                                   size_t out_frame) {
   const size_t end = 64 * (b->first_word + b->n_words), n_out = (size_t)w->g.n_out;
   const uint64_t last = end > n_out ? UINT64_MAX >> (end - n_out) : UINT64_MAX;
+  if (b->n_pixels == 1) {
+    for (int t = 0; t < w->g.n_steps; ++t) {
+      bst_bits_store(pixel + (size_t)t * out_frame + b->first_word, b->n_words, last,
+                     group->spikes[t]);
+    }
+    return;
+  }
   for (int t = 0; t < w->g.n_steps; ++t) {
     uint64_t words[BST_BITS_WORDS];
     memcpy(words, &group->spikes[t], sizeof words);
@@ -680,8 +716,12 @@ static inline void bst_list_for(bst_conv_work* w, int y) {
   const bst_conv_geometry* const g = &w->g;
   const int first = y * g->stride - g->pad, end = first + g->kh;
   if (g->kh * g->kw == 1) return;
-  if (w->row_lists.n_listed < first) w->row_lists.n_listed = first;
-  bst_list_rows(g, w->periodic, w->spikes, end < g->height ? end : g->height, &w->row_lists);
+  bst_row_lists* const rows = &w->row_lists;
+  if (rows->n_listed < first) rows->n_listed = first;
+  bst_list_rows(g, w->periodic, w->spikes, end < g->height ? end : g->height, rows);
+  rows->first_ky = first < 0 ? -first : 0;
+  rows->end_ky = end > g->height ? g->height - first : g->kh;
+  for (int ky = rows->first_ky; ky < rows->end_ky; ++ky) rows->slot[ky] = (first + ky) % g->kh;
 }
 
 static inline void bst_sliced_neuron(int part, int n_parts, int n_steps, int height, int width,
@@ -711,7 +751,7 @@ static inline void bst_sliced_neuron(int part, int n_parts, int n_steps, int hei
 /// Counters of one vector, and its counts in natural order.
 typedef struct bst_affine_group {
   bst_bits planes[(BST_MAX_PLANES + 7) / 8 * 8];
-  int32_t counts[BST_BITS_BYTES * 8];
+  uint16_t counts[BST_BITS_BYTES * 8];
 } bst_affine_group;
 
 /// Step t of pixels i .. i + n - 1 of a tile.

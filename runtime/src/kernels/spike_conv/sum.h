@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Adding listed rows into bit-sliced counters that stay in registers, for one type of vector. A
-// body: included once for every width of rows, after BST_SUM(name), BST_SUM_VEC and BST_SUM_WORDS_OF
-// are defined; they are undefined at the end.
+// body: included once for every width of rows, after BST_SUM(name), BST_SUM_VEC, BST_SUM_WORDS_OF and
+// the functions BST_SUM(splat) and BST_SUM(add), a full adder; the macros are undefined at the end.
 //
 // Counters of `n_planes` planes start at any number (modulo 2^n_planes) and take sixteen rows at a
 // time through a tree of fifteen full adders (Harley-Seal); the carry of weight 16 ripples through
@@ -17,13 +17,6 @@ BST_INLINE BST_SUM(vec) BST_SUM(load)(const void* from) {
   return v;
 }
 
-/// *sum += a + b, lane by lane; returns the carry.
-BST_INLINE BST_SUM(vec) BST_SUM(add)(BST_SUM(vec) * sum, BST_SUM(vec) a, BST_SUM(vec) b) {
-  const BST_SUM(vec) carry = BST_SUM(majority)(*sum, a, b);
-  *sum = BST_SUM(parity)(*sum, a, b);
-  return carry;
-}
-
 /// Add a carry of weight 2^from.
 BST_INLINE void BST_SUM(ripple)(int n_planes, int from, BST_SUM(vec) carry, BST_SUM(vec) * p) {
   BST_UNROLL
@@ -34,42 +27,71 @@ BST_INLINE void BST_SUM(ripple)(int n_planes, int from, BST_SUM(vec) carry, BST_
   }
 }
 
-/// Seven full adders: eight rows into planes 0 to 2; returns the carry of weight 8.
-BST_INLINE BST_SUM(vec)
-    BST_SUM(add8)(const uint8_t* rows, const uint32_t* list, BST_SUM(vec) * p) {
+// Full adders of one level of a tree do not wait for each other, and what the next rows wait for is
+// one full adder per plane.
 #define BST_ROW(i) BST_SUM(load)(rows + (size_t)list[i] * BST_SUM_WORDS_OF)
-  BST_SUM(vec) a = BST_SUM(add)(&p[0], BST_ROW(0), BST_ROW(1));
-  BST_SUM(vec) b = BST_SUM(add)(&p[0], BST_ROW(2), BST_ROW(3));
-  const BST_SUM(vec) c = BST_SUM(add)(&p[1], a, b);
-  a = BST_SUM(add)(&p[0], BST_ROW(4), BST_ROW(5));
-  b = BST_SUM(add)(&p[0], BST_ROW(6), BST_ROW(7));
-  return BST_SUM(add)(&p[2], c, BST_SUM(add)(&p[1], a, b));
-#undef BST_ROW
+
+/// Eight rows into planes 0 to 2 by seven full adders; returns the carry of weight 8.
+BST_INLINE BST_SUM(vec)
+    BST_SUM(add8)(const uint8_t* rows, const bst_entry* list, BST_SUM(vec) * p) {
+  BST_SUM(vec) a = BST_ROW(0), b = BST_ROW(3);
+  BST_SUM(vec) twos = BST_SUM(add)(&a, BST_ROW(1), BST_ROW(2));
+  const BST_SUM(vec) c = BST_SUM(add)(&b, BST_ROW(4), BST_ROW(5));
+  const BST_SUM(vec) d = BST_SUM(add)(&a, BST_ROW(6), BST_ROW(7));
+  const BST_SUM(vec) e = BST_SUM(add)(&p[0], a, b);
+  const BST_SUM(vec) fours = BST_SUM(add)(&twos, c, d);
+  return BST_SUM(add)(&p[2], fours, BST_SUM(add)(&p[1], twos, e));
 }
+
+/// Sixteen rows into planes 0 to 3 by fifteen full adders; returns the carry of weight 16.
+BST_INLINE BST_SUM(vec)
+    BST_SUM(add16)(const uint8_t* rows, const bst_entry* list, BST_SUM(vec) * p) {
+  BST_SUM(vec) a = BST_ROW(0), b = BST_ROW(3), c = BST_ROW(6), d = BST_ROW(9), e = BST_ROW(12);
+  BST_SUM(vec) ta = BST_SUM(add)(&a, BST_ROW(1), BST_ROW(2));
+  BST_SUM(vec) tb = BST_SUM(add)(&b, BST_ROW(4), BST_ROW(5));
+  BST_SUM(vec) tc = BST_SUM(add)(&c, BST_ROW(7), BST_ROW(8));
+  BST_SUM(vec) td = BST_SUM(add)(&d, BST_ROW(10), BST_ROW(11));
+  BST_SUM(vec) te = BST_SUM(add)(&e, BST_ROW(13), BST_ROW(14));
+  BST_SUM(vec) tf = BST_SUM(add)(&a, b, c);
+  BST_SUM(vec) tg = BST_SUM(add)(&d, e, BST_ROW(15));
+  BST_SUM(vec) th = BST_SUM(add)(&p[0], a, d);
+  BST_SUM(vec) fa = BST_SUM(add)(&ta, tb, tc);
+  BST_SUM(vec) fb = BST_SUM(add)(&td, te, tf);
+  BST_SUM(vec) fc = BST_SUM(add)(&ta, td, tg);
+  BST_SUM(vec) fd = BST_SUM(add)(&p[1], ta, th);
+  BST_SUM(vec) ea = BST_SUM(add)(&fa, fb, fc);
+  return BST_SUM(add)(&p[3], ea, BST_SUM(add)(&p[2], fa, fd));
+}
+
+#undef BST_ROW
 
 /// @param rows     first word wanted of row 0; a row lies entry * BST_SUM_WORDS_OF bytes further
 /// @param n_padded length of the list, a multiple of 8
-/// @param n_planes 4 or more; a constant where the planes are to stay in registers
+/// @param n_planes 4 or more; a constant, so that the planes stay in registers
 /// @param start    what the counters begin with, modulo 2^n_planes
-/// @param out      plane p at out + p * out_words
-BST_INLINE void BST_SUM(rows)(int n_planes, const uint8_t* rows, const uint32_t* list,
-                              size_t n_padded, uint32_t start, uint64_t* out, size_t out_words) {
-  BST_SUM(vec) p[BST_MAX_PLANES];
+/// @param p        out: the planes
+BST_INLINE void BST_SUM(planes)(int n_planes, const uint8_t* rows, const bst_entry* list,
+                                size_t n_padded, uint32_t start, BST_SUM(vec) * p) {
   BST_UNROLL
   for (int i = 0; i < n_planes; ++i) p[i] = BST_SUM(splat)(bst_all_or_none[start >> i & 1]);
   for (; n_padded >= 16; n_padded -= 16, list += 16) {
-    const BST_SUM(vec) a = BST_SUM(add8)(rows, list, p);
-    const BST_SUM(vec) b = BST_SUM(add8)(rows, list + 8, p);
-    BST_SUM(ripple)(n_planes, 4, BST_SUM(add)(&p[3], a, b), p);
+    BST_SUM(ripple)(n_planes, 4, BST_SUM(add16)(rows, list, p), p);
   }
   if (n_padded != 0) BST_SUM(ripple)(n_planes, 3, BST_SUM(add8)(rows, list, p), p);
+}
+
+/// The same into memory: plane i at out + i * out_words.
+BST_INLINE void BST_SUM(rows)(int n_planes, const uint8_t* rows, const bst_entry* list,
+                              size_t n_padded, uint32_t start, uint64_t* out, size_t out_words) {
+  BST_SUM(vec) p[BST_MAX_PLANES];
+  BST_SUM(planes)(n_planes, rows, list, n_padded, start, p);
   BST_UNROLL
   for (int i = 0; i < n_planes; ++i) memcpy(out + (size_t)i * out_words, &p[i], sizeof p[i]);
 }
 
 // One function per number of planes.
 #define BST_SUM_PLANES(n)                                                                         \
-  static void BST_SUM(rows_##n)(const uint8_t* rows, const uint32_t* list, size_t n_padded,       \
+  static void BST_SUM(rows_##n)(const uint8_t* rows, const bst_entry* list, size_t n_padded,       \
                                 uint32_t start, uint64_t* out, size_t out_words) {                \
     BST_SUM(rows)(n, rows, list, n_padded, start, out, out_words);                                \
   }

@@ -19,8 +19,16 @@ enum { BST_MIN_SUM_PLANES = 4, BST_MAX_SUM_PLANES = 11 };
 
 static const uint64_t bst_all_or_none[2] = {0, UINT64_MAX};
 
+/// Entries of lists are row numbers times 8.
+typedef uint16_t bst_entry;
+
+enum {
+  BST_ENTRY = 8,
+  BST_MAX_ENTRY_ROWS = UINT16_MAX / BST_ENTRY,  // with the row of zeros
+};
+
 /// See `rows` of sum.h.
-typedef void bst_sum_function(const uint8_t* rows, const uint32_t* list, size_t n_padded,
+typedef void bst_sum_function(const uint8_t* rows, const bst_entry* list, size_t n_padded,
                               uint32_t start, uint64_t* out, size_t out_words);
 
 #endif  // BST_KERNELS_SPIKE_CONV_SUM_COMMON_H_
