@@ -322,8 +322,8 @@ static OrtStatus* bst_ort_conv_run(const bst_ort_kernel* kernel, OrtKernelContex
                        (const uint8_t*)x.data + b * in_bytes, in_bytes);
     bst_ort_clear_padding(steps * n_cells, conv->n_in, in_frame);
     bst_spike_conv_neuron__scalar(0, 1, n_steps, (int)x.dims[2], (int)x.dims[3], conv->n_in,
-                                  weights->n_out, weights->kh, weights->kw, conv->stride, conv->pad, 0,
-                                  in_frame, weights->rows, theta, out_frame, scratch);
+                                  weights->n_out, weights->kh, weights->kw, conv->stride, conv->pad,
+                                  0, in_frame, weights->rows, theta, out_frame, scratch);
     bst_ort_copy_frame(n_steps, n_frames * out_bytes, (uint8_t*)out + b * out_bytes, out_bytes,
                        (const uint8_t*)out_frame, out_bytes);
   }

@@ -126,7 +126,8 @@ static uint64_t bst_conv_scratch(const bst_call* call, bool* overflow) {
 static void bst_conv_neuron_run(const bst_call* call, const bst_prepared* prepared,
                                 const bst_io* io) {
   call->isa->spike_conv->neuron(io->part, io->n_parts, BST_CONV_ARGS(call), prepared->periodic,
-                                io->inputs[0], prepared->rows, prepared->table, io->outputs[0], io->scratch);
+                                io->inputs[0], prepared->rows, prepared->table, io->outputs[0],
+                                io->scratch);
 }
 
 static void bst_conv_affine_run(const bst_call* call, const bst_prepared* prepared,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// kv_attention with AVX-512, for now on the vectors of AVX2: the unpacking on vectors, the rest compiled for it.
+// kv_attention with AVX-512, for now on the vectors of AVX2: the unpacking on vectors, the rest
+// compiled for it.
 
 #include "../avx2.h"
-
 #include "loops.h"
 
 #ifdef BST_HAVE_AVX2

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
-// spike_conv with AVX-512: sliced.h on vectors of 512 lanes, narrow blocks on 256 and 128. Functions
-// of three bits are one instruction each (vpternlog); its constant is the truth table, bit
-// 4a + 2b + c of it the result for a, b, c.
+// spike_conv with AVX-512: sliced.h on vectors of 512 lanes, narrow blocks on 256 and 128.
+// Functions of three bits are one instruction each (vpternlog); its constant is the truth table,
+// bit 4a + 2b + c of it the result for a, b, c.
 //
-// A full adder could be two of these. Where the input of one is the output of another, though, Zen 4
-// starts only half as many per cycle, and a tree of adders is nothing else (measured: 1.97 cycles
+// A full adder could be two of these. Where the input of one is the output of another, though, Zen
+// 4 starts only half as many per cycle, and a tree of adders is nothing else (measured: 1.97 cycles
 // per row of 512 lanes, against 1.72 with the half sum as an XOR of its own, which halves the
 // chains). `bst_kept` keeps a compiler from merging the XORs again.
 
@@ -103,18 +103,16 @@ BST_INLINE __m512i bst_sum8_add(__m512i* sum, __m512i a, __m512i b) {
 }
 #include "sum.h"
 
-typedef bst_sum_function* bst_sum_piece(int n_planes);
 static bst_sum_piece* const bst_sum_pieces[] = {bst_sum2_function, bst_sum4_function,
                                                 bst_sum8_function};
 
-/// Append the positions of the set bits of `n_words` words, times 8, to `first`. May write 32 entries
-/// beyond the new length.
+/// Append the positions of the set bits of `n_words` words, times 8, to `first`. May write 32
+/// entries beyond the new length.
 static inline size_t bst_bits_list(const uint64_t* words, size_t n_words, bst_entry first,
                                    bst_entry* list, size_t n) {
-  const __m512i places = _mm512_set_epi64(0x3F3E3D3C3B3A3938, 0x3736353433323130,
-                                          0x2F2E2D2C2B2A2928, 0x2726252423222120,
-                                          0x1F1E1D1C1B1A1918, 0x1716151413121110,
-                                          0x0F0E0D0C0B0A0908, 0x0706050403020100);
+  const __m512i places = _mm512_set_epi64(
+      0x3F3E3D3C3B3A3938, 0x3736353433323130, 0x2F2E2D2C2B2A2928, 0x2726252423222120,
+      0x1F1E1D1C1B1A1918, 0x1716151413121110, 0x0F0E0D0C0B0A0908, 0x0706050403020100);
   for (size_t w = 0; w < n_words; ++w, first = (bst_entry)(first + 64 * BST_ENTRY)) {
     const uint64_t bits = words[w];
     const __m512i packed = _mm512_maskz_compress_epi8(bits, places);
@@ -146,12 +144,13 @@ static inline size_t bst_bits_copy(const bst_entry* from, size_t count, bst_entr
   return n + count;
 }
 
-/// Pad with `zero_row` to a multiple of 8. May write 32 entries beyond the old length.
+/// Pad with `zero_row` to a multiple of BST_SUM_ROWS. May write 32 entries beyond the old length.
 static inline size_t bst_bits_pad(bst_entry zero_row, bst_entry* list, size_t n) {
-  _mm_storeu_si128((__m128i*)(void*)(list + n), _mm_set1_epi16((short)zero_row));
-  return (n + 7) / 8 * 8;
+  _mm256_storeu_si256((__m256i*)(void*)(list + n), _mm256_set1_epi16((short)zero_row));
+  return (n + BST_SUM_ROWS - 1) / BST_SUM_ROWS * BST_SUM_ROWS;
 }
 
+#define BST_FIRE_FIXED
 #define BST_WHOLE_SUM(name) bst_sum8_##name
 
 /// Eight planes to bytes: byte b of 16-byte piece L of o[j] is the number of lane 128L + 16j + b.
@@ -196,7 +195,8 @@ static inline void bst_bits_unpack(const bst_bits* planes, int n_planes, uint16_
   }
 }
 
-/// y of 16 outputs. |n| and |Af| stay below 2^14, so (n Af + 2^14) >> 15 is what vpmulhrsw computes.
+/// y of 16 outputs. |n| and |Af| stay below 2^14, so (n Af + 2^14) >> 15 is what vpmulhrsw
+/// computes.
 BST_INLINE __m512i bst_bits_scale16(__m256i count, __m256i offset, __m512i ai, __m256i af,
                                     __m512i b) {
   const __m256i n = _mm256_sub_epi16(_mm256_add_epi16(count, count), offset);
@@ -214,8 +214,8 @@ static inline void bst_bits_scale(const uint16_t* count, int32_t n_events, size_
   for (; i + 16 <= n_lanes; i += 16) {
     const __m256i c = _mm256_loadu_si256((const __m256i*)(const void*)(count + i));
     const __m256i f = _mm256_loadu_si256((const __m256i*)(const void*)(af + i));
-    const __m512i y = bst_bits_scale16(c, offset, _mm512_loadu_si512(ai + i), f,
-                                       _mm512_loadu_si512(b + i));
+    const __m512i y =
+        bst_bits_scale16(c, offset, _mm512_loadu_si512(ai + i), f, _mm512_loadu_si512(b + i));
     _mm512_storeu_si512(out + i, y);
   }
   if (i == n_lanes) return;
@@ -229,15 +229,7 @@ static inline void bst_bits_scale(const uint16_t* count, int32_t n_events, size_
 
 #include "sliced.h"
 
-const bst_spike_conv bst_spike_conv__avx512 = {
-    .rows_bytes = bst_sliced_rows_bytes,
-    .prepare_rows = bst_sliced_prepare_rows,
-    .theta_bytes = bst_sliced_theta_bytes,
-    .prepare_theta = bst_sliced_prepare_theta,
-    .scratch_bytes = bst_sliced_scratch_bytes,
-    .neuron = bst_sliced_neuron,
-    .affine = bst_sliced_affine,
-};
+const bst_spike_conv bst_spike_conv__avx512 = BST_SLICED_VERSION;
 
 BST_VECTOR_END
 

@@ -13,8 +13,8 @@ BST_INLINE bst_bits BST_FIRE(theta_plane)(int t, const bst_bits* spikes, const b
 /// Step t of all steps; see the file head.
 /// @param n_before planes of `charge` before, @param n_here after, at most `width`, those of Theta
 BST_INLINE bst_bits BST_FIRE(step)(int t, int n_planes, int n_before, int n_here, int width,
-                                  const bst_bits* h, const bst_bits* sum, bst_bits odd,
-                                  const bst_bits* spikes, bst_bits* charge) {
+                                   const bst_bits* h, const bst_bits* sum, bst_bits odd,
+                                   const bst_bits* spikes, bst_bits* charge) {
   const bst_bits zero = odd ^ odd;
   bst_bits quiet = zero, old_sign = zero, carry = zero, borrow = zero;
   if (t > 1) {
@@ -33,7 +33,8 @@ BST_INLINE bst_bits BST_FIRE(step)(int t, int n_planes, int n_before, int n_here
       carry = bst_bits_add(&j, x, carry);
     }
     charge[i] = j;
-    if (i < n_here - 1) borrow = bst_bits_less(j, BST_FIRE(theta_plane)(t, spikes, h + i * t), borrow);
+    if (i < n_here - 1)
+      borrow = bst_bits_less(j, BST_FIRE(theta_plane)(t, spikes, h + i * t), borrow);
   }
   const bst_bits sign = charge[n_here - 1];
   for (int i = n_here - 1; i < width - 1; ++i) {

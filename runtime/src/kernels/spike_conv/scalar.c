@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Event-driven binary convolution. Per output pixel and step the active weight rows are listed
-// once; per block of outputs the listed rows are added into bit-sliced counters (lanes.h).
+// Event-driven binary convolution, plainly: any window, any width; what sliced.h leaves to it, and
+// what the custom ops for ONNX Runtime and modules of TVM call. Per output pixel and step the
+// active weight rows are listed once; per block of outputs the listed rows are added into
+// bit-sliced counters (lanes.h).
 //
 // Accumulator. With S active inputs and P of them under a +1 weight, n = sum s*w = P - (S - P)
 // = 2P - S, in -S..S; P needs bit_length(S) planes.
@@ -197,32 +199,3 @@ void bst_spike_conv_affine__scalar(int part, int n_parts, int n_steps, int heigh
     }
   }
 }
-
-static size_t bst_conv_theta_bytes(int n_steps, int n_out, int fan_in) {
-  (void)fan_in;
-  return bst_spike_conv_theta_bytes(n_steps, n_out);
-}
-
-static void bst_conv_prepare_theta(int n_steps, int n_out, int kh, int kw, int n_in,
-                                   const uint8_t* bits, const int32_t* theta_u,
-                                   const int32_t* theta_w, int n_explicit, const int32_t* index,
-                                   const int32_t* explicit_theta, void* theta) {
-  (void)kh, (void)kw, (void)n_in, (void)bits;
-  bst_spike_conv_prepare_theta(n_steps, n_out, theta_u, theta_w, n_explicit, index, explicit_theta,
-                               theta);
-}
-
-static uint64_t bst_conv_scratch_bytes(int n_steps, int width, int kh, int kw, int n_in) {
-  (void)width;
-  return bst_spike_conv_scratch_bytes(n_steps, kh, kw, n_in);
-}
-
-const bst_spike_conv bst_spike_conv__scalar = {
-    .rows_bytes = bst_spike_conv_rows_bytes,
-    .prepare_rows = bst_spike_conv_prepare_rows,
-    .theta_bytes = bst_conv_theta_bytes,
-    .prepare_theta = bst_conv_prepare_theta,
-    .scratch_bytes = bst_conv_scratch_bytes,
-    .neuron = bst_spike_conv_neuron__scalar,
-    .affine = bst_spike_conv_affine__scalar,
-};

@@ -10,8 +10,8 @@
 // allows. Per block: one row of bits per input of the window, a row of zeros that pads lists, and
 // the planes of `total`, the number of +1 weights of each output.
 //
-// Lists. Outputs are taken in tiles of neighbouring pixels. A tile's lists of active inputs are made
-// once, for all steps and all blocks; then each block runs over the tile while its rows are in
+// Lists. Outputs are taken in tiles of neighbouring pixels. A tile's lists of active inputs are
+// made once, for all steps and all blocks; then each block runs over the tile while its rows are in
 // cache. Where a window is larger than a pixel, image rows are listed once and a window's list is
 // put together from one slice per image row. Where more than half of a whole window is active, its
 // silent inputs are listed instead: with P_z of them under a +1 weight, P = total - P_z.
@@ -20,8 +20,8 @@
 // vector, so that no lane idles in the neuron.
 //
 // Periodic trains. Behind the encoder of a still image an input fires at p, 2p, 3p, .. or never
-// (../stem_neuron). Step t then counts the inputs of the periods that divide t: each active input is
-// added once, to the counters of its period, and counters are added up per step.
+// (../stem_neuron). Step t then counts the inputs of the periods that divide t: each active input
+// is added once, to the counters of its period, and counters are added up per step.
 //
 // Neuron (numerics.md 4), exact on planes. With S active inputs n = 2P - S. Counters begin at
 // -ceil(S/2), so that they end as P' = P - ceil(S/2) and n = 2P' + (S odd): its planes are the
@@ -33,6 +33,8 @@
 
 #ifndef BST_KERNELS_SPIKE_CONV_SLICED_H_
 #define BST_KERNELS_SPIKE_CONV_SLICED_H_
+
+#include <stdbool.h>
 
 #include "geometry.h"
 #include "spike_conv.h"
@@ -64,7 +66,7 @@ static inline size_t bst_blocks_words(int n_out) {
 }
 
 /// Rows of a block: weights, zeros, planes of `total`.
-static inline size_t bst_block_rows(size_t fan_in) { return fan_in + 1 + BST_MAX_PLANES; }
+static inline size_t bst_block_rows(size_t fan_in) { return fan_in + 1 + BST_MAX_SLICED_PLANES; }
 
 static inline size_t bst_sliced_rows_bytes(int n_out, int kh, int kw, int n_in) {
   const size_t n_rows = bst_block_rows(bst_conv_fan_in(kh, kw, n_in));
@@ -91,7 +93,7 @@ static inline void bst_sliced_prepare_rows(int n_out, int kh, int kw, int n_in, 
     uint64_t* const total = rows + (fan_in + 1) * row;
     for (size_t o = 0; o < n_here; ++o, bits += out_bytes) {
       const uint64_t ones = bst_ones(bits, out_bytes);
-      for (int p = 0; p < BST_MAX_PLANES; ++p) {
+      for (int p = 0; p < BST_MAX_SLICED_PLANES; ++p) {
         total[(size_t)p * row + o / 64] |= (ones >> p & 1) << (o % 64);
       }
     }
@@ -189,8 +191,8 @@ typedef struct bst_row_lists {
   bst_entry* entries;  // [T][kh][row_entries]
   uint32_t* starts;    // [T][kh][width + 1]
   size_t row_entries;
-  int n_listed;                // image rows below this have been listed
-  int first_ky, end_ky;        // rows of the window that lie inside the image, and their slots
+  int n_listed;          // image rows below this have been listed
+  int first_ky, end_ky;  // rows of the window that lie inside the image, and their slots
   int slot[BST_MAX_KERNEL_ROWS];
 } bst_row_lists;
 
@@ -275,7 +277,8 @@ static inline void bst_list_rows(const bst_conv_geometry* g, bool periodic, cons
   }
 }
 
-/// The events of output column x of a row of outputs at step t, put together from the lists of rows.
+/// The events of output column x of a row of outputs at step t, put together from the lists of
+/// rows.
 static inline size_t bst_join_rows(const bst_conv_geometry* g, const bst_row_lists* rows, int t,
                                    int x, bst_entry* list) {
   const int first_x = x * g->stride - g->pad;
@@ -419,7 +422,8 @@ static inline bst_block bst_block_at(const bst_conv_work* w, size_t first) {
 /// Counters with room for numbers up to `most`: as many planes as sum.h has functions for.
 static inline int bst_sum_planes(uint32_t most) {
   const int n = bst_bit_length(most);
-  return n < BST_MIN_SUM_PLANES ? BST_MIN_SUM_PLANES : n > BST_MAX_SUM_PLANES ? BST_MAX_PLANES : n;
+  if (n > BST_MAX_SUM_PLANES) return BST_MAX_SLICED_PLANES;
+  return n < BST_MIN_SUM_PLANES ? BST_MIN_SUM_PLANES : n;
 }
 
 /// Replace counters C of one pixel by total - C, modulo 2^n_planes.
@@ -452,7 +456,7 @@ static inline void bst_sum_pixel(const bst_block* b, const bst_tile* tile, size_
 /// Planes of I_t, t from 1; see the file head.
 #define BST_CHARGE_PLANES(n_planes, t) ((n_planes) + ((t) == 1 ? 1 : (t) + 1))
 
-enum { BST_MAX_CHARGE_PLANES = BST_MAX_PLANES + BST_CONV_NEURON_T + 1 };
+enum { BST_MAX_CHARGE_PLANES = BST_MAX_SLICED_PLANES + BST_CONV_NEURON_T + 1 };
 
 BST_INLINE bst_bits bst_load_bits(const void* from) {
   bst_bits v;
@@ -462,10 +466,6 @@ BST_INLINE bst_bits bst_load_bits(const void* from) {
 
 #define BST_FIRE(name) bst_fire_##name
 #define BST_FIRE_UNROLL
-#include "fire.h"
-
-#define BST_FIRE(name) bst_fire_fixed_##name
-#define BST_FIRE_UNROLL BST_UNROLL
 #include "fire.h"
 
 /// All steps of one vector of neurons, any T and number of planes.
@@ -485,89 +485,15 @@ static void bst_fire_any(int n_steps, int n_planes, const bst_theta_head* head,
   }
 }
 
-/// Four steps, where Theta has at least BST_CHARGE_PLANES planes at each.
-BST_INLINE void bst_fire_4(int n_planes, const bst_theta_head* head, const bst_bits* theta,
-                           const bst_bits* sums, const bst_bits* odd, bst_bits* spikes) {
-  bst_bits charge[BST_MAX_CHARGE_PLANES];
-  BST_UNROLL
-  for (int t = 1; t <= 4; ++t) {
-    spikes[t - 1] = bst_fire_fixed_step(
-        t, n_planes, t == 1 ? 0 : BST_CHARGE_PLANES(n_planes, t - 1), BST_CHARGE_PLANES(n_planes, t),
-        head->widths[t - 1], theta, sums + (t - 1) * n_planes, odd[t - 1], spikes, charge);
-    theta += head->widths[t - 1] * t;
-  }
-}
-
-/// The same from the lists of one pixel, for blocks as wide as a vector: the counters never leave
-/// the registers.
-BST_INLINE void bst_sum_and_fire_4(int n_planes, const bst_theta_head* head, const bst_bits* theta,
-                                   const uint8_t* rows, const bst_entry* const* list,
-                                   const uint32_t* n_padded, const uint32_t* n_active,
-                                   bst_bits* spikes) {
-  bst_bits charge[BST_MAX_CHARGE_PLANES], sum[BST_MAX_PLANES];
-  BST_UNROLL
-  for (int t = 1; t <= 4; ++t) {
-    const uint32_t active = n_active[t - 1];
-    const bst_bits odd = BST_WHOLE_SUM(splat)(bst_all_or_none[active & 1]);
-    BST_WHOLE_SUM(planes)
-    (n_planes, rows, list[t - 1], n_padded[t - 1], 0 - (active + 1) / 2, sum);
-    spikes[t - 1] = bst_fire_fixed_step(
-        t, n_planes, t == 1 ? 0 : BST_CHARGE_PLANES(n_planes, t - 1), BST_CHARGE_PLANES(n_planes, t),
-        head->widths[t - 1], theta, sum, odd, spikes, charge);
-    theta += head->widths[t - 1] * t;
-  }
-}
-
-// One function of each per number of planes.
-
-typedef void bst_fire_4_function(const bst_theta_head* head, const bst_bits* theta,
-                                 const bst_bits* sums, const bst_bits* odd, bst_bits* spikes);
-typedef void bst_sum_and_fire_4_function(const bst_theta_head* head, const bst_bits* theta,
-                                         const uint8_t* rows, const bst_entry* const* list,
-                                         const uint32_t* n_padded, const uint32_t* n_active,
-                                         bst_bits* spikes);
-
-#define BST_FIRE_PLANES(n)                                                                       \
-  static void bst_fire_4_##n(const bst_theta_head* head, const bst_bits* theta,                  \
-                             const bst_bits* sums, const bst_bits* odd, bst_bits* spikes) {      \
-    bst_fire_4(n, head, theta, sums, odd, spikes);                                               \
-  }                                                                                              \
-  static void bst_sum_and_fire_4_##n(const bst_theta_head* head, const bst_bits* theta,          \
-                                     const uint8_t* rows, const bst_entry* const* list,          \
-                                     const uint32_t* n_padded, const uint32_t* n_active,         \
-                                     bst_bits* spikes) {                                         \
-    bst_sum_and_fire_4(n, head, theta, rows, list, n_padded, n_active, spikes);                  \
-  }
-BST_FIRE_PLANES(5)
-BST_FIRE_PLANES(6)
-BST_FIRE_PLANES(7)
-BST_FIRE_PLANES(8)
-BST_FIRE_PLANES(9)
-BST_FIRE_PLANES(10)
-#undef BST_FIRE_PLANES
-
-enum { BST_MIN_FIRE_PLANES = 5, BST_MAX_FIRE_PLANES = 10 };
-
-static bst_fire_4_function* const bst_fire_4_functions[] = {
-    bst_fire_4_5, bst_fire_4_6, bst_fire_4_7, bst_fire_4_8, bst_fire_4_9, bst_fire_4_10};
-static bst_sum_and_fire_4_function* const bst_sum_and_fire_4_functions[] = {
-    bst_sum_and_fire_4_5, bst_sum_and_fire_4_6, bst_sum_and_fire_4_7,
-    bst_sum_and_fire_4_8, bst_sum_and_fire_4_9, bst_sum_and_fire_4_10};
-
-/// Whether the functions for four steps take `n_planes`.
-static inline bool bst_is_fixed(int n_steps, int n_planes, const bst_theta_head* head) {
-  if (n_steps != 4 || n_planes < BST_MIN_FIRE_PLANES || n_planes > BST_MAX_FIRE_PLANES) return false;
-  for (int t = 1; t <= 4; ++t) {
-    if (head->widths[t - 1] < BST_CHARGE_PLANES(n_planes, t)) return false;
-  }
-  return true;
-}
+#ifdef BST_FIRE_FIXED
+#include "fire_fixed.h"
+#endif
 
 // ---- conv_neuron --------------------------------------------------------------------------------
 
 /// Counters, parities and spikes of the neurons of one vector.
 typedef struct bst_group {
-  bst_bits sums[BST_CONV_NEURON_T * BST_MAX_PLANES];  // [n_steps][n_planes]
+  bst_bits sums[BST_CONV_NEURON_T * BST_MAX_SLICED_PLANES];  // [n_steps][n_planes]
   bst_bits odd[BST_CONV_NEURON_T], spikes[BST_CONV_NEURON_T];
 } bst_group;
 
@@ -602,10 +528,12 @@ static inline void bst_starts(const bst_conv_work* w, const uint32_t* lengths, u
   }
 }
 
+#ifdef BST_FIRE_FIXED
 static inline bool bst_any_inverted(const bst_tile* tile, int i) {
   const bool* const inverted = tile->is_inverted + i * 4;
   return inverted[0] || inverted[1] || inverted[2] || inverted[3];
 }
+#endif
 
 /// Sum up and fire pixels i .. i + n - 1 of a tile in one vector.
 static inline void bst_run_group(const bst_conv_work* w, const bst_block* b,
@@ -618,14 +546,16 @@ static inline void bst_run_group(const bst_conv_work* w, const bst_block* b,
     bst_starts(w, tile->n_active + (i + k) * n_steps, active[k], start[k]);
     for (int t = 0; t < n_steps; ++t) most = active[k][t] > most ? active[k][t] : most;
   }
-  const int n_planes = bst_sum_planes(most < 16 ? 16 : most);  // BST_MIN_FIRE_PLANES at least
+  const int n_planes = bst_sum_planes(most);
+#ifdef BST_FIRE_FIXED
   const bool fixed = bst_is_fixed(n_steps, n_planes, head);
   if (fixed && b->n_pixels == 1 && !w->periodic && !bst_any_inverted(tile, i)) {
-    bst_sum_and_fire_4_functions[n_planes - BST_MIN_FIRE_PLANES](
+    bst_sum_and_fire_4_functions[n_planes - BST_MIN_SUM_PLANES](
         head, theta, b->rows, tile->list + i * 4, tile->n_padded + i * 4, tile->n_active + i * 4,
         group->spikes);
     return;
   }
+#endif
   for (int t = 0; t < n_steps; ++t) {
     uint64_t* const planes = (uint64_t*)(void*)(group->sums + t * n_planes);
     uint64_t* const odd = (uint64_t*)(void*)(group->odd + t);
@@ -641,12 +571,14 @@ static inline void bst_run_group(const bst_conv_work* w, const bst_block* b,
     }
   }
   if (w->periodic) bst_add_periods(n_steps, n_planes, group->sums);
+#ifdef BST_FIRE_FIXED
   if (fixed) {
-    bst_fire_4_functions[n_planes - BST_MIN_FIRE_PLANES](head, theta, group->sums, group->odd,
-                                                         group->spikes);
-  } else {
-    bst_fire_any(n_steps, n_planes, head, theta, group->sums, group->odd, group->spikes);
+    bst_fire_4_functions[n_planes - BST_MIN_SUM_PLANES](head, theta, group->sums, group->odd,
+                                                        group->spikes);
+    return;
   }
+#endif
+  bst_fire_any(n_steps, n_planes, head, theta, group->sums, group->odd, group->spikes);
 }
 
 /// Write the spikes of pixel `k` of a group; bits beyond the outputs are zero.
@@ -750,7 +682,7 @@ static inline void bst_sliced_neuron(int part, int n_parts, int n_steps, int hei
 
 /// Counters of one vector, and its counts in natural order.
 typedef struct bst_affine_group {
-  bst_bits planes[(BST_MAX_PLANES + 7) / 8 * 8];
+  bst_bits planes[(BST_MAX_SLICED_PLANES + 7) / 8 * 8];
   uint16_t counts[BST_BITS_BYTES * 8];
 } bst_affine_group;
 
@@ -819,5 +751,87 @@ static inline void bst_sliced_affine(int part, int n_parts, int n_steps, int hei
     }
   }
 }
+
+// ---- The version --------------------------------------------------------------------------------
+
+// Windows of more inputs than entries of lists can name are left to the plain kernels of scalar.c.
+
+static inline bool bst_fits_lists(size_t fan_in) { return fan_in < BST_MAX_ENTRY_ROWS; }
+
+static size_t bst_version_rows_bytes(int n_out, int kh, int kw, int n_in) {
+  return bst_fits_lists(bst_conv_fan_in(kh, kw, n_in))
+             ? bst_sliced_rows_bytes(n_out, kh, kw, n_in)
+             : bst_spike_conv_rows_bytes(n_out, kh, kw, n_in);
+}
+
+static void bst_version_prepare_rows(int n_out, int kh, int kw, int n_in, const uint8_t* bits,
+                                     uint64_t* rows) {
+  if (bst_fits_lists(bst_conv_fan_in(kh, kw, n_in))) {
+    bst_sliced_prepare_rows(n_out, kh, kw, n_in, bits, rows);
+  } else {
+    bst_spike_conv_prepare_rows(n_out, kh, kw, n_in, bits, rows);
+  }
+}
+
+static size_t bst_version_theta_bytes(int n_steps, int n_out, int fan_in) {
+  return bst_fits_lists((size_t)fan_in) ? bst_sliced_theta_bytes(n_steps, n_out, fan_in)
+                                        : bst_spike_conv_theta_bytes(n_steps, n_out);
+}
+
+static void bst_version_prepare_theta(int n_steps, int n_out, int kh, int kw, int n_in,
+                                      const uint8_t* bits, const int32_t* theta_u,
+                                      const int32_t* theta_w, int n_explicit, const int32_t* index,
+                                      const int32_t* explicit_theta, void* theta) {
+  if (bst_fits_lists(bst_conv_fan_in(kh, kw, n_in))) {
+    bst_sliced_prepare_theta(n_steps, n_out, kh, kw, n_in, bits, theta_u, theta_w, n_explicit,
+                             index, explicit_theta, theta);
+  } else {
+    bst_spike_conv_prepare_theta(n_steps, n_out, theta_u, theta_w, n_explicit, index,
+                                 explicit_theta, theta);
+  }
+}
+
+static uint64_t bst_version_scratch_bytes(int n_steps, int width, int kh, int kw, int n_in) {
+  return bst_fits_lists(bst_conv_fan_in(kh, kw, n_in))
+             ? bst_sliced_scratch_bytes(n_steps, width, kh, kw, n_in)
+             : bst_spike_conv_scratch_bytes(n_steps, kh, kw, n_in);
+}
+
+static void bst_version_neuron(int part, int n_parts, int n_steps, int height, int width, int n_in,
+                               int n_out, int kh, int kw, int stride, int pad, int periodic,
+                               const uint64_t* spikes, const uint64_t* rows, const void* theta,
+                               uint64_t* out, void* scratch) {
+  if (bst_fits_lists(bst_conv_fan_in(kh, kw, n_in))) {
+    bst_sliced_neuron(part, n_parts, n_steps, height, width, n_in, n_out, kh, kw, stride, pad,
+                      periodic, spikes, rows, theta, out, scratch);
+  } else {
+    bst_spike_conv_neuron__scalar(part, n_parts, n_steps, height, width, n_in, n_out, kh, kw,
+                                  stride, pad, periodic, spikes, rows, theta, out, scratch);
+  }
+}
+
+static void bst_version_affine(int part, int n_parts, int n_steps, int height, int width, int n_in,
+                               int n_out, int kh, int kw, int stride, int pad,
+                               const uint64_t* spikes, const uint64_t* rows, const int32_t* ai,
+                               const int16_t* af, const int32_t* b, int32_t* out, void* scratch) {
+  if (bst_fits_lists(bst_conv_fan_in(kh, kw, n_in))) {
+    bst_sliced_affine(part, n_parts, n_steps, height, width, n_in, n_out, kh, kw, stride, pad,
+                      spikes, rows, ai, af, b, out, scratch);
+  } else {
+    bst_spike_conv_affine__scalar(part, n_parts, n_steps, height, width, n_in, n_out, kh, kw,
+                                  stride, pad, spikes, rows, ai, af, b, out, scratch);
+  }
+}
+
+#define BST_SLICED_VERSION                        \
+  {                                               \
+      .rows_bytes = bst_version_rows_bytes,       \
+      .prepare_rows = bst_version_prepare_rows,   \
+      .theta_bytes = bst_version_theta_bytes,     \
+      .prepare_theta = bst_version_prepare_theta, \
+      .scratch_bytes = bst_version_scratch_bytes, \
+      .neuron = bst_version_neuron,               \
+      .affine = bst_version_affine,               \
+  }
 
 #endif  // BST_KERNELS_SPIKE_CONV_SLICED_H_

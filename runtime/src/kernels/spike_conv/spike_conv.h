@@ -41,7 +41,8 @@ size_t bst_spike_conv_scratch_bytes(int n_steps, int kh, int kw, int n_in);
 typedef void bst_spike_conv_neuron_kernel(int part, int n_parts, int n_steps, int height, int width,
                                           int n_in, int n_out, int kh, int kw, int stride, int pad,
                                           int periodic, const uint64_t* spikes,
-                                          const uint64_t* rows, const void* theta, uint64_t* out, void* scratch);
+                                          const uint64_t* rows, const void* theta, uint64_t* out,
+                                          void* scratch);
 
 /// @param ai, b [n_out] int32, @param af [n_out] int16 in -16384..16384
 typedef void bst_spike_conv_affine_kernel(int part, int n_parts, int n_steps, int height, int width,

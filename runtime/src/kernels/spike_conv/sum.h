@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Adding listed rows into bit-sliced counters that stay in registers, for one type of vector. A
-// body: included once for every width of rows, after BST_SUM(name), BST_SUM_VEC, BST_SUM_WORDS_OF and
-// the functions BST_SUM(splat) and BST_SUM(add), a full adder; the macros are undefined at the end.
+// body: included once for every width of rows, after BST_SUM(name), BST_SUM_VEC, BST_SUM_WORDS_OF
+// and the functions BST_SUM(splat) and BST_SUM(add), a full adder; the macros are undefined at the
+// end.
 //
 // Counters of `n_planes` planes start at any number (modulo 2^n_planes) and take sixteen rows at a
 // time through a tree of fifteen full adders (Harley-Seal); the carry of weight 16 ripples through
-// the planes above. A last group of eight, where there is one, enters through seven. Two operations
-// of three inputs per row and vector, so an engine that does two of them per cycle adds one row per
-// cycle at best.
+// the planes above. A full adder is two functions of three bits, so an engine that does two of
+// these per cycle adds one row per cycle at best.
 
 typedef BST_SUM_VEC BST_SUM(vec);
 
@@ -30,18 +30,6 @@ BST_INLINE void BST_SUM(ripple)(int n_planes, int from, BST_SUM(vec) carry, BST_
 // Full adders of one level of a tree do not wait for each other, and what the next rows wait for is
 // one full adder per plane.
 #define BST_ROW(i) BST_SUM(load)(rows + (size_t)list[i] * BST_SUM_WORDS_OF)
-
-/// Eight rows into planes 0 to 2 by seven full adders; returns the carry of weight 8.
-BST_INLINE BST_SUM(vec)
-    BST_SUM(add8)(const uint8_t* rows, const bst_entry* list, BST_SUM(vec) * p) {
-  BST_SUM(vec) a = BST_ROW(0), b = BST_ROW(3);
-  BST_SUM(vec) twos = BST_SUM(add)(&a, BST_ROW(1), BST_ROW(2));
-  const BST_SUM(vec) c = BST_SUM(add)(&b, BST_ROW(4), BST_ROW(5));
-  const BST_SUM(vec) d = BST_SUM(add)(&a, BST_ROW(6), BST_ROW(7));
-  const BST_SUM(vec) e = BST_SUM(add)(&p[0], a, b);
-  const BST_SUM(vec) fours = BST_SUM(add)(&twos, c, d);
-  return BST_SUM(add)(&p[2], fours, BST_SUM(add)(&p[1], twos, e));
-}
 
 /// Sixteen rows into planes 0 to 3 by fifteen full adders; returns the carry of weight 16.
 BST_INLINE BST_SUM(vec)
@@ -66,52 +54,52 @@ BST_INLINE BST_SUM(vec)
 #undef BST_ROW
 
 /// @param rows     first word wanted of row 0; a row lies entry * BST_SUM_WORDS_OF bytes further
-/// @param n_padded length of the list, a multiple of 8
+/// @param n_padded length of the list, a multiple of BST_SUM_ROWS
 /// @param n_planes 4 or more; a constant, so that the planes stay in registers
-/// @param start    what the counters begin with, modulo 2^n_planes
-/// @param p        out: the planes
+/// @param p        what the counters begin with, and their sums
 BST_INLINE void BST_SUM(planes)(int n_planes, const uint8_t* rows, const bst_entry* list,
-                                size_t n_padded, uint32_t start, BST_SUM(vec) * p) {
-  BST_UNROLL
-  for (int i = 0; i < n_planes; ++i) p[i] = BST_SUM(splat)(bst_all_or_none[start >> i & 1]);
-  for (; n_padded >= 16; n_padded -= 16, list += 16) {
+                                size_t n_padded, BST_SUM(vec) * p) {
+  for (; n_padded != 0; n_padded -= BST_SUM_ROWS, list += BST_SUM_ROWS) {
     BST_SUM(ripple)(n_planes, 4, BST_SUM(add16)(rows, list, p), p);
   }
-  if (n_padded != 0) BST_SUM(ripple)(n_planes, 3, BST_SUM(add8)(rows, list, p), p);
 }
 
-/// The same into memory: plane i at out + i * out_words.
+/// The planes of a number, the same in every lane.
+BST_INLINE void BST_SUM(start)(int n_planes, uint32_t start, BST_SUM(vec) * p) {
+  BST_UNROLL
+  for (int i = 0; i < n_planes; ++i) p[i] = BST_SUM(splat)(bst_all_or_none[start >> i & 1]);
+}
+
+/// From a number into memory: plane i at out + i * out_words.
 BST_INLINE void BST_SUM(rows)(int n_planes, const uint8_t* rows, const bst_entry* list,
                               size_t n_padded, uint32_t start, uint64_t* out, size_t out_words) {
-  BST_SUM(vec) p[BST_MAX_PLANES];
-  BST_SUM(planes)(n_planes, rows, list, n_padded, start, p);
+  BST_SUM(vec) p[BST_MAX_SLICED_PLANES];
+  BST_SUM(start)(n_planes, start, p);
+  BST_SUM(planes)(n_planes, rows, list, n_padded, p);
   BST_UNROLL
   for (int i = 0; i < n_planes; ++i) memcpy(out + (size_t)i * out_words, &p[i], sizeof p[i]);
 }
 
 // One function per number of planes.
-#define BST_SUM_PLANES(n)                                                                         \
-  static void BST_SUM(rows_##n)(const uint8_t* rows, const bst_entry* list, size_t n_padded,       \
-                                uint32_t start, uint64_t* out, size_t out_words) {                \
-    BST_SUM(rows)(n, rows, list, n_padded, start, out, out_words);                                \
+#define BST_SUM_PLANES(n)                                                                    \
+  static void BST_SUM(rows_##n)(const uint8_t* rows, const bst_entry* list, size_t n_padded, \
+                                uint32_t start, uint64_t* out, size_t out_words) {           \
+    BST_SUM(rows)(n, rows, list, n_padded, start, out, out_words);                           \
   }
-BST_SUM_PLANES(4)
 BST_SUM_PLANES(5)
 BST_SUM_PLANES(6)
 BST_SUM_PLANES(7)
 BST_SUM_PLANES(8)
 BST_SUM_PLANES(9)
 BST_SUM_PLANES(10)
-BST_SUM_PLANES(11)
-BST_SUM_PLANES(17)
+BST_SUM_PLANES(13)
 #undef BST_SUM_PLANES
 
-/// The function for `n_planes`; what it is given room for is bst_sum_planes(n_planes).
+/// The function for `n_planes`, one of those that bst_sum_planes gives.
 static inline bst_sum_function* BST_SUM(function)(int n_planes) {
-  static bst_sum_function* const functions[] = {
-      BST_SUM(rows_4), BST_SUM(rows_5), BST_SUM(rows_6),  BST_SUM(rows_7),
-      BST_SUM(rows_8), BST_SUM(rows_9), BST_SUM(rows_10), BST_SUM(rows_11)};
-  return n_planes > 11 ? BST_SUM(rows_17) : functions[n_planes - 4];
+  static bst_sum_function* const functions[] = {BST_SUM(rows_5), BST_SUM(rows_6), BST_SUM(rows_7),
+                                                BST_SUM(rows_8), BST_SUM(rows_9), BST_SUM(rows_10)};
+  return n_planes > BST_MAX_SUM_PLANES ? BST_SUM(rows_13) : functions[n_planes - 5];
 }
 
 #undef BST_SUM

@@ -15,7 +15,8 @@
 #define BST_UNROLL
 #endif
 
-enum { BST_MIN_SUM_PLANES = 4, BST_MAX_SUM_PLANES = 11 };
+/// Planes of counters that have a function of their own; more take BST_MAX_SLICED_PLANES.
+enum { BST_MIN_SUM_PLANES = 5, BST_MAX_SUM_PLANES = 10, BST_MAX_SLICED_PLANES = 13 };
 
 static const uint64_t bst_all_or_none[2] = {0, UINT64_MAX};
 
@@ -23,6 +24,7 @@ static const uint64_t bst_all_or_none[2] = {0, UINT64_MAX};
 typedef uint16_t bst_entry;
 
 enum {
+  BST_SUM_ROWS = 16,  // added at a time: lists are padded to a multiple
   BST_ENTRY = 8,
   BST_MAX_ENTRY_ROWS = UINT16_MAX / BST_ENTRY,  // with the row of zeros
 };
@@ -30,5 +32,8 @@ enum {
 /// See `rows` of sum.h.
 typedef void bst_sum_function(const uint8_t* rows, const bst_entry* list, size_t n_padded,
                               uint32_t start, uint64_t* out, size_t out_words);
+
+/// `function` of sum.h for one width of rows.
+typedef bst_sum_function* bst_sum_piece(int n_planes);
 
 #endif  // BST_KERNELS_SPIKE_CONV_SUM_COMMON_H_
