@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: MIT
+// The product of two spike matrices with the neurons that end it, bit-sliced. A body: included by
+// the file of one instruction set after its vocabulary (../words.h, ../avx2.h, ..), in its target.
+//
+//   count[i, l] = sum over events e of x[e, i] y[e, l],   i = item, l = lane
+//
+// A vector holds BST_VEC_WORDS items x 64 lanes, one word of lanes per item. Event e adds the row
+// "word of y[e] in the words whose item has x[e, i] = 1, 0 in the others". Rows are added sixteen
+// at a time (Harley-Seal): the planes of weight 1, 2, 4 and 8 stay in registers, one carry of
+// weight 16 leaves per sixteen rows. The neurons of rule.h follow on the planes, or on int32 lanes
+// where they have to, and the spikes of item i are words of bits l.
+//
+// Two ways through the events. With vectors of eight words every event is added, since most have
+// one of eight items (BST_ATTENTION_DENSE): x is given as rows [event][items], whose byte is the
+// mask. With fewer words only events that have an item are added: x is given as rows
+// [item][events], the OR of a vector's items is the list, padded with rows of zeros to whole groups
+// of eight. Either way the cost of a list is shared by all words of lanes.
+
+#ifndef BST_KERNELS_SPIKE_ATTENTION_PRODUCT_H_
+#define BST_KERNELS_SPIKE_ATTENTION_PRODUCT_H_
+
+#include "../lanes.h"
+#include "rule.h"
+
+enum {
+  BST_ATTENTION_ITEMS = BST_VEC_BYTES / 8,
+  BST_ATTENTION_DENSE = BST_ATTENTION_ITEMS == 8,
+  BST_ATTENTION_PLANES = 16,                            // 11 of counts up to 1024, in whole bytes
+  BST_ATTENTION_MAX_PLANES = 11 + BST_ATTENTION_MAX_T,  // of J for HARD
+  BST_ATTENTION_GROUP = 8,
+};
+
+/// Rows of bits at every step: word w of row r at step t is words[t * step + r * stride + w]; the
+/// first bit that counts is number `first` of a row.
+typedef struct bst_attention_bits {
+  const uint64_t* words;
+  size_t stride, step, first;
+} bst_attention_bits;
+
+typedef struct bst_attention_product {
+  bst_attention_bits
+      x;  ///< [event][item] where dense (`first` a multiple of 8), else [item][event]
+  bst_attention_bits y;  ///< [event][lane], `first` = 0
+  size_t n_events, n_items, n_lanes;
+  uint64_t* out;  ///< [item][words of lanes]
+  size_t out_stride, out_step;
+  uint32_t* lists;  ///< scratch: bst_attention_list_words(n_steps, n_events)
+} bst_attention_product;
+
+// ---- Events -------------------------------------------------------------------------------------
+
+/// The events of one vector of items at one step.
+typedef struct bst_attention_events {
+  const uint8_t* masks;  ///< dense: of event e at e * mask_stride
+  size_t mask_stride;
+  const uint32_t* list;  ///< else: event + mask * 2^16
+  size_t n;
+} bst_attention_events;
+
+/// List the events of up to BST_ATTENTION_ITEMS items from `item` on at step t; return how many,
+/// padded.
+static inline size_t bst_attention_list(const bst_attention_product* p, size_t item, size_t t,
+                                        uint32_t* list) {
+  const size_t left = p->n_items - item;
+  const uint64_t* const from = p->x.words + t * p->x.step + item * p->x.stride;
+  size_t n = 0;
+  for (size_t done = 0; done < p->n_events; done += 64) {
+    const size_t n_bits = p->n_events - done < 64 ? p->n_events - done : 64;
+    uint64_t rows[BST_ATTENTION_ITEMS], any = 0;
+    for (size_t j = 0; j < BST_ATTENTION_ITEMS; ++j) {
+      rows[j] = 0;
+      if (j < left) bst_slice_bits(from + j * p->x.stride, p->x.first + done, n_bits, &rows[j]);
+      any |= rows[j];
+    }
+    for (; any != 0; any &= any - 1) {
+      const unsigned e = bst_low_bit(any);
+      uint32_t mask = 0;
+      for (size_t j = 0; j < BST_ATTENTION_ITEMS; ++j) mask |= (uint32_t)(rows[j] >> e & 1) << j;
+      list[n++] = (uint32_t)done + e + (mask << 16);
+    }
+  }
+  while (n % BST_ATTENTION_GROUP != 0) list[n++] = 0;
+  return n;
+}
+
+/// Events of the items from `item` on at every step.
+static inline void bst_attention_find_events(int n_steps, const bst_attention_product* p,
+                                             size_t item, bst_attention_events* events) {
+  const size_t capacity = bst_list_capacity(p->n_events);
+  for (size_t t = 0; t < (size_t)n_steps; ++t) {
+    bst_attention_events* const at = &events[t];
+    if (BST_ATTENTION_DENSE) {
+      at->masks = (const uint8_t*)(p->x.words + t * p->x.step) + (p->x.first + item) / 8;
+      at->mask_stride = 8 * p->x.stride;
+      at->n = p->n_events;
+    } else {
+      uint32_t* const list = p->lists + t * capacity;
+      at->list = list;
+      at->n = bst_attention_list(p, item, t, list);
+    }
+  }
+}
+
+// ---- Counts -------------------------------------------------------------------------------------
+
+/// Row i of the sum; `y` points at the word of lanes.
+static inline bst_vec bst_attention_row(const bst_attention_events* events, const uint64_t* y,
+                                        size_t y_stride, size_t i) {
+  if (BST_ATTENTION_DENSE) {
+    return bst_vec_spread(y[i * y_stride], events->masks[i * events->mask_stride]);
+  }
+  const uint32_t entry = events->list[i];
+  return bst_vec_spread(y[(entry & 0xFFFF) * y_stride], entry >> 16);
+}
+
+/// *sum += a + b, lane by lane; returns the carry.
+static inline bst_vec bst_attention_full_add(bst_vec* sum, bst_vec a, bst_vec b) {
+  const bst_vec half = bst_vec_xor(a, b), c = *sum;
+  *sum = bst_vec_xor3(a, b, c);
+  return bst_vec_carry(half, a, b, c);
+}
+
+/// *sum += a; returns the carry.
+static inline bst_vec bst_attention_half_add(bst_vec* sum, bst_vec a) {
+  const bst_vec c = *sum;
+  *sum = bst_vec_xor(c, a);
+  return bst_vec_and(c, a);
+}
+
+typedef struct bst_attention_counter {
+  bst_vec ones, twos, fours, eights;
+} bst_attention_counter;
+
+/// Add four rows; returns the carry of weight 4.
+static inline bst_vec bst_attention_add4(bst_attention_counter* n, const bst_attention_events* from,
+                                         const uint64_t* y, size_t y_stride, size_t i) {
+#define BST_ROW(j) bst_attention_row(from, y, y_stride, i + (j))
+  const bst_vec twos_a = bst_attention_full_add(&n->ones, BST_ROW(0), BST_ROW(1));
+  const bst_vec twos_b = bst_attention_full_add(&n->ones, BST_ROW(2), BST_ROW(3));
+#undef BST_ROW
+  return bst_attention_full_add(&n->twos, twos_a, twos_b);
+}
+
+/// Add eight rows; returns the carry of weight 8.
+static inline bst_vec bst_attention_add8(bst_attention_counter* n, const bst_attention_events* from,
+                                         const uint64_t* y, size_t y_stride, size_t i) {
+  const bst_vec fours = bst_attention_add4(n, from, y, y_stride, i);
+  return bst_attention_full_add(&n->fours, fours, bst_attention_add4(n, from, y, y_stride, i + 4));
+}
+
+/// Add a carry of weight 16 into the planes in memory.
+static inline void bst_attention_ripple(bst_vec carry, int n_planes, bst_vec* planes) {
+  for (int p = 4; p < n_planes; ++p) carry = bst_attention_half_add(&planes[p], carry);
+}
+
+/// Counts as planes 0 .. n_planes - 1, which hold them.
+static inline void bst_attention_count(const bst_attention_events* from, const uint64_t* y,
+                                       size_t y_stride, int n_planes, bst_vec* planes) {
+  const bst_vec zero = bst_vec_zero();
+  bst_attention_counter n = {zero, zero, zero, zero};
+  size_t i = 0;
+  for (int p = 4; p < n_planes; ++p) planes[p] = zero;
+  for (; i + 16 <= from->n; i += 16) {
+    const bst_vec eights = bst_attention_add8(&n, from, y, y_stride, i);
+    bst_attention_ripple(
+        bst_attention_full_add(&n.eights, eights, bst_attention_add8(&n, from, y, y_stride, i + 8)),
+        n_planes, planes);
+  }
+  if ((from->n & 8) != 0) {
+    const bst_vec eights = bst_attention_add8(&n, from, y, y_stride, i);
+    bst_attention_ripple(bst_attention_half_add(&n.eights, eights), n_planes, planes);
+    i += 8;
+  }
+  if (BST_ATTENTION_DENSE) {  // lists are padded
+    if ((from->n & 4) != 0) {
+      bst_vec carry = bst_attention_add4(&n, from, y, y_stride, i);
+      carry = bst_attention_half_add(&n.fours, carry);
+      bst_attention_ripple(bst_attention_half_add(&n.eights, carry), n_planes, planes);
+      i += 4;
+    }
+    for (; i < from->n; ++i) {
+      bst_vec carry = bst_attention_half_add(&n.ones, bst_attention_row(from, y, y_stride, i));
+      carry = bst_attention_half_add(&n.twos, carry);
+      carry = bst_attention_half_add(&n.fours, carry);
+      bst_attention_ripple(bst_attention_half_add(&n.eights, carry), n_planes, planes);
+    }
+  }
+  planes[0] = n.ones;
+  planes[1] = n.twos;
+  planes[2] = n.fours;
+  planes[3] = n.eights;
+}
+
+// ---- Neurons ------------------------------------------------------------------------------------
+
+/// One step of SOFT; m: n_planes planes of the count and one of zeros.
+/// @param k state, n_planes + 1 planes and one of zeros
+static inline bst_vec bst_attention_soft_step(uint32_t threshold, int n_planes, const bst_vec* m,
+                                              bst_vec* k) {
+  bst_vec carry = bst_vec_zero(), borrow = carry, differ[BST_ATTENTION_PLANES];
+  for (int p = 0; p <= n_planes; ++p) {
+    const bst_vec a = k[p + 1], b = m[p];
+    const bst_vec half = bst_vec_xor(a, b), sum = bst_vec_xor3(a, b, carry);
+    const bst_vec bit = bst_vec_set64(0 - (uint64_t)(threshold >> p & 1));
+    carry = bst_vec_carry(half, a, b, carry);
+    k[p] = sum;
+    differ[p] = bst_vec_xor(bit, borrow);  // sum - threshold is sum ^ differ
+    borrow = bst_vec_borrow(differ[p], sum, bit, borrow);
+  }
+  const bst_vec fired = bst_vec_clear(bst_vec_set64(UINT64_MAX), borrow);
+  for (int p = 0; p <= n_planes; ++p) k[p] = bst_vec_xor(k[p], bst_vec_and(differ[p], fired));
+  return fired;
+}
+
+/// Where the number in `width` planes is at least `threshold` < 2^width.
+static inline bst_vec bst_attention_reaches(uint32_t threshold, int width, const bst_vec* j) {
+  bst_vec reaches = bst_vec_set64(UINT64_MAX);
+  if (threshold == 0) return reaches;
+  for (int p = (int)bst_low_bit(threshold); p < width; ++p) {
+    reaches = (threshold >> p & 1) != 0 ? bst_vec_and(j[p], reaches) : bst_vec_or(j[p], reaches);
+  }
+  return reaches;
+}
+
+/// Step t (0-based) of HARD. @param j state: as many planes as bst_attention_hard_planes(.., t)
+static inline bst_vec bst_attention_hard_step(uint32_t threshold, int t, bool last, int n_planes,
+                                              const bst_vec* m, bst_vec* j) {
+  const int width = n_planes + t + 1;
+  if (t == 0) {
+    for (int p = 0; p <= n_planes; ++p) j[p] = m[p];
+  } else {
+    bst_vec carry = bst_vec_zero();
+    for (int p = 0; p < n_planes; ++p) {
+      const bst_vec a = j[t + p], half = bst_vec_xor(a, m[p]);
+      j[t + p] = bst_vec_xor3(a, m[p], carry);
+      carry = bst_vec_carry(half, a, m[p], carry);
+    }
+    j[t + n_planes] = carry;
+  }
+  const bst_vec fired = bst_attention_reaches(threshold, width, j);
+  if (!last) {
+    for (int p = 0; p < width; ++p) j[p] = bst_vec_clear(j[p], fired);
+  }
+  return fired;
+}
+
+/// One step of LANES for the items of a vector.
+/// @param m planes of the count, zero from n_planes to the next multiple of eight
+BST_INLINE bst_vec bst_attention_lanes_step(const bst_attention_rule* rule, size_t t, int n_planes,
+                                            const bst_vec* m, int32_t state[][64]) {
+  uint64_t spikes[BST_ATTENTION_ITEMS];
+  int32_t counts[BST_ATTENTION_ITEMS][64], x[64];
+  uint8_t spike[64];
+  const int32_t* const x_of = rule->table == NULL ? NULL : rule->table + t * rule->table_step;
+  bst_vec_unpack(true, true, m, n_planes, counts);
+  for (int j = 0; j < BST_ATTENTION_ITEMS; ++j) {
+    if (x_of == NULL) {
+      for (int i = 0; i < 64; ++i) x[i] = counts[j][i] * (1 << rule->frac_bits);
+    } else {
+      for (int i = 0; i < 64; ++i) x[i] = x_of[counts[j][i]];
+    }
+    bst_neuron_step(&rule->neuron, x, state[j], spike);
+    spikes[j] = bst_pack_lanes(spike);
+  }
+  return bst_vec_load(spikes);
+}
+
+// ---- The product --------------------------------------------------------------------------------
+
+/// Store the words of up to `n` items.
+static inline void bst_attention_store(bst_vec spikes, size_t n, size_t stride, uint64_t* out) {
+  uint64_t words[BST_ATTENTION_ITEMS];
+  if (n >= BST_ATTENTION_ITEMS && stride == 1) {
+    bst_vec_store(out, spikes);
+    return;
+  }
+  bst_vec_store(words, spikes);
+  for (size_t j = 0; j < BST_ATTENTION_ITEMS && j < n; ++j) out[j * stride] = words[j];
+}
+
+/// All steps of the items from `item` on and the word `w` of lanes.
+BST_INLINE void bst_attention_vector(bst_attention_kind kind, int n_steps,
+                                     const bst_attention_product* p, const bst_attention_rule* rule,
+                                     const bst_attention_events* events, size_t item, size_t w) {
+  bst_vec planes[BST_ATTENTION_PLANES], state[BST_ATTENTION_MAX_PLANES];
+  int32_t membrane[BST_ATTENTION_ITEMS][64];
+  const int n_planes = bst_bit_length(p->n_events);
+  const size_t left = p->n_lanes - 64 * w;
+  const bst_vec lanes = bst_vec_set64(left < 64 ? (UINT64_C(1) << left) - 1 : UINT64_MAX);
+  if (kind == BST_ATTENTION_SOFT) {
+    for (int i = 0; i < n_planes + 2; ++i) state[i] = bst_vec_zero();
+  }
+  if (kind == BST_ATTENTION_LANES) {
+    for (int j = 0; j < BST_ATTENTION_ITEMS; ++j) bst_neuron_start(&rule->neuron, membrane[j]);
+  }
+  for (int t = 0; t < n_steps; ++t) {
+    bst_vec spikes;
+    bst_attention_count(&events[t], p->y.words + (size_t)t * p->y.step + w, p->y.stride, n_planes,
+                        planes);
+    for (int i = n_planes; i < BST_ATTENTION_PLANES; ++i) planes[i] = bst_vec_zero();
+    if (kind == BST_ATTENTION_SOFT) {
+      spikes = bst_attention_soft_step(rule->threshold[0], n_planes, planes, state);
+    } else if (kind == BST_ATTENTION_HARD) {
+      spikes =
+          bst_attention_hard_step(rule->threshold[t], t, t == n_steps - 1, n_planes, planes, state);
+    } else {
+      spikes = bst_attention_lanes_step(rule, (size_t)t, n_planes, planes, membrane);
+    }
+    bst_attention_store(bst_vec_and(spikes, lanes), p->n_items - item, p->out_stride,
+                        p->out + (size_t)t * p->out_step + item * p->out_stride + w);
+  }
+}
+
+BST_INLINE void bst_attention_multiply(int n_steps, const bst_attention_product* p,
+                                       const bst_attention_rule* rule) {
+  bst_attention_events events[BST_ATTENTION_MAX_T];
+  for (size_t item = 0; item < p->n_items; item += BST_ATTENTION_ITEMS) {
+    bst_attention_find_events(n_steps, p, item, events);
+    for (size_t w = 0; 64 * w < p->n_lanes; ++w) {
+      if (rule->kind == BST_ATTENTION_SOFT) {
+        bst_attention_vector(BST_ATTENTION_SOFT, n_steps, p, rule, events, item, w);
+      } else if (rule->kind == BST_ATTENTION_HARD) {
+        bst_attention_vector(BST_ATTENTION_HARD, n_steps, p, rule, events, item, w);
+      } else {
+        bst_attention_vector(BST_ATTENTION_LANES, n_steps, p, rule, events, item, w);
+      }
+    }
+  }
+}
+
+// ---- Layouts ------------------------------------------------------------------------------------
+
+/// Transpose a block: bit i of word r (r < n_rows <= 64) of a column of words becomes bit r of word
+/// i of a column of 64 words.
+static inline void bst_attention_transpose(const uint64_t* in, size_t in_stride, size_t n_rows,
+                                           uint64_t* out, size_t out_stride) {
+  uint64_t block[64];
+  uint64_t* const m = out_stride == 1 ? out : block;
+  for (size_t r = 0; r < n_rows; ++r) m[r] = in[r * in_stride];
+  for (size_t r = n_rows; r < 64; ++r) m[r] = 0;
+  bst_vec_transpose_square(m);
+  if (m == out) return;
+  for (size_t i = 0; i < 64; ++i) out[i * out_stride] = m[i];
+}
+
+/// Transpose word columns first .. end - 1 of [T][n_rows][in_stride words] into
+/// [T][64 (end - first)][words of n_rows].
+static inline void bst_attention_columns(int n_steps, size_t n_rows, size_t in_stride,
+                                         size_t in_step, size_t first, size_t end,
+                                         const uint64_t* in, uint64_t* out) {
+  const size_t n_words = (n_rows + 63) / 64;
+  for (size_t t = 0; t < (size_t)n_steps; ++t, in += in_step) {
+    for (size_t c = first; c < end; ++c, out += 64 * n_words) {
+      for (size_t w = 0; w < n_words; ++w) {
+        const size_t left = n_rows - 64 * w;
+        bst_attention_transpose(in + 64 * w * in_stride + c, in_stride, left < 64 ? left : 64,
+                                out + w, n_words);
+      }
+    }
+  }
+}
+
+/// Cut bits first .. first + n_bits - 1 out of [T][n_rows][in_stride words] into
+/// [T][n_rows][words of n_bits].
+static inline void bst_attention_cut(int n_steps, size_t n_rows, size_t in_stride, size_t in_step,
+                                     size_t first, size_t n_bits, const uint64_t* in,
+                                     uint64_t* out) {
+  const size_t n_words = (n_bits + 63) / 64;
+  for (size_t t = 0; t < (size_t)n_steps; ++t, in += in_step) {
+    for (size_t r = 0; r < n_rows; ++r, out += n_words) {
+      bst_slice_bits(in + r * in_stride, first, n_bits, out);
+    }
+  }
+}
+
+/// [event][item] for a dense product from rows in which an event's items are contiguous bits: where
+/// they lie if they begin at a byte, else cut into `space`, [T][n_rows][words of n_bits].
+static inline bst_attention_bits bst_attention_mask_rows(int n_steps, size_t n_rows,
+                                                         bst_attention_bits in, size_t n_bits,
+                                                         uint64_t* space) {
+  if (in.first % 8 == 0) return in;
+  const size_t n_words = (n_bits + 63) / 64;
+  bst_attention_cut(n_steps, n_rows, in.stride, in.step, in.first, n_bits, in.words, space);
+  return (bst_attention_bits){space, n_words, n_rows * n_words, 0};
+}
+
+#endif  // BST_KERNELS_SPIKE_ATTENTION_PRODUCT_H_
