@@ -26,7 +26,6 @@ enum {
   BST_ATTENTION_ITEMS = BST_VEC_BYTES / 8,
   BST_ATTENTION_DENSE = BST_ATTENTION_ITEMS == 8,
   BST_ATTENTION_PLANES = 16,                            // 11 of counts up to 1024, in whole bytes
-  BST_ATTENTION_MAX_PLANES = 11 + BST_ATTENTION_MAX_T,  // of J for HARD
   BST_ATTENTION_GROUP = 8,
 };
 
@@ -104,7 +103,7 @@ static inline void bst_attention_find_events(int n_steps, const bst_attention_pr
 // ---- Counts -------------------------------------------------------------------------------------
 
 /// Row i of the sum; `y` points at the word of lanes.
-static inline bst_vec bst_attention_row(const bst_attention_events* events, const uint64_t* y,
+BST_INLINE bst_vec bst_attention_row(const bst_attention_events* events, const uint64_t* y,
                                         size_t y_stride, size_t i) {
   if (BST_ATTENTION_DENSE) {
     return bst_vec_spread(y[i * y_stride], events->masks[i * events->mask_stride]);
@@ -114,14 +113,14 @@ static inline bst_vec bst_attention_row(const bst_attention_events* events, cons
 }
 
 /// *sum += a + b, lane by lane; returns the carry.
-static inline bst_vec bst_attention_full_add(bst_vec* sum, bst_vec a, bst_vec b) {
+BST_INLINE bst_vec bst_attention_full_add(bst_vec* sum, bst_vec a, bst_vec b) {
   const bst_vec half = bst_vec_xor(a, b), c = *sum;
   *sum = bst_vec_xor3(a, b, c);
   return bst_vec_carry(half, a, b, c);
 }
 
 /// *sum += a; returns the carry.
-static inline bst_vec bst_attention_half_add(bst_vec* sum, bst_vec a) {
+BST_INLINE bst_vec bst_attention_half_add(bst_vec* sum, bst_vec a) {
   const bst_vec c = *sum;
   *sum = bst_vec_xor(c, a);
   return bst_vec_and(c, a);
@@ -132,7 +131,7 @@ typedef struct bst_attention_counter {
 } bst_attention_counter;
 
 /// Add four rows; returns the carry of weight 4.
-static inline bst_vec bst_attention_add4(bst_attention_counter* n, const bst_attention_events* from,
+BST_INLINE bst_vec bst_attention_add4(bst_attention_counter* n, const bst_attention_events* from,
                                          const uint64_t* y, size_t y_stride, size_t i) {
 #define BST_ROW(j) bst_attention_row(from, y, y_stride, i + (j))
   const bst_vec twos_a = bst_attention_full_add(&n->ones, BST_ROW(0), BST_ROW(1));
@@ -142,19 +141,19 @@ static inline bst_vec bst_attention_add4(bst_attention_counter* n, const bst_att
 }
 
 /// Add eight rows; returns the carry of weight 8.
-static inline bst_vec bst_attention_add8(bst_attention_counter* n, const bst_attention_events* from,
+BST_INLINE bst_vec bst_attention_add8(bst_attention_counter* n, const bst_attention_events* from,
                                          const uint64_t* y, size_t y_stride, size_t i) {
   const bst_vec fours = bst_attention_add4(n, from, y, y_stride, i);
   return bst_attention_full_add(&n->fours, fours, bst_attention_add4(n, from, y, y_stride, i + 4));
 }
 
 /// Add a carry of weight 16 into the planes in memory.
-static inline void bst_attention_ripple(bst_vec carry, int n_planes, bst_vec* planes) {
+BST_INLINE void bst_attention_ripple(bst_vec carry, int n_planes, bst_vec* planes) {
   for (int p = 4; p < n_planes; ++p) carry = bst_attention_half_add(&planes[p], carry);
 }
 
 /// Counts as planes 0 .. n_planes - 1, which hold them.
-static inline void bst_attention_count(const bst_attention_events* from, const uint64_t* y,
+BST_INLINE void bst_attention_count(const bst_attention_events* from, const uint64_t* y,
                                        size_t y_stride, int n_planes, bst_vec* planes) {
   const bst_vec zero = bst_vec_zero();
   bst_attention_counter n = {zero, zero, zero, zero};
@@ -195,7 +194,7 @@ static inline void bst_attention_count(const bst_attention_events* from, const u
 
 /// One step of SOFT; m: n_planes planes of the count and one of zeros.
 /// @param k state, n_planes + 1 planes and one of zeros
-static inline bst_vec bst_attention_soft_step(uint32_t threshold, int n_planes, const bst_vec* m,
+BST_INLINE bst_vec bst_attention_soft_step(uint32_t threshold, int n_planes, const bst_vec* m,
                                               bst_vec* k) {
   bst_vec carry = bst_vec_zero(), borrow = carry, differ[BST_ATTENTION_PLANES];
   for (int p = 0; p <= n_planes; ++p) {
@@ -212,34 +211,44 @@ static inline bst_vec bst_attention_soft_step(uint32_t threshold, int n_planes, 
   return fired;
 }
 
-/// Where the number in `width` planes is at least `threshold` < 2^width.
-static inline bst_vec bst_attention_reaches(uint32_t threshold, int width, const bst_vec* j) {
-  bst_vec reaches = bst_vec_set64(UINT64_MAX);
-  if (threshold == 0) return reaches;
-  for (int p = (int)bst_low_bit(threshold); p < width; ++p) {
-    reaches = (threshold >> p & 1) != 0 ? bst_vec_and(j[p], reaches) : bst_vec_or(j[p], reaches);
+/// Where the number in planes first .. first + n - 1 and those below is at least `threshold`:
+/// `reaches` is the answer for the planes below, all ones where there are none.
+BST_INLINE bst_vec bst_attention_reaches(uint32_t threshold, int first, int n,
+                                            const bst_vec* planes, bst_vec reaches) {
+  for (int p = 0; p < n; ++p) {
+    reaches = (threshold >> (first + p) & 1) != 0 ? bst_vec_and(planes[p], reaches)
+                                                  : bst_vec_or(planes[p], reaches);
   }
   return reaches;
 }
 
-/// Step t (0-based) of HARD. @param j state: as many planes as bst_attention_hard_planes(.., t)
-static inline bst_vec bst_attention_hard_step(uint32_t threshold, int t, bool last, int n_planes,
-                                              const bst_vec* m, bst_vec* j) {
-  const int width = n_planes + t + 1;
+/// Planes of J: the lowest t at step t (0-based), to which nothing is added any more, and those from
+/// weight 2^t on.
+typedef struct bst_attention_sum {
+  bst_vec low[BST_ATTENTION_MAX_T], high[BST_ATTENTION_PLANES];
+} bst_attention_sum;
+
+/// Step t (0-based) of HARD.
+BST_INLINE bst_vec bst_attention_hard_step(uint32_t threshold, int t, bool last, int n_planes,
+                                              const bst_vec* m, bst_attention_sum* j) {
+  bst_vec* const high = j->high;
   if (t == 0) {
-    for (int p = 0; p <= n_planes; ++p) j[p] = m[p];
+    for (int p = 0; p <= n_planes; ++p) high[p] = m[p];
   } else {
     bst_vec carry = bst_vec_zero();
+    j->low[t - 1] = high[0];
     for (int p = 0; p < n_planes; ++p) {
-      const bst_vec a = j[t + p], half = bst_vec_xor(a, m[p]);
-      j[t + p] = bst_vec_xor3(a, m[p], carry);
+      const bst_vec a = high[p + 1], half = bst_vec_xor(a, m[p]);
+      high[p] = bst_vec_xor3(a, m[p], carry);
       carry = bst_vec_carry(half, a, m[p], carry);
     }
-    j[t + n_planes] = carry;
+    high[n_planes] = carry;
   }
-  const bst_vec fired = bst_attention_reaches(threshold, width, j);
+  bst_vec fired = bst_attention_reaches(threshold, 0, t, j->low, bst_vec_set64(UINT64_MAX));
+  fired = bst_attention_reaches(threshold, t, n_planes + 1, high, fired);
   if (!last) {
-    for (int p = 0; p < width; ++p) j[p] = bst_vec_clear(j[p], fired);
+    for (int p = 0; p < t; ++p) j->low[p] = bst_vec_clear(j->low[p], fired);
+    for (int p = 0; p <= n_planes; ++p) high[p] = bst_vec_clear(high[p], fired);
   }
   return fired;
 }
@@ -278,13 +287,14 @@ static inline void bst_attention_store(bst_vec spikes, size_t n, size_t stride, 
   for (size_t j = 0; j < BST_ATTENTION_ITEMS && j < n; ++j) out[j * stride] = words[j];
 }
 
-/// All steps of the items from `item` on and the word `w` of lanes.
-BST_INLINE void bst_attention_vector(bst_attention_kind kind, int n_steps,
+/// All steps of the items from `item` on and the word `w` of lanes. `kind` and, where that pays,
+/// `n_planes` are constants.
+BST_INLINE void bst_attention_vector(bst_attention_kind kind, int n_planes, int n_steps,
                                      const bst_attention_product* p, const bst_attention_rule* rule,
                                      const bst_attention_events* events, size_t item, size_t w) {
-  bst_vec planes[BST_ATTENTION_PLANES], state[BST_ATTENTION_MAX_PLANES];
+  bst_vec planes[BST_ATTENTION_PLANES], state[BST_ATTENTION_PLANES];
+  bst_attention_sum sum;
   int32_t membrane[BST_ATTENTION_ITEMS][64];
-  const int n_planes = bst_bit_length(p->n_events);
   const size_t left = p->n_lanes - 64 * w;
   const bst_vec lanes = bst_vec_set64(left < 64 ? (UINT64_C(1) << left) - 1 : UINT64_MAX);
   if (kind == BST_ATTENTION_SOFT) {
@@ -302,7 +312,7 @@ BST_INLINE void bst_attention_vector(bst_attention_kind kind, int n_steps,
       spikes = bst_attention_soft_step(rule->threshold[0], n_planes, planes, state);
     } else if (kind == BST_ATTENTION_HARD) {
       spikes =
-          bst_attention_hard_step(rule->threshold[t], t, t == n_steps - 1, n_planes, planes, state);
+          bst_attention_hard_step(rule->threshold[t], t, t == n_steps - 1, n_planes, planes, &sum);
     } else {
       spikes = bst_attention_lanes_step(rule, (size_t)t, n_planes, planes, membrane);
     }
@@ -311,18 +321,38 @@ BST_INLINE void bst_attention_vector(bst_attention_kind kind, int n_steps,
   }
 }
 
-BST_INLINE void bst_attention_multiply(int n_steps, const bst_attention_product* p,
+/// The same with constant numbers of planes for up to 15, 31, 63, 127 and 255 events: planes stay in
+/// registers.
+#define BST_DEFINE_VECTOR(name, kind)                                                            \
+  static inline void name(int n_planes, int n_steps, const bst_attention_product* p,             \
+                          const bst_attention_rule* rule, const bst_attention_events* events,    \
+                          size_t item, size_t w) {                                               \
+    const int n = BST_ATTENTION_ITEMS > 1 ? n_planes : 0;                                        \
+    switch (n) {                                                                                 \
+      case 5: bst_attention_vector(kind, 5, n_steps, p, rule, events, item, w); break;           \
+      case 6: bst_attention_vector(kind, 6, n_steps, p, rule, events, item, w); break;           \
+      case 7: bst_attention_vector(kind, 7, n_steps, p, rule, events, item, w); break;           \
+      case 8: bst_attention_vector(kind, 8, n_steps, p, rule, events, item, w); break;           \
+      default: bst_attention_vector(kind, n_planes, n_steps, p, rule, events, item, w); break;   \
+    }                                                                                            \
+  }
+BST_DEFINE_VECTOR(bst_attention_soft, BST_ATTENTION_SOFT)
+BST_DEFINE_VECTOR(bst_attention_hard, BST_ATTENTION_HARD)
+#undef BST_DEFINE_VECTOR
+
+static inline void bst_attention_multiply(int n_steps, const bst_attention_product* p,
                                        const bst_attention_rule* rule) {
   bst_attention_events events[BST_ATTENTION_MAX_T];
+  const int n_planes = bst_bit_length(p->n_events);
   for (size_t item = 0; item < p->n_items; item += BST_ATTENTION_ITEMS) {
     bst_attention_find_events(n_steps, p, item, events);
     for (size_t w = 0; 64 * w < p->n_lanes; ++w) {
       if (rule->kind == BST_ATTENTION_SOFT) {
-        bst_attention_vector(BST_ATTENTION_SOFT, n_steps, p, rule, events, item, w);
+        bst_attention_soft(n_planes, n_steps, p, rule, events, item, w);
       } else if (rule->kind == BST_ATTENTION_HARD) {
-        bst_attention_vector(BST_ATTENTION_HARD, n_steps, p, rule, events, item, w);
+        bst_attention_hard(n_planes, n_steps, p, rule, events, item, w);
       } else {
-        bst_attention_vector(BST_ATTENTION_LANES, n_steps, p, rule, events, item, w);
+        bst_attention_vector(BST_ATTENTION_LANES, n_planes, n_steps, p, rule, events, item, w);
       }
     }
   }
