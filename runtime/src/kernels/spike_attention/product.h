@@ -102,14 +102,24 @@ static inline void bst_attention_find_events(int n_steps, const bst_attention_pr
 
 // ---- Counts -------------------------------------------------------------------------------------
 
-/// Row i of the sum; `y` points at the word of lanes.
-BST_INLINE bst_vec bst_attention_row(const bst_attention_events* events, const uint64_t* y,
-                                        size_t y_stride, size_t i) {
+/// The rows of a sum, one after the other.
+typedef struct bst_attention_rows {
+  const uint64_t* y;  ///< word of lanes of event 0; dense: of the next event
+  size_t y_stride;
+  const uint8_t* mask;
+  size_t mask_stride;
+  const uint32_t* list;
+} bst_attention_rows;
+
+BST_INLINE bst_vec bst_attention_row(bst_attention_rows* r) {
   if (BST_ATTENTION_DENSE) {
-    return bst_vec_spread(y[i * y_stride], events->masks[i * events->mask_stride]);
+    const bst_vec row = bst_vec_spread(*r->y, *r->mask);
+    r->y += r->y_stride;
+    r->mask += r->mask_stride;
+    return row;
   }
-  const uint32_t entry = events->list[i];
-  return bst_vec_spread(y[(entry & 0xFFFF) * y_stride], entry >> 16);
+  const uint32_t entry = *r->list++;
+  return bst_vec_spread(r->y[(entry & 0xFFFF) * r->y_stride], entry >> 16);
 }
 
 /// *sum += a + b, lane by lane; returns the carry.
@@ -130,21 +140,22 @@ typedef struct bst_attention_counter {
   bst_vec ones, twos, fours, eights;
 } bst_attention_counter;
 
+/// Add two rows; returns the carry of weight 2.
+BST_INLINE bst_vec bst_attention_add2(bst_attention_counter* n, bst_attention_rows* rows) {
+  const bst_vec a = bst_attention_row(rows);
+  return bst_attention_full_add(&n->ones, a, bst_attention_row(rows));
+}
+
 /// Add four rows; returns the carry of weight 4.
-BST_INLINE bst_vec bst_attention_add4(bst_attention_counter* n, const bst_attention_events* from,
-                                         const uint64_t* y, size_t y_stride, size_t i) {
-#define BST_ROW(j) bst_attention_row(from, y, y_stride, i + (j))
-  const bst_vec twos_a = bst_attention_full_add(&n->ones, BST_ROW(0), BST_ROW(1));
-  const bst_vec twos_b = bst_attention_full_add(&n->ones, BST_ROW(2), BST_ROW(3));
-#undef BST_ROW
-  return bst_attention_full_add(&n->twos, twos_a, twos_b);
+BST_INLINE bst_vec bst_attention_add4(bst_attention_counter* n, bst_attention_rows* rows) {
+  const bst_vec twos = bst_attention_add2(n, rows);
+  return bst_attention_full_add(&n->twos, twos, bst_attention_add2(n, rows));
 }
 
 /// Add eight rows; returns the carry of weight 8.
-BST_INLINE bst_vec bst_attention_add8(bst_attention_counter* n, const bst_attention_events* from,
-                                         const uint64_t* y, size_t y_stride, size_t i) {
-  const bst_vec fours = bst_attention_add4(n, from, y, y_stride, i);
-  return bst_attention_full_add(&n->fours, fours, bst_attention_add4(n, from, y, y_stride, i + 4));
+BST_INLINE bst_vec bst_attention_add8(bst_attention_counter* n, bst_attention_rows* rows) {
+  const bst_vec fours = bst_attention_add4(n, rows);
+  return bst_attention_full_add(&n->fours, fours, bst_attention_add4(n, rows));
 }
 
 /// Add a carry of weight 16 into the planes in memory.
@@ -154,31 +165,23 @@ BST_INLINE void bst_attention_ripple(bst_vec carry, int n_planes, bst_vec* plane
 
 /// Counts as planes 0 .. n_planes - 1, which hold them.
 BST_INLINE void bst_attention_count(const bst_attention_events* from, const uint64_t* y,
-                                       size_t y_stride, int n_planes, bst_vec* planes) {
+                                    size_t y_stride, int n_planes, bst_vec* planes) {
   const bst_vec zero = bst_vec_zero();
   bst_attention_counter n = {zero, zero, zero, zero};
-  size_t i = 0;
+  bst_attention_rows rows = {y, y_stride, from->masks, from->mask_stride, from->list};
   for (int p = 4; p < n_planes; ++p) planes[p] = zero;
-  for (; i + 16 <= from->n; i += 16) {
-    const bst_vec eights = bst_attention_add8(&n, from, y, y_stride, i);
-    bst_attention_ripple(
-        bst_attention_full_add(&n.eights, eights, bst_attention_add8(&n, from, y, y_stride, i + 8)),
-        n_planes, planes);
+  for (size_t left = from->n; left >= 16; left -= 16) {
+    bst_vec carry = bst_attention_add8(&n, &rows);
+    carry = bst_attention_full_add(&n.eights, carry, bst_attention_add8(&n, &rows));
+    bst_attention_ripple(carry, n_planes, planes);
   }
   if ((from->n & 8) != 0) {
-    const bst_vec eights = bst_attention_add8(&n, from, y, y_stride, i);
-    bst_attention_ripple(bst_attention_half_add(&n.eights, eights), n_planes, planes);
-    i += 8;
+    const bst_vec carry = bst_attention_add8(&n, &rows);
+    bst_attention_ripple(bst_attention_half_add(&n.eights, carry), n_planes, planes);
   }
   if (BST_ATTENTION_DENSE) {  // lists are padded
-    if ((from->n & 4) != 0) {
-      bst_vec carry = bst_attention_add4(&n, from, y, y_stride, i);
-      carry = bst_attention_half_add(&n.fours, carry);
-      bst_attention_ripple(bst_attention_half_add(&n.eights, carry), n_planes, planes);
-      i += 4;
-    }
-    for (; i < from->n; ++i) {
-      bst_vec carry = bst_attention_half_add(&n.ones, bst_attention_row(from, y, y_stride, i));
+    for (size_t left = from->n & 7; left > 0; --left) {
+      bst_vec carry = bst_attention_half_add(&n.ones, bst_attention_row(&rows));
       carry = bst_attention_half_add(&n.twos, carry);
       carry = bst_attention_half_add(&n.fours, carry);
       bst_attention_ripple(bst_attention_half_add(&n.eights, carry), n_planes, planes);
@@ -342,7 +345,7 @@ BST_DEFINE_VECTOR(bst_attention_hard, BST_ATTENTION_HARD)
 
 static inline void bst_attention_multiply(int n_steps, const bst_attention_product* p,
                                        const bst_attention_rule* rule) {
-  bst_attention_events events[BST_ATTENTION_MAX_T];
+  bst_attention_events events[BST_ATTENTION_MAX_T] = {{NULL, 0, NULL, 0}};
   const int n_planes = bst_bit_length(p->n_events);
   for (size_t item = 0; item < p->n_items; item += BST_ATTENTION_ITEMS) {
     bst_attention_find_events(n_steps, p, item, events);
