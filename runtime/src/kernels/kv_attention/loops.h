@@ -65,32 +65,26 @@ BST_INLINE void bst_kv_attention_query_value_run(int part, int n_parts, int n_st
                                                  void* scratch) {
   const size_t n = (size_t)n_tokens, n_heads = (size_t)heads, d = (size_t)channels / n_heads;
   const size_t words = bst_attention_words((size_t)channels), in_step = n * words;
-  const size_t n_words = bst_attention_words(n), d_words = bst_attention_words(d);
-  const size_t map_step = n_heads * d * d_words;
-  const size_t group = bst_attention_group(n_heads, d);
-  const size_t group_words = bst_attention_group_words(n_heads, d);
-  const size_t steps = (size_t)n_steps, spike_step = 64 * group_words;
-  uint64_t* const spikes = scratch;                         // [T][64 group_words]
-  uint64_t* const q_columns = spikes + steps * spike_step;  // the same
-  uint64_t* const map_columns = q_columns + steps * spike_step;
-  bst_attention_product p = {
-      .n_events = d,
-      .n_items = d,
-      .out_stride = 1,
-      .out_step = spike_step,
-      .lists = (uint32_t*)(void*)(map_columns + steps * 64 * d_words * d_words),
-  };
-  const size_t n_units = (n_heads + group - 1) / group * n_words;
-  const size_t end_unit = bst_part_begin(part + 1, n_parts, n_units);
-  for (size_t unit = bst_part_begin(part, n_parts, n_units); unit < end_unit; ++unit) {
-    const size_t first = unit / n_words * group, w = unit % n_words;
-    const size_t end = bst_attention_min(first + group, n_heads);
-    const size_t column = first * d / 64, n_columns = bst_attention_words(end * d) - column;
-    p.n_lanes = bst_attention_min(n - 64 * w, 64);
-    bst_attention_columns(n_steps, p.n_lanes, words, in_step, column, column + n_columns,
-                          q + 64 * w * words, q_columns);
-    memset(spikes, 0, steps * spike_step * sizeof *spikes);
-    for (size_t h = first; h < end; ++h) {
+  const size_t d_words = bst_attention_words(d), map_step = n_heads * d * d_words;
+  const size_t space =
+      (size_t)n_steps * 64 * bst_attention_group_words(n_heads, d) * bst_attention_words(n);
+  uint64_t* const spikes = scratch;            // [T][64 n_columns][words of n_queries]
+  uint64_t* const q_columns = spikes + space;  // the same
+  uint64_t* const map_columns = q_columns + space;
+  uint64_t* const lists = map_columns + (size_t)n_steps * 64 * d_words * d_words;
+  bst_attention_product p = {.n_events = d, .n_items = d, .lists = (uint32_t*)(void*)lists};
+  bst_attention_share share = bst_attention_share_of(part, n_parts, n_heads, d, n);
+  bst_attention_piece piece;
+  while (bst_attention_next_piece(&share, n_heads, d, n, &piece)) {
+    const size_t out_words = bst_attention_words(piece.n_queries);
+    bst_attention_columns(n_steps, piece.n_queries, words, in_step, piece.column,
+                          piece.column + piece.n_columns, q + piece.query * words, q_columns);
+    p.n_lanes = piece.n_queries;
+    p.out_stride = out_words;
+    p.out_step = 64 * piece.n_columns * out_words;
+    memset(spikes, 0, (size_t)n_steps * p.out_step * sizeof *spikes);
+    for (size_t h = piece.first; h < piece.end; ++h) {
+      const size_t channel = h * d - 64 * piece.column;
       const uint64_t* const rows = map + h * d * d_words;
       const bst_attention_rule rule =
           bst_attention_table_rule(n_steps, d, table + h * (d + 1), n_heads * (d + 1), neuron);
@@ -100,12 +94,12 @@ BST_INLINE void bst_kv_attention_query_value_run(int part, int n_parts, int n_st
         bst_attention_columns(n_steps, d, d_words, map_step, 0, d_words, rows, map_columns);
         p.x = (bst_attention_bits){map_columns, d_words, 64 * d_words * d_words, 0};
       }
-      p.y = (bst_attention_bits){q_columns + (h - first) * d, 1, 64 * n_columns, 0};
-      p.out = spikes + (h - first) * d;
+      p.y = (bst_attention_bits){q_columns + channel * out_words, out_words, p.out_step, 0};
+      p.out = spikes + channel * out_words;
       bst_attention_multiply(n_steps, &p, &rule);
     }
-    bst_attention_put_columns(n_steps, p.n_lanes, column, n_columns, spikes, words, in_step,
-                              out + 64 * w * words);
+    bst_attention_put_columns(n_steps, piece.n_queries, piece.column, piece.n_columns, spikes,
+                              words, in_step, out + piece.query * words);
   }
 }
 

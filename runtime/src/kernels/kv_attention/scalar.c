@@ -19,8 +19,8 @@ size_t bst_kv_attention_query_value_scratch_bytes(int n_steps, int n_tokens, int
                                                   int heads) {
   const size_t d = (size_t)channels / (size_t)heads, d_words = bst_attention_words(d);
   const size_t group = 64 * bst_attention_group_words((size_t)heads, d);
-  (void)n_tokens;  // 64 queries at a time
-  const size_t per_step = 2 * group + 64 * d_words * d_words;
+  const size_t per_step =
+      2 * group * bst_attention_words((size_t)n_tokens) + 64 * d_words * d_words;
   return ((size_t)n_steps * per_step + bst_attention_list_words(n_steps, d)) * sizeof(uint64_t);
 }
 

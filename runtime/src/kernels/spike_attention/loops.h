@@ -57,17 +57,58 @@ BST_INLINE void bst_spike_attention_score_run(int part, int n_parts, int n_steps
   }
 }
 
-/// Transpose the spikes [T][64 columns][one word of queries] of a group of heads into words
-/// `column` .. of the rows of up to 64 tokens.
-static inline void bst_attention_put_columns(int n_steps, size_t n_rows, size_t column,
-                                             size_t n_columns, uint64_t* spikes, size_t out_stride,
-                                             size_t out_step, uint64_t* out) {
+/// Transpose spikes [T][64 n_columns][n_words of tokens] into words `column` .. of the rows of
+/// `n_tokens` tokens.
+static inline void bst_attention_put_columns(int n_steps, size_t n_tokens, size_t column,
+                                             size_t n_columns, const uint64_t* spikes,
+                                             size_t out_stride, size_t out_step, uint64_t* out) {
+  const size_t n_words = bst_attention_words(n_tokens);
+  uint64_t block[64];
   for (size_t t = 0; t < (size_t)n_steps; ++t, out += out_step) {
-    for (size_t c = 0; c < n_columns; ++c, spikes += 64) {
-      bst_vec_transpose_square(spikes);
-      for (size_t r = 0; r < n_rows; ++r) out[r * out_stride + column + c] = spikes[r];
+    for (size_t c = 0; c < n_columns; ++c, spikes += 64 * n_words) {
+      for (size_t w = 0; w < n_words; ++w) {
+        uint64_t* const to = out + 64 * w * out_stride + column + c;
+        bst_attention_transpose(spikes + w, n_words, 64, block, 1);
+        for (size_t r = 0; r < 64 && 64 * w + r < n_tokens; ++r) to[r * out_stride] = block[r];
+      }
     }
   }
+}
+
+/// The work of a part of value and query_value: units are groups of heads that fill whole words
+/// times words of 64 queries. `unit` steps through the groups.
+typedef struct bst_attention_share {
+  size_t unit, end, group, n_words;
+} bst_attention_share;
+
+/// What a part does with one group: heads first .. end - 1 = words column .. column + n_columns - 1
+/// of the output, queries query .. query + n_queries - 1.
+typedef struct bst_attention_piece {
+  size_t first, end, column, n_columns, query, n_queries;
+} bst_attention_piece;
+
+static inline bst_attention_share bst_attention_share_of(int part, int n_parts, size_t n_heads,
+                                                         size_t d, size_t n) {
+  const size_t group = bst_attention_group(n_heads, d), n_words = bst_attention_words(n);
+  const size_t n_units = (n_heads + group - 1) / group * n_words;
+  return (bst_attention_share){bst_part_begin(part, n_parts, n_units),
+                               bst_part_begin(part + 1, n_parts, n_units), group, n_words};
+}
+
+/// The next piece; false after the last.
+static inline bool bst_attention_next_piece(bst_attention_share* share, size_t n_heads, size_t d,
+                                            size_t n, bst_attention_piece* piece) {
+  if (share->unit == share->end) return false;
+  const size_t number = share->unit / share->n_words, word = share->unit % share->n_words;
+  const size_t next = bst_attention_min((number + 1) * share->n_words, share->end);
+  piece->first = number * share->group;
+  piece->end = bst_attention_min(piece->first + share->group, n_heads);
+  piece->column = piece->first * d / 64;
+  piece->n_columns = bst_attention_words(piece->end * d) - piece->column;
+  piece->query = 64 * word;
+  piece->n_queries = bst_attention_min(64 * (word + next - share->unit), n) - piece->query;
+  share->unit = next;
+  return true;
 }
 
 BST_INLINE void bst_spike_attention_value_run(int part, int n_parts, int n_steps, int n_tokens,
@@ -77,49 +118,43 @@ BST_INLINE void bst_spike_attention_value_run(int part, int n_parts, int n_steps
   const size_t n = (size_t)n_tokens, n_heads = (size_t)heads, d = (size_t)channels / n_heads;
   const size_t words = bst_attention_words((size_t)channels), in_step = n * words;
   const size_t n_words = bst_attention_words(n), map_step = n_heads * n * n_words;
-  const size_t group = bst_attention_group(n_heads, d);
-  const size_t group_words = bst_attention_group_words(n_heads, d);
-  const size_t steps = (size_t)n_steps, spike_step = 64 * group_words;
-  uint64_t* const spikes = scratch;                           // [T][64 group_words]
-  uint64_t* const map_columns = spikes + steps * spike_step;  // [T][64 n_words]
-  uint64_t* const v_space = map_columns + steps * 64 * n_words;
-  bst_attention_product p = {
-      .n_events = n,
-      .n_items = d,
-      .y = {map_columns, 1, 64 * n_words, 0},
-      .out_stride = 1,
-      .out_step = spike_step,
-      .lists = (uint32_t*)(void*)(v_space + steps * spike_step * n_words),
-  };
-  const size_t n_units = (n_heads + group - 1) / group * n_words;
-  const size_t first_unit = bst_part_begin(part, n_parts, n_units);
-  const size_t end_unit = bst_part_begin(part + 1, n_parts, n_units);
-  for (size_t unit = first_unit; unit < end_unit; ++unit) {
-    const size_t first = unit / n_words * group, w = unit % n_words;
-    const size_t end = bst_attention_min(first + group, n_heads);
-    const size_t column = first * d / 64, n_columns = bst_attention_words(end * d) - column;
-    if (!BST_ATTENTION_DENSE && (unit == first_unit || w == 0)) {
-      bst_attention_columns(n_steps, n, words, in_step, column, column + n_columns, v, v_space);
+  const size_t space = (size_t)n_steps * 64 * bst_attention_group_words(n_heads, d) * n_words;
+  uint64_t* const spikes = scratch;  // [T][64 n_columns][words of n_queries]
+  uint64_t* const v_space = spikes + space;
+  uint64_t* const map_columns = v_space + space;  // [T][64 n_words][words of n_queries]
+  uint64_t* const lists = map_columns + (size_t)n_steps * 64 * n_words * n_words;
+  bst_attention_product p = {.n_events = n, .n_items = d, .lists = (uint32_t*)(void*)lists};
+  bst_attention_share share = bst_attention_share_of(part, n_parts, n_heads, d, n);
+  bst_attention_piece piece;
+  while (bst_attention_next_piece(&share, n_heads, d, n, &piece)) {
+    const size_t out_words = bst_attention_words(piece.n_queries);
+    if (!BST_ATTENTION_DENSE) {
+      bst_attention_columns(n_steps, n, words, in_step, piece.column,
+                            piece.column + piece.n_columns, v, v_space);
     }
-    p.n_lanes = bst_attention_min(n - 64 * w, 64);
-    memset(spikes, 0, steps * spike_step * sizeof *spikes);
-    for (size_t h = first; h < end; ++h) {
+    p.n_lanes = piece.n_queries;
+    p.y = (bst_attention_bits){map_columns, out_words, 64 * n_words * out_words, 0};
+    p.out_stride = out_words;
+    p.out_step = 64 * piece.n_columns * out_words;
+    memset(spikes, 0, (size_t)n_steps * p.out_step * sizeof *spikes);
+    for (size_t h = piece.first; h < piece.end; ++h) {
+      const size_t channel = h * d - 64 * piece.column;
       const bst_attention_rule rule =
           bst_attention_table_rule(n_steps, n, table + h * (n + 1), n_heads * (n + 1), neuron);
       const bst_attention_bits tokens = {v, words, in_step, h * d};
       bst_attention_columns(n_steps, p.n_lanes, n_words, map_step, 0, n_words,
-                            attention + (h * n + 64 * w) * n_words, map_columns);
+                            attention + (h * n + piece.query) * n_words, map_columns);
       if (BST_ATTENTION_DENSE) {
         p.x = bst_attention_mask_rows(n_steps, n, tokens, d, v_space);
       } else {
-        p.x = (bst_attention_bits){v_space + (h - first) * d * n_words, n_words,
-                                   64 * n_columns * n_words, 0};
+        p.x = (bst_attention_bits){v_space + channel * n_words, n_words,
+                                   64 * piece.n_columns * n_words, 0};
       }
-      p.out = spikes + (h - first) * d;
+      p.out = spikes + channel * out_words;
       bst_attention_multiply(n_steps, &p, &rule);
     }
-    bst_attention_put_columns(n_steps, p.n_lanes, column, n_columns, spikes, words, in_step,
-                              out + 64 * w * words);
+    bst_attention_put_columns(n_steps, piece.n_queries, piece.column, piece.n_columns, spikes,
+                              words, in_step, out + piece.query * words);
   }
 }
 

@@ -25,7 +25,7 @@
 enum {
   BST_ATTENTION_ITEMS = BST_VEC_BYTES / 8,
   BST_ATTENTION_DENSE = BST_ATTENTION_ITEMS == 8,
-  BST_ATTENTION_PLANES = 16,                            // 11 of counts up to 1024, in whole bytes
+  BST_ATTENTION_PLANES = 16,  // 11 of counts up to 1024, in whole bytes
   BST_ATTENTION_GROUP = 8,
 };
 
@@ -56,6 +56,24 @@ typedef struct bst_attention_events {
   size_t n;
 } bst_attention_events;
 
+/// Append the events `first` + (bits of `any`) to a list; rows[i] has the bits of item i, `any` is
+/// their OR. The 8 x 8 transposition of the rows has the mask of event e in byte e / 8 of word e
+/// % 8.
+static inline size_t bst_attention_append(uint64_t any, uint64_t rows[8], uint32_t first,
+                                          uint32_t* list, size_t n) {
+  uint8_t masks[64];
+  if (BST_ATTENTION_ITEMS > 1) {
+    bst_transpose_planes(rows);
+    memcpy(masks, rows, sizeof masks);
+  }
+  for (; any != 0; any &= any - 1) {
+    const uint32_t e = bst_low_bit(any);
+    const uint32_t mask = BST_ATTENTION_ITEMS > 1 ? masks[e % 8 * 8 + e / 8] : 1;
+    list[n++] = (first + e) | mask << 16;
+  }
+  return n;
+}
+
 /// List the events of up to BST_ATTENTION_ITEMS items from `item` on at step t; return how many,
 /// padded.
 static inline size_t bst_attention_list(const bst_attention_product* p, size_t item, size_t t,
@@ -65,18 +83,12 @@ static inline size_t bst_attention_list(const bst_attention_product* p, size_t i
   size_t n = 0;
   for (size_t done = 0; done < p->n_events; done += 64) {
     const size_t n_bits = p->n_events - done < 64 ? p->n_events - done : 64;
-    uint64_t rows[BST_ATTENTION_ITEMS], any = 0;
-    for (size_t j = 0; j < BST_ATTENTION_ITEMS; ++j) {
-      rows[j] = 0;
-      if (j < left) bst_slice_bits(from + j * p->x.stride, p->x.first + done, n_bits, &rows[j]);
+    uint64_t rows[8] = {0}, any = 0;
+    for (size_t j = 0; j < BST_ATTENTION_ITEMS && j < left; ++j) {
+      bst_slice_bits(from + j * p->x.stride, p->x.first + done, n_bits, &rows[j]);
       any |= rows[j];
     }
-    for (; any != 0; any &= any - 1) {
-      const unsigned e = bst_low_bit(any);
-      uint32_t mask = 0;
-      for (size_t j = 0; j < BST_ATTENTION_ITEMS; ++j) mask |= (uint32_t)(rows[j] >> e & 1) << j;
-      list[n++] = (uint32_t)done + e + (mask << 16);
-    }
+    n = bst_attention_append(any, rows, (uint32_t)done, list, n);
   }
   while (n % BST_ATTENTION_GROUP != 0) list[n++] = 0;
   return n;
@@ -198,7 +210,7 @@ BST_INLINE void bst_attention_count(const bst_attention_events* from, const uint
 /// One step of SOFT; m: n_planes planes of the count and one of zeros.
 /// @param k state, n_planes + 1 planes and one of zeros
 BST_INLINE bst_vec bst_attention_soft_step(uint32_t threshold, int n_planes, const bst_vec* m,
-                                              bst_vec* k) {
+                                           bst_vec* k) {
   bst_vec carry = bst_vec_zero(), borrow = carry, differ[BST_ATTENTION_PLANES];
   for (int p = 0; p <= n_planes; ++p) {
     const bst_vec a = k[p + 1], b = m[p];
@@ -217,7 +229,7 @@ BST_INLINE bst_vec bst_attention_soft_step(uint32_t threshold, int n_planes, con
 /// Where the number in planes first .. first + n - 1 and those below is at least `threshold`:
 /// `reaches` is the answer for the planes below, all ones where there are none.
 BST_INLINE bst_vec bst_attention_reaches(uint32_t threshold, int first, int n,
-                                            const bst_vec* planes, bst_vec reaches) {
+                                         const bst_vec* planes, bst_vec reaches) {
   for (int p = 0; p < n; ++p) {
     reaches = (threshold >> (first + p) & 1) != 0 ? bst_vec_and(planes[p], reaches)
                                                   : bst_vec_or(planes[p], reaches);
@@ -225,15 +237,15 @@ BST_INLINE bst_vec bst_attention_reaches(uint32_t threshold, int first, int n,
   return reaches;
 }
 
-/// Planes of J: the lowest t at step t (0-based), to which nothing is added any more, and those from
-/// weight 2^t on.
+/// Planes of J: the lowest t at step t (0-based), to which nothing is added any more, and those
+/// from weight 2^t on.
 typedef struct bst_attention_sum {
   bst_vec low[BST_ATTENTION_MAX_T], high[BST_ATTENTION_PLANES];
 } bst_attention_sum;
 
 /// Step t (0-based) of HARD.
 BST_INLINE bst_vec bst_attention_hard_step(uint32_t threshold, int t, bool last, int n_planes,
-                                              const bst_vec* m, bst_attention_sum* j) {
+                                           const bst_vec* m, bst_attention_sum* j) {
   bst_vec* const high = j->high;
   if (t == 0) {
     for (int p = 0; p <= n_planes; ++p) high[p] = m[p];
@@ -324,27 +336,37 @@ BST_INLINE void bst_attention_vector(bst_attention_kind kind, int n_planes, int 
   }
 }
 
-/// The same with constant numbers of planes for up to 15, 31, 63, 127 and 255 events: planes stay in
-/// registers.
-#define BST_DEFINE_VECTOR(name, kind)                                                            \
-  static inline void name(int n_planes, int n_steps, const bst_attention_product* p,             \
-                          const bst_attention_rule* rule, const bst_attention_events* events,    \
-                          size_t item, size_t w) {                                               \
-    const int n = BST_ATTENTION_ITEMS > 1 ? n_planes : 0;                                        \
-    switch (n) {                                                                                 \
-      case 5: bst_attention_vector(kind, 5, n_steps, p, rule, events, item, w); break;           \
-      case 6: bst_attention_vector(kind, 6, n_steps, p, rule, events, item, w); break;           \
-      case 7: bst_attention_vector(kind, 7, n_steps, p, rule, events, item, w); break;           \
-      case 8: bst_attention_vector(kind, 8, n_steps, p, rule, events, item, w); break;           \
-      default: bst_attention_vector(kind, n_planes, n_steps, p, rule, events, item, w); break;   \
-    }                                                                                            \
+/// The same with constant numbers of planes for up to 15, 31, 63, 127 and 255 events: planes stay
+/// in registers.
+#define BST_DEFINE_VECTOR(name, kind)                                                         \
+  static inline void name(int n_planes, int n_steps, const bst_attention_product* p,          \
+                          const bst_attention_rule* rule, const bst_attention_events* events, \
+                          size_t item, size_t w) {                                            \
+    const int n = BST_ATTENTION_ITEMS > 1 ? n_planes : 0;                                     \
+    switch (n) {                                                                              \
+      case 5:                                                                                 \
+        bst_attention_vector(kind, 5, n_steps, p, rule, events, item, w);                     \
+        break;                                                                                \
+      case 6:                                                                                 \
+        bst_attention_vector(kind, 6, n_steps, p, rule, events, item, w);                     \
+        break;                                                                                \
+      case 7:                                                                                 \
+        bst_attention_vector(kind, 7, n_steps, p, rule, events, item, w);                     \
+        break;                                                                                \
+      case 8:                                                                                 \
+        bst_attention_vector(kind, 8, n_steps, p, rule, events, item, w);                     \
+        break;                                                                                \
+      default:                                                                                \
+        bst_attention_vector(kind, n_planes, n_steps, p, rule, events, item, w);              \
+        break;                                                                                \
+    }                                                                                         \
   }
 BST_DEFINE_VECTOR(bst_attention_soft, BST_ATTENTION_SOFT)
 BST_DEFINE_VECTOR(bst_attention_hard, BST_ATTENTION_HARD)
 #undef BST_DEFINE_VECTOR
 
 static inline void bst_attention_multiply(int n_steps, const bst_attention_product* p,
-                                       const bst_attention_rule* rule) {
+                                          const bst_attention_rule* rule) {
   bst_attention_events events[BST_ATTENTION_MAX_T] = {{NULL, 0, NULL, 0}};
   const int n_planes = bst_bit_length(p->n_events);
   for (size_t item = 0; item < p->n_items; item += BST_ATTENTION_ITEMS) {

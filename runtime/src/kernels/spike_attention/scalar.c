@@ -49,7 +49,7 @@ size_t bst_spike_attention_value_scratch_bytes(int n_steps, int n_tokens, int ch
   const size_t n_words = bst_attention_words(n);
   const size_t group = 64 * bst_attention_group_words((size_t)heads, d);
   // Of v either [group][words of N], or [N][words of d], which is not more than the former.
-  const size_t per_step = group + 64 * n_words + group * n_words;
+  const size_t per_step = 2 * group * n_words + 64 * n_words * n_words;
   return ((size_t)n_steps * per_step + bst_attention_list_words(n_steps, n)) * sizeof(uint64_t);
 }
 
