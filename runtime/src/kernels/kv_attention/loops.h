@@ -31,8 +31,9 @@ BST_INLINE void bst_kv_attention_key_value_run(int part, int n_parts, int n_step
       .n_events = n,
       .n_items = d,
       .n_lanes = d,
-      .y = {v_rows, d_words, n * d_words, 0},
+      .y = {v_rows, d_words, 1, n * d_words, 0},
       .out_stride = d_words,
+      .out_word_stride = 1,
       .out_step = n_heads * d * d_words,
       .lists = (uint32_t*)(void*)lists,
   };
@@ -40,17 +41,17 @@ BST_INLINE void bst_kv_attention_key_value_run(int part, int n_parts, int n_step
   for (size_t h = bst_part_begin(part, n_parts, n_heads); h < end;) {
     const size_t chunk_end = bst_attention_chunk_end(h, end, n_heads, d);
     const size_t column = h * d / 64, end_column = bst_attention_words(chunk_end * d);
+    const size_t n_rows = 64 * (end_column - column);
     if (!BST_ATTENTION_DENSE) {
       bst_attention_columns(n_steps, n, words, in_step, column, end_column, k, k_space);
     }
     for (; h < chunk_end; ++h) {
-      const bst_attention_bits tokens = {k, words, in_step, h * d};
+      const bst_attention_bits tokens = {k, words, 1, in_step, h * d};
       bst_attention_cut(n_steps, n, words, in_step, h * d, d, v, v_rows);
       if (BST_ATTENTION_DENSE) {
         p.x = bst_attention_mask_rows(n_steps, n, tokens, d, k_space);
       } else {
-        p.x = (bst_attention_bits){k_space + (h * d - 64 * column) * n_words, n_words,
-                                   64 * (end_column - column) * n_words, 0};
+        p.x = (bst_attention_bits){k_space + (h * d - 64 * column), 1, n_rows, n_rows * n_words, 0};
       }
       p.out = map + h * d * d_words;
       bst_attention_multiply(n_steps, &p, &rule);
@@ -68,7 +69,7 @@ BST_INLINE void bst_kv_attention_query_value_run(int part, int n_parts, int n_st
   const size_t d_words = bst_attention_words(d), map_step = n_heads * d * d_words;
   const size_t space =
       (size_t)n_steps * 64 * bst_attention_group_words(n_heads, d) * bst_attention_words(n);
-  uint64_t* const spikes = scratch;            // [T][64 n_columns][words of n_queries]
+  uint64_t* const spikes = scratch;            // [T][words of n_queries][64 n_columns]
   uint64_t* const q_columns = spikes + space;  // the same
   uint64_t* const map_columns = q_columns + space;
   uint64_t* const lists = map_columns + (size_t)n_steps * 64 * d_words * d_words;
@@ -80,8 +81,9 @@ BST_INLINE void bst_kv_attention_query_value_run(int part, int n_parts, int n_st
     bst_attention_columns(n_steps, piece.n_queries, words, in_step, piece.column,
                           piece.column + piece.n_columns, q + piece.query * words, q_columns);
     p.n_lanes = piece.n_queries;
-    p.out_stride = out_words;
-    p.out_step = 64 * piece.n_columns * out_words;
+    p.out_stride = 1;
+    p.out_word_stride = 64 * piece.n_columns;
+    p.out_step = p.out_word_stride * out_words;
     memset(spikes, 0, (size_t)n_steps * p.out_step * sizeof *spikes);
     for (size_t h = piece.first; h < piece.end; ++h) {
       const size_t channel = h * d - 64 * piece.column;
@@ -89,13 +91,13 @@ BST_INLINE void bst_kv_attention_query_value_run(int part, int n_parts, int n_st
       const bst_attention_rule rule =
           bst_attention_table_rule(n_steps, d, table + h * (d + 1), n_heads * (d + 1), neuron);
       if (BST_ATTENTION_DENSE) {
-        p.x = (bst_attention_bits){rows, d_words, map_step, 0};
+        p.x = (bst_attention_bits){rows, d_words, 1, map_step, 0};
       } else {
         bst_attention_columns(n_steps, d, d_words, map_step, 0, d_words, rows, map_columns);
-        p.x = (bst_attention_bits){map_columns, d_words, 64 * d_words * d_words, 0};
+        p.x = (bst_attention_bits){map_columns, 1, 64 * d_words, 64 * d_words * d_words, 0};
       }
-      p.y = (bst_attention_bits){q_columns + channel * out_words, out_words, p.out_step, 0};
-      p.out = spikes + channel * out_words;
+      p.y = (bst_attention_bits){q_columns + channel, 1, p.out_word_stride, p.out_step, 0};
+      p.out = spikes + channel;
       bst_attention_multiply(n_steps, &p, &rule);
     }
     bst_attention_put_columns(n_steps, piece.n_queries, piece.column, piece.n_columns, spikes,

@@ -34,6 +34,7 @@ BST_INLINE void bst_spike_attention_score_run(int part, int n_parts, int n_steps
       .n_items = n,
       .n_lanes = n,
       .out_stride = n_words,
+      .out_word_stride = 1,
       .out_step = n_heads * n * n_words,
       .lists = (uint32_t*)(void*)(q_columns + space),
   };
@@ -41,35 +42,34 @@ BST_INLINE void bst_spike_attention_score_run(int part, int n_parts, int n_steps
   for (size_t h = bst_part_begin(part, n_parts, n_heads); h < end;) {
     const size_t chunk_end = bst_attention_chunk_end(h, end, n_heads, d);
     const size_t column = h * d / 64, end_column = bst_attention_words(chunk_end * d);
-    const size_t step = 64 * (end_column - column) * n_words;
+    const size_t n_rows = 64 * (end_column - column), step = n_rows * n_words;
     bst_attention_columns(n_steps, n, words, in_step, column, end_column, k, k_columns);
     if (BST_ATTENTION_DENSE) {
       bst_attention_columns(n_steps, n, words, in_step, column, end_column, q, q_columns);
     }
     for (; h < chunk_end; ++h) {
-      const size_t row = (h * d - 64 * column) * n_words;
-      p.y = (bst_attention_bits){k_columns + row, n_words, step, 0};
-      p.x = BST_ATTENTION_DENSE ? (bst_attention_bits){q_columns + row, n_words, step, 0}
-                                : (bst_attention_bits){q, words, in_step, h * d};
+      const size_t row = h * d - 64 * column;
+      p.y = (bst_attention_bits){k_columns + row, 1, n_rows, step, 0};
+      p.x = BST_ATTENTION_DENSE ? (bst_attention_bits){q_columns + row, 1, n_rows, step, 0}
+                                : (bst_attention_bits){q, words, 1, in_step, h * d};
       p.out = attention + h * n * n_words;
       bst_attention_multiply(n_steps, &p, &rule);
     }
   }
 }
 
-/// Transpose spikes [T][64 n_columns][n_words of tokens] into words `column` .. of the rows of
-/// `n_tokens` tokens.
+/// Transpose spikes [T][words of n_tokens][64 n_columns], which are overwritten, into words
+/// `column`
+/// .. of the rows of `n_tokens` tokens.
 static inline void bst_attention_put_columns(int n_steps, size_t n_tokens, size_t column,
-                                             size_t n_columns, const uint64_t* spikes,
-                                             size_t out_stride, size_t out_step, uint64_t* out) {
-  const size_t n_words = bst_attention_words(n_tokens);
-  uint64_t block[64];
+                                             size_t n_columns, uint64_t* spikes, size_t out_stride,
+                                             size_t out_step, uint64_t* out) {
   for (size_t t = 0; t < (size_t)n_steps; ++t, out += out_step) {
-    for (size_t c = 0; c < n_columns; ++c, spikes += 64 * n_words) {
-      for (size_t w = 0; w < n_words; ++w) {
-        uint64_t* const to = out + 64 * w * out_stride + column + c;
-        bst_attention_transpose(spikes + w, n_words, 64, block, 1);
-        for (size_t r = 0; r < 64 && 64 * w + r < n_tokens; ++r) to[r * out_stride] = block[r];
+    for (size_t row = 0; row < n_tokens; row += 64) {
+      for (size_t c = 0; c < n_columns; ++c, spikes += 64) {
+        uint64_t* const to = out + row * out_stride + column + c;
+        bst_vec_transpose_square(spikes);
+        for (size_t r = 0; r < 64 && row + r < n_tokens; ++r) to[r * out_stride] = spikes[r];
       }
     }
   }
@@ -119,9 +119,9 @@ BST_INLINE void bst_spike_attention_value_run(int part, int n_parts, int n_steps
   const size_t words = bst_attention_words((size_t)channels), in_step = n * words;
   const size_t n_words = bst_attention_words(n), map_step = n_heads * n * n_words;
   const size_t space = (size_t)n_steps * 64 * bst_attention_group_words(n_heads, d) * n_words;
-  uint64_t* const spikes = scratch;  // [T][64 n_columns][words of n_queries]
+  uint64_t* const spikes = scratch;  // [T][words of n_queries][64 n_columns]
   uint64_t* const v_space = spikes + space;
-  uint64_t* const map_columns = v_space + space;  // [T][64 n_words][words of n_queries]
+  uint64_t* const map_columns = v_space + space;  // [T][words of n_queries][64 n_words]
   uint64_t* const lists = map_columns + (size_t)n_steps * 64 * n_words * n_words;
   bst_attention_product p = {.n_events = n, .n_items = d, .lists = (uint32_t*)(void*)lists};
   bst_attention_share share = bst_attention_share_of(part, n_parts, n_heads, d, n);
@@ -133,24 +133,25 @@ BST_INLINE void bst_spike_attention_value_run(int part, int n_parts, int n_steps
                             piece.column + piece.n_columns, v, v_space);
     }
     p.n_lanes = piece.n_queries;
-    p.y = (bst_attention_bits){map_columns, out_words, 64 * n_words * out_words, 0};
-    p.out_stride = out_words;
-    p.out_step = 64 * piece.n_columns * out_words;
+    p.y = (bst_attention_bits){map_columns, 1, 64 * n_words, 64 * n_words * out_words, 0};
+    p.out_stride = 1;
+    p.out_word_stride = 64 * piece.n_columns;
+    p.out_step = p.out_word_stride * out_words;
     memset(spikes, 0, (size_t)n_steps * p.out_step * sizeof *spikes);
     for (size_t h = piece.first; h < piece.end; ++h) {
       const size_t channel = h * d - 64 * piece.column;
       const bst_attention_rule rule =
           bst_attention_table_rule(n_steps, n, table + h * (n + 1), n_heads * (n + 1), neuron);
-      const bst_attention_bits tokens = {v, words, in_step, h * d};
+      const bst_attention_bits tokens = {v, words, 1, in_step, h * d};
       bst_attention_columns(n_steps, p.n_lanes, n_words, map_step, 0, n_words,
                             attention + (h * n + piece.query) * n_words, map_columns);
       if (BST_ATTENTION_DENSE) {
         p.x = bst_attention_mask_rows(n_steps, n, tokens, d, v_space);
       } else {
-        p.x = (bst_attention_bits){v_space + channel * n_words, n_words,
+        p.x = (bst_attention_bits){v_space + channel, 1, 64 * piece.n_columns,
                                    64 * piece.n_columns * n_words, 0};
       }
-      p.out = spikes + channel * out_words;
+      p.out = spikes + channel;
       bst_attention_multiply(n_steps, &p, &rule);
     }
     bst_attention_put_columns(n_steps, piece.n_queries, piece.column, piece.n_columns, spikes,

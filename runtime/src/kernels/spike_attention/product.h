@@ -29,11 +29,12 @@ enum {
   BST_ATTENTION_GROUP = 8,
 };
 
-/// Rows of bits at every step: word w of row r at step t is words[t * step + r * stride + w]; the
-/// first bit that counts is number `first` of a row.
+/// Rows of bits at every step: word w of row r at step t is
+/// words[t * step + r * stride + w * word_stride]; the first bit that counts is number `first` of a
+/// row, 0 unless word_stride is 1.
 typedef struct bst_attention_bits {
   const uint64_t* words;
-  size_t stride, step, first;
+  size_t stride, word_stride, step, first;
 } bst_attention_bits;
 
 typedef struct bst_attention_product {
@@ -42,7 +43,7 @@ typedef struct bst_attention_product {
   bst_attention_bits y;  ///< [event][lane], `first` = 0
   size_t n_events, n_items, n_lanes;
   uint64_t* out;  ///< [item][words of lanes]
-  size_t out_stride, out_step;
+  size_t out_stride, out_word_stride, out_step;
   uint32_t* lists;  ///< scratch: bst_attention_list_words(n_steps, n_events)
 } bst_attention_product;
 
@@ -85,7 +86,8 @@ static inline size_t bst_attention_list(const bst_attention_product* p, size_t i
     const size_t n_bits = p->n_events - done < 64 ? p->n_events - done : 64;
     uint64_t rows[8] = {0}, any = 0;
     for (size_t j = 0; j < BST_ATTENTION_ITEMS && j < left; ++j) {
-      bst_slice_bits(from + j * p->x.stride, p->x.first + done, n_bits, &rows[j]);
+      bst_slice_bits(from + j * p->x.stride + done / 64 * p->x.word_stride, p->x.first, n_bits,
+                     &rows[j]);
       any |= rows[j];
     }
     n = bst_attention_append(any, rows, (uint32_t)done, list, n);
@@ -101,7 +103,9 @@ static inline void bst_attention_find_events(int n_steps, const bst_attention_pr
   for (size_t t = 0; t < (size_t)n_steps; ++t) {
     bst_attention_events* const at = &events[t];
     if (BST_ATTENTION_DENSE) {
-      at->masks = (const uint8_t*)(p->x.words + t * p->x.step) + (p->x.first + item) / 8;
+      const size_t bit = p->x.first + item;
+      at->masks =
+          (const uint8_t*)(p->x.words + t * p->x.step + bit / 64 * p->x.word_stride) + bit % 64 / 8;
       at->mask_stride = 8 * p->x.stride;
       at->n = p->n_events;
     } else {
@@ -320,8 +324,8 @@ BST_INLINE void bst_attention_vector(bst_attention_kind kind, int n_planes, int 
   }
   for (int t = 0; t < n_steps; ++t) {
     bst_vec spikes;
-    bst_attention_count(&events[t], p->y.words + (size_t)t * p->y.step + w, p->y.stride, n_planes,
-                        planes);
+    bst_attention_count(&events[t], p->y.words + (size_t)t * p->y.step + w * p->y.word_stride,
+                        p->y.stride, n_planes, planes);
     for (int i = n_planes; i < BST_ATTENTION_PLANES; ++i) planes[i] = bst_vec_zero();
     if (kind == BST_ATTENTION_SOFT) {
       spikes = bst_attention_soft_step(rule->threshold[0], n_planes, planes, state);
@@ -331,8 +335,9 @@ BST_INLINE void bst_attention_vector(bst_attention_kind kind, int n_planes, int 
     } else {
       spikes = bst_attention_lanes_step(rule, (size_t)t, n_planes, planes, membrane);
     }
-    bst_attention_store(bst_vec_and(spikes, lanes), p->n_items - item, p->out_stride,
-                        p->out + (size_t)t * p->out_step + item * p->out_stride + w);
+    bst_attention_store(
+        bst_vec_and(spikes, lanes), p->n_items - item, p->out_stride,
+        p->out + (size_t)t * p->out_step + item * p->out_stride + w * p->out_word_stride);
   }
 }
 
@@ -385,31 +390,19 @@ static inline void bst_attention_multiply(int n_steps, const bst_attention_produ
 
 // ---- Layouts ------------------------------------------------------------------------------------
 
-/// Transpose a block: bit i of word r (r < n_rows <= 64) of a column of words becomes bit r of word
-/// i of a column of 64 words.
-static inline void bst_attention_transpose(const uint64_t* in, size_t in_stride, size_t n_rows,
-                                           uint64_t* out, size_t out_stride) {
-  uint64_t block[64];
-  uint64_t* const m = out_stride == 1 ? out : block;
-  for (size_t r = 0; r < n_rows; ++r) m[r] = in[r * in_stride];
-  for (size_t r = n_rows; r < 64; ++r) m[r] = 0;
-  bst_vec_transpose_square(m);
-  if (m == out) return;
-  for (size_t i = 0; i < 64; ++i) out[i * out_stride] = m[i];
-}
-
 /// Transpose word columns first .. end - 1 of [T][n_rows][in_stride words] into
-/// [T][64 (end - first)][words of n_rows].
+/// [T][words of n_rows][64 (end - first)]: word w of column bit i is at 64 (end - first) w + i.
 static inline void bst_attention_columns(int n_steps, size_t n_rows, size_t in_stride,
                                          size_t in_step, size_t first, size_t end,
                                          const uint64_t* in, uint64_t* out) {
-  const size_t n_words = (n_rows + 63) / 64;
   for (size_t t = 0; t < (size_t)n_steps; ++t, in += in_step) {
-    for (size_t c = first; c < end; ++c, out += 64 * n_words) {
-      for (size_t w = 0; w < n_words; ++w) {
-        const size_t left = n_rows - 64 * w;
-        bst_attention_transpose(in + 64 * w * in_stride + c, in_stride, left < 64 ? left : 64,
-                                out + w, n_words);
+    for (size_t row = 0; row < n_rows; row += 64) {
+      for (size_t c = first; c < end; ++c, out += 64) {
+        const uint64_t* const from = in + row * in_stride + c;
+        const size_t n_here = n_rows - row < 64 ? n_rows - row : 64;
+        for (size_t r = 0; r < n_here; ++r) out[r] = from[r * in_stride];
+        for (size_t r = n_here; r < 64; ++r) out[r] = 0;
+        bst_vec_transpose_square(out);
       }
     }
   }
@@ -436,7 +429,7 @@ static inline bst_attention_bits bst_attention_mask_rows(int n_steps, size_t n_r
   if (in.first % 8 == 0) return in;
   const size_t n_words = (n_bits + 63) / 64;
   bst_attention_cut(n_steps, n_rows, in.stride, in.step, in.first, n_bits, in.words, space);
-  return (bst_attention_bits){space, n_words, n_rows * n_words, 0};
+  return (bst_attention_bits){space, n_words, 1, n_rows * n_words, 0};
 }
 
 #endif  // BST_KERNELS_SPIKE_ATTENTION_PRODUCT_H_
