@@ -8,6 +8,9 @@
 #ifdef BST_HAVE_AVX2
 
 #include "../part.h"
+#include "../spike_attention/heads.h"
+#include "../spike_attention/rule.h"
+#include "../spike_attention/spike_attention.h"
 
 BST_VECTOR_BEGIN
 

@@ -8,6 +8,8 @@
 #ifdef BST_HAVE_NEON
 
 #include "../part.h"
+#include "heads.h"
+#include "rule.h"
 
 BST_VECTOR_BEGIN
 
