@@ -473,6 +473,25 @@ def test_score_edges(version, rng, rate, n, heads, d):
         space.take()
 
 
+@pytest.mark.parametrize("d", (1024, 1025, 2048, 65535, 65536))
+def test_score_of_very_wide_heads(version, rng, d):
+    """Counts beyond 1024: more planes, and no thresholds for the stream neuron."""
+    n_t, n, frac_bits = 2, 3, 10
+    q, k = (random_spikes(rng, n_t, 1, n, d, rate=0.99) for _ in range(2))
+    q[0, 0, 0], k[0, 0, :2] = 1, 1
+    space = version.memory("bst_spike_attention_score_scratch_bytes", n_t, n, d, 1)
+    stream = (neuron_params()[0], d << frac_bits >> 1, 0, 0)
+    for rule in ((0, d, NO_NEURON), (0, d - d // 50, NO_NEURON), (1, 0, stream)):
+        form, thr1, params = rule
+        expected = reference.score_neuron(q, k, 1, form, thr1, frac_bits, params)
+        out = spikes_out(*expected.shape)
+        packed = (reference.pack(q), reference.pack(k))
+        sizes = (n_t, n, d, 1, form, thr1, frac_bits)
+        version.run("spike_attention_score", *sizes, *params, *packed, out, space)
+        check_spikes(out, expected)
+        space.take()
+
+
 @pytest.mark.parametrize("n, heads, d", ATTENTION_EDGES)
 @pytest.mark.parametrize("rate", RATES)
 def test_value_edges(version, rng, rate, n, heads, d):

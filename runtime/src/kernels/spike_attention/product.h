@@ -25,7 +25,7 @@
 enum {
   BST_ATTENTION_ITEMS = BST_VEC_BYTES / 8,
   BST_ATTENTION_DENSE = BST_ATTENTION_ITEMS == 8,
-  BST_ATTENTION_PLANES = 16,  // 11 of counts up to 1024, in whole bytes
+  BST_ATTENTION_PLANES = 24,  // 17 of counts up to 65536, one more for SOFT, in whole bytes
   BST_ATTENTION_GROUP = 8,
 };
 
@@ -53,7 +53,7 @@ typedef struct bst_attention_product {
 typedef struct bst_attention_events {
   const uint8_t* masks;  ///< dense: of event e at e * mask_stride
   size_t mask_stride;
-  const uint32_t* list;  ///< else: event + mask * 2^16
+  const uint32_t* list;  ///< else: event + mask * 2^24
   size_t n;
 } bst_attention_events;
 
@@ -70,7 +70,7 @@ static inline size_t bst_attention_append(uint64_t any, uint64_t rows[8], uint32
   for (; any != 0; any &= any - 1) {
     const uint32_t e = bst_low_bit(any);
     const uint32_t mask = BST_ATTENTION_ITEMS > 1 ? masks[e % 8 * 8 + e / 8] : 1;
-    list[n++] = (first + e) | mask << 16;
+    list[n++] = (first + e) | mask << 24;
   }
   return n;
 }
@@ -135,7 +135,7 @@ BST_INLINE bst_vec bst_attention_row(bst_attention_rows* r) {
     return row;
   }
   const uint32_t entry = *r->list++;
-  return bst_vec_spread(r->y[(entry & 0xFFFF) * r->y_stride], entry >> 16);
+  return bst_vec_spread(r->y[(entry & 0xFFFFFF) * r->y_stride], entry >> 24);
 }
 
 /// *sum += a + b, lane by lane; returns the carry.

@@ -32,7 +32,10 @@
 #include "../integers.h"
 #include "../stream_neuron/neuron.h"
 
-enum { BST_ATTENTION_MAX_T = 16 };
+enum {
+  BST_ATTENTION_MAX_T = 16,
+  BST_ATTENTION_MAX_HARD = 1024,  // counts for which HARD is tried: every product below 2^59
+};
 
 typedef enum bst_attention_kind {
   BST_ATTENTION_SOFT,
@@ -172,7 +175,8 @@ static inline bst_attention_rule bst_attention_count_rule(int n_steps, size_t ma
     const uint32_t most = 2 * (uint32_t)max_count;  // never reached
     rule.kind = BST_ATTENTION_SOFT;
     rule.threshold[0] = (uint32_t)thr1 < most ? (uint32_t)thr1 : most;
-  } else if (bst_attention_may_be_hard(&neuron) && bounds.slope < (INT64_C(1) << 29) &&
+  } else if (bst_attention_may_be_hard(&neuron) && max_count <= BST_ATTENTION_MAX_HARD &&
+             bounds.slope < (INT64_C(1) << 29) &&
              bst_attention_find_thresholds(n_steps, max_count, &bounds, &neuron, rule.threshold)) {
     rule.kind = BST_ATTENTION_HARD;
   }
