@@ -6,10 +6,11 @@
     main.c    an example that runs the golden vectors
 
 The amalgamation follows the `#include "..."` lines: a header with an include guard enters where it
-is first needed, everything else where it is named. `<string.h>` comes through firmware/memory.h
-only, which has four functions of its own in its place where BST_FREESTANDING is defined (or the
-compiler says `-ffreestanding`); then there are no error sentences, no thread-local variables and
-only the portable kernels. The same sources give the same bytes.
+is first needed, everything else where it is named. What is written in the vectors of an instruction
+set enters once for each, its names ending in the instruction set's. `<string.h>` comes through
+firmware/memory.h only, which has four functions of its own in its place where BST_FREESTANDING is
+defined (or the compiler says `-ffreestanding`); then there are no error sentences, no thread-local
+variables and only the portable kernels. The same sources give the same bytes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ __all__ = ["ModelFacts", "amalgamation", "model_header", "source_bundle"]
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^">]+)[">]')
 _CONDITION = re.compile(r"^\s*#\s*(if|endif)")
+_VECTORS = re.compile(r"\bbst_vec(_\w+)?\b", re.IGNORECASE)
+_NAME = re.compile(r"\bbst_\w+", re.IGNORECASE)
 _GUARD = re.compile(r"^#ifndef (BST_\w+_H_)$", re.MULTILINE)
 _MEMORY = "memory.h"
 _LICENCE = "// SPDX-License-Identifier: MIT"
@@ -115,35 +118,41 @@ class _Amalgamation:
     def __init__(self, root: Path) -> None:
         self._root = root.resolve()
         self._public = self._root / "include" / "bst.h"
-        self._seen: set[Path] = set()
+        self._vectors = _VectorFiles(self._root)
+        self._seen: set[tuple[Path, str]] = set()
         self._depth = 0
 
-    def file(self, path: Path) -> Iterator[str]:
+    def file(self, path: Path, isa: str = "") -> Iterator[str]:
         """Yield the lines of a file with what it includes in place.
 
         A header is left out once it stands outside of every `#if`. Below one it may be skipped by
         the preprocessor, so it enters again where it is needed next, and its guard decides.
+
+        Args:
+            path: the file.
+            isa: the instruction set that the file which includes this one is written for.
         """
         path = path.resolve()
-        if path in self._seen:
+        suffix = isa or self._vectors.isa(path) if path in self._vectors.files else ""
+        if (path, suffix) in self._seen:
             return
-        text = _read(path)
+        text = self._vectors.renamed(_read(path), suffix)
         guard = _GUARD.search(text)
         if guard and self._depth == 0:
-            self._seen.add(path)
+            self._seen.add((path, suffix))
         rule = f"// ---- {path.relative_to(self._root).as_posix()} "
         yield rule + "-" * max(4, 100 - len(rule))
         yield ""
         self._depth -= guard is not None  # the guard itself does not count
         for line in text.rstrip("\n").split("\n"):
-            yield from self._line(path, line)
+            yield from self._line(path, line, suffix)
         self._depth += guard is not None
         yield ""
 
-    def _line(self, path: Path, line: str) -> Iterator[str]:
+    def _line(self, path: Path, line: str, isa: str) -> Iterator[str]:
         found = _INCLUDE.match(line)
         if found and found[1] == '"':
-            yield from self._include(path, found[2])
+            yield from self._include(path, found[2], isa)
         elif found and found[2] == "string.h" and path.name != _MEMORY:
             return  # memory.h has brought it, or what replaces it
         elif line != _LICENCE:
@@ -151,19 +160,59 @@ class _Amalgamation:
             self._depth += {"if": 1, "endif": -1}.get(directive[1], 0) if directive else 0
             yield line
 
-    def _include(self, path: Path, name: str) -> Iterator[str]:
+    def _include(self, path: Path, name: str, isa: str) -> Iterator[str]:
         for folder in (path.parent, self._root / "include", self._root / "src"):
             target = (folder / name).resolve()
             if target == self._public:
                 yield '#include "bst.h"'
                 return
             if target.is_file():
-                yield from self.file(target)
+                yield from self.file(target, isa)
                 return
         raise MissingToolError(
             f'{path.name} includes "{name}", which is not among the sources of the runtime',
             where=str(path),
             hint="pip install --force-reinstall bestdeploy",
+        )
+
+
+class _VectorFiles:
+    """Which files are written in the vectors of an instruction set, and their private names.
+
+    A file is where it says `bst_vec`, or includes a file that does; a name is private to them where
+    no other file has it.
+
+    Attributes:
+        files: resolved paths.
+    """
+
+    def __init__(self, root: Path) -> None:
+        kernels = sorted((root / "src" / "kernels").rglob("*.[ch]"))
+        texts = {path.resolve(): _read(path) for path in kernels}
+        self.files = {path for path, text in texts.items() if _VECTORS.search(text)}
+        while more := {p for p in texts.keys() - self.files if self._included(p, texts[p])}:
+            self.files |= more
+        everything = {path.resolve() for path in root.rglob("*.[ch]")}
+        public = {name for path in everything - self.files for name in _NAME.findall(_read(path))}
+        self._names = {n for p in self.files for n in _NAME.findall(texts[p])} - public
+
+    def _included(self, path: Path, text: str) -> list[Path]:
+        names = (found[2] for line in text.split("\n") if (found := _INCLUDE.match(line)))
+        targets = ((path.parent / name).resolve() for name in names)
+        return [target for target in targets if target in self.files]
+
+    def isa(self, path: Path) -> str:
+        """Return what a `.c` file is written for: its vocabulary, a header beside the folders."""
+        kernels = path.parents[1]
+        found = [p.stem for p in self._included(path, _read(path)) if p.parent == kernels]
+        return found[0] if found else path.stem
+
+    def renamed(self, text: str, isa: str) -> str:
+        """Return the text with `_on_<isa>` behind every private name."""
+        if not isa:
+            return text
+        return _NAME.sub(
+            lambda found: f"{found[0]}_on_{isa}" if found[0] in self._names else found[0], text
         )
 
 

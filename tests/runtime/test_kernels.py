@@ -451,6 +451,112 @@ def test_value(version, rng, n_t, n, heads, d):
         space.take()
 
 
+# (tokens, heads, channels per head): every edge of words, bytes and vectors once
+ATTENTION_EDGES = (
+    *((1, 2, 128), (63, 3, 33), (64, 4, 32), (64, 4, 48), (65, 5, 31), (65, 2, 127)),
+    *((196, 1, 64), (196, 2, 65), (64, 3, 1), (63, 9, 7), (196, 5, 16), (1024, 1, 7)),
+)
+RATES = ("none", "one", 0.02, 0.5, 1.0)
+
+
+def edge_spikes(rng, *shape, rate):
+    """Spikes at a rate, none, or a single one."""
+    spikes = random_spikes(rng, *shape, rate=rate if isinstance(rate, float) else 0.0)
+    if rate == "one":
+        spikes.ravel()[rng.integers(spikes.size)] = 1
+    return spikes
+
+
+def linear_table(n_t, gains, max_count):
+    """X[T, heads, m] = rint(gain * m), the same at every step, gains per head in units of 2^-F."""
+    row = np.rint(np.outer(gains, np.arange(max_count + 1))).astype(np.int32)
+    return np.ascontiguousarray(np.broadcast_to(row, (n_t, *row.shape)))
+
+
+def check_value(version, attention, v, heads, table, params):
+    n_t, _, n, channels = v.shape
+    expected = reference.value_neuron(attention, v, heads, table, params)
+    out = spikes_out(*expected.shape)
+    sizes = (n_t, n, channels, heads)
+    space = version.memory("bst_spike_attention_value_scratch_bytes", *sizes)
+    packed = (reference.pack(attention), reference.pack(v))
+    version.run("spike_attention_value", *sizes, *params, *packed, table, out, space)
+    check_spikes(out, expected)
+    space.take()
+    return expected.mean()
+
+
+@pytest.mark.parametrize("n, heads, d", ATTENTION_EDGES)
+@pytest.mark.parametrize("rate", RATES)
+def test_score_edges(version, rng, rate, n, heads, d):
+    n_t = 3
+    q, k = (edge_spikes(rng, n_t, 1, n, heads * d, rate=rate) for _ in range(2))
+    sizes = (n_t, n, heads * d, heads)
+    space = version.memory("bst_spike_attention_score_scratch_bytes", *sizes)
+    for thr1 in (1, max(1, d // 3), d, 2 * d):
+        expected = reference.score_neuron(q, k, heads, 0, thr1, F, NO_NEURON)
+        out = spikes_out(*expected.shape)
+        packed = (reference.pack(q), reference.pack(k))
+        version.run("spike_attention_score", *sizes, 0, thr1, F, *NO_NEURON, *packed, out, space)
+        check_spikes(out, expected)
+        space.take()
+
+
+@pytest.mark.parametrize("d", (1024, 1025, 2048, 65535, 65536))
+def test_score_of_very_wide_heads(version, rng, d):
+    """Counts beyond 1024: more planes, and no thresholds for the stream neuron."""
+    n_t, n, frac_bits = 2, 3, 10
+    q, k = (random_spikes(rng, n_t, 1, n, d, rate=0.99) for _ in range(2))
+    q[0, 0, 0], k[0, 0, :2] = 1, 1
+    space = version.memory("bst_spike_attention_score_scratch_bytes", n_t, n, d, 1)
+    stream = (neuron_params()[0], d << frac_bits >> 1, 0, 0)
+    for rule in ((0, d, NO_NEURON), (0, d - d // 50, NO_NEURON), (1, 0, stream)):
+        form, thr1, params = rule
+        expected = reference.score_neuron(q, k, 1, form, thr1, frac_bits, params)
+        out = spikes_out(*expected.shape)
+        packed = (reference.pack(q), reference.pack(k))
+        sizes = (n_t, n, d, 1, form, thr1, frac_bits)
+        version.run("spike_attention_score", *sizes, *params, *packed, out, space)
+        check_spikes(out, expected)
+        space.take()
+
+
+@pytest.mark.parametrize("n, heads, d", ATTENTION_EDGES)
+@pytest.mark.parametrize("rate", RATES)
+def test_value_edges(version, rng, rate, n, heads, d):
+    attention = edge_spikes(rng, 3, heads, n, n, rate=rate)
+    v = edge_spikes(rng, 3, 1, n, heads * d, rate=rate)
+    table = linear_table(3, (1 + rng.random(heads)) * (1 << F) / n, n)
+    check_value(version, attention, v, heads, table, neuron_params(theta=0.3))
+
+
+@pytest.mark.parametrize("decay_input", (True, False))
+@pytest.mark.parametrize("n_t", (1, 4, 16))
+def test_value_on_tables_that_are_nearly_linear(version, rng, n_t, decay_input):
+    """Integer thresholds on counts stand for the neuron only where they are proved.
+
+    Steep and flat tables, ties of theta with a sum of counts, one entry or one step that differs,
+    negative slopes, entries at the ends of int32.
+    """
+    n, heads, d = 20, 9, 5
+    attention = random_spikes(rng, n_t, heads, n, n, rate=0.4)
+    v = random_spikes(rng, n_t, 1, n, heads * d, rate=0.4)
+    flags = neuron_params(decay_input=decay_input)[0]
+    gains = np.array([0.1, 0.125, 1 / 3, 0.0471, 1e-5, 0.0, -0.2, 1.7, 0.25]) * (1 << F)
+    exact = linear_table(n_t, gains, n)
+    flat = linear_table(n_t, np.array([0.3, 0.5, 0.7, 1.0, 1.4, 2.5, -1.3, 3.3, 6.9]), n)
+    bent = exact.copy()
+    bent[-1, :, rng.integers(n + 1)] += rng.integers(-(1 << 16), 1 << 16, heads)
+    by_step = exact * (1 + np.arange(n_t, dtype=np.int32) % 3)[:, None, None]
+    ends = np.where(exact > 1 << F, 2**31 - 1, -(2**31)).astype(np.int32)
+    rates = [
+        check_value(version, attention, v, heads, np.ascontiguousarray(table), (flags, theta, 0, 0))
+        for table in (exact, flat, bent, by_step, ends)
+        for theta in (1, 5, 1 << (F - 1), 1 << F, 2**31 - 1, 0, -3)
+    ]
+    assert 0.1 < np.mean(rates) < 0.9
+
+
 def test_value_table_is_exact(kernels, rng):
     """rint(gain * m * 2^exponent): ties to even, any exponent, both signs."""
     from fractions import Fraction
@@ -542,6 +648,31 @@ def test_key_value_fires_in_part(version, rng):
     """The random cases above are no foregone conclusions."""
     k, v, _, space = kv_case(version, rng, 4, 196, 2, 64, "key_value")
     assert 0.1 < check_key_value(version, k, v, 2, (0, 20, NO_NEURON), space) < 0.9
+
+
+@pytest.mark.parametrize("n, heads, d", ATTENTION_EDGES)
+@pytest.mark.parametrize("rate", RATES)
+def test_kv_at_the_edges(version, rng, rate, n, heads, d):
+    """Both products; stream neurons that are thresholds on counts, and those that are not."""
+    channels = heads * d
+    q, k, v = (edge_spikes(rng, 3, 1, n, channels, rate=rate) for _ in range(3))
+    sizes = (3, n, channels, heads)
+    space = version.memory("bst_kv_attention_key_value_scratch_bytes", *sizes)
+    for rule in (
+        (0, max(1, n // 5), NO_NEURON),
+        (1, 0, neuron_params(theta=max(1, n // 8))),
+        (1, 0, neuron_params(theta=max(1, n // 8), soft=True)),
+    ):
+        check_key_value(version, k, v, heads, rule, space)
+    attention = edge_spikes(rng, 3, heads, d, d, rate=rate)
+    table = linear_table(3, (1 + rng.random(heads)) * (1 << F) / d, d)
+    params = neuron_params(theta=0.3)
+    out = spikes_out(*q.shape)
+    space = version.memory("bst_kv_attention_query_value_scratch_bytes", *sizes)
+    packed = (reference.pack(q), reference.pack(attention))
+    version.run("kv_attention_query_value", *sizes, *params, *packed, table, out, space)
+    check_spikes(out, reference.query_value_neuron(q, attention, heads, table, params))
+    space.take()
 
 
 @pytest.mark.parametrize("n, heads, d", KV_ATTENTION)

@@ -18,6 +18,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "lanes.h"
+
 #ifdef __clang__
 #define BST_VECTOR_BEGIN \
   _Pragma("clang attribute push(__attribute__((target(\"avx2\"))), apply_to = function)")
@@ -152,6 +154,48 @@ static inline void bst_vec_store_entries(uint32_t* list, uint64_t bytes, bst_vec
   const __m256i wide = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)bytes));
   bst_vec_store(list, _mm256_add_epi32(wide, first));
 }
+
+// Words and bits.
+
+/// `a` in every 64-bit lane.
+static inline bst_vec bst_vec_set64(uint64_t a) { return _mm256_set1_epi64x((long long)a); }
+
+static const uint64_t bst_vec_spreads[16][4] = {
+    {0, 0, 0, 0},
+    {UINT64_MAX, 0, 0, 0},
+    {0, UINT64_MAX, 0, 0},
+    {UINT64_MAX, UINT64_MAX, 0, 0},
+    {0, 0, UINT64_MAX, 0},
+    {UINT64_MAX, 0, UINT64_MAX, 0},
+    {0, UINT64_MAX, UINT64_MAX, 0},
+    {UINT64_MAX, UINT64_MAX, UINT64_MAX, 0},
+    {0, 0, 0, UINT64_MAX},
+    {UINT64_MAX, 0, 0, UINT64_MAX},
+    {0, UINT64_MAX, 0, UINT64_MAX},
+    {UINT64_MAX, UINT64_MAX, 0, UINT64_MAX},
+    {0, 0, UINT64_MAX, UINT64_MAX},
+    {UINT64_MAX, 0, UINT64_MAX, UINT64_MAX},
+    {0, UINT64_MAX, UINT64_MAX, UINT64_MAX},
+    {UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX},
+};
+
+/// `word` in the 64-bit lanes whose bit of `lanes` (0..15) is set, 0 in the others.
+static inline bst_vec bst_vec_spread(uint64_t word, unsigned lanes) {
+  return _mm256_and_si256(bst_vec_set64(word), bst_vec_load(bst_vec_spreads[lanes]));
+}
+
+/// Bit by bit a + b + c without its carry.
+static inline bst_vec bst_vec_xor3(bst_vec a, bst_vec b, bst_vec c) {
+  return _mm256_xor_si256(_mm256_xor_si256(a, b), c);
+}
+
+/// Borrow of a - b - c, bit by bit; `half` is b ^ c.
+static inline bst_vec bst_vec_borrow(bst_vec half, bst_vec a, bst_vec b, bst_vec c) {
+  return _mm256_or_si256(_mm256_and_si256(b, c), _mm256_andnot_si256(a, half));
+}
+
+/// 64 x 64 bits in place: bit i of word j becomes bit j of word i.
+static inline void bst_vec_transpose_square(uint64_t* m) { bst_transpose_square(m); }
 
 BST_VECTOR_END
 

@@ -162,6 +162,59 @@ static inline void bst_vec_store_entries(uint32_t* list, uint64_t bytes, bst_vec
   _mm256_storeu_si256((__m256i*)list, _mm256_add_epi32(wide, _mm512_castsi512_si256(first)));
 }
 
+// Words and bits.
+
+/// `a` in every 64-bit lane.
+static inline bst_vec bst_vec_set64(uint64_t a) { return _mm512_set1_epi64((long long)a); }
+
+/// `word` in the 64-bit lanes whose bit of `lanes` (0..255) is set, 0 in the others.
+static inline bst_vec bst_vec_spread(uint64_t word, unsigned lanes) {
+  return _mm512_maskz_set1_epi64((__mmask8)lanes, (long long)word);
+}
+
+/// Bit by bit a + b + c without its carry.
+static inline bst_vec bst_vec_xor3(bst_vec a, bst_vec b, bst_vec c) {
+  return _mm512_ternarylogic_epi64(a, b, c, 0x96);
+}
+
+/// Borrow of a - b - c, bit by bit; `half` is b ^ c.
+static inline bst_vec bst_vec_borrow(bst_vec half, bst_vec a, bst_vec b, bst_vec c) {
+  (void)half;
+  return _mm512_ternarylogic_epi64(a, b, c, 0x8E);
+}
+
+/// 64 x 64 bits in place: bit i of word j becomes bit j of word i. Eight words at a time, their
+/// bytes become 8 x 8 matrices, which the Galois field unit transposes (a product with the unit
+/// matrix, rows counted from the other end); that leaves byte i of m[k] = bit i of words 8k .. 8k +
+/// 7, and three rounds of zips bring the bytes of each i together, after a permutation that makes
+/// up for zips that stay within 16 bytes.
+static inline void bst_vec_transpose_square(uint64_t* m) {
+  static const uint8_t matrices[64] = {
+      56, 48, 40, 32, 24, 16, 8,  0,  57, 49, 41, 33, 25, 17, 9,  1,  58, 50, 42, 34, 26, 18,
+      10, 2,  59, 51, 43, 35, 27, 19, 11, 3,  60, 52, 44, 36, 28, 20, 12, 4,  61, 53, 45, 37,
+      29, 21, 13, 5,  62, 54, 46, 38, 30, 22, 14, 6,  63, 55, 47, 39, 31, 23, 15, 7};
+  static const uint8_t before_zips[64] = {
+      0,  1,  8,  9,  16, 17, 24, 25, 32, 33, 40, 41, 48, 49, 56, 57, 2,  3,  10, 11, 18, 19,
+      26, 27, 34, 35, 42, 43, 50, 51, 58, 59, 4,  5,  12, 13, 20, 21, 28, 29, 36, 37, 44, 45,
+      52, 53, 60, 61, 6,  7,  14, 15, 22, 23, 30, 31, 38, 39, 46, 47, 54, 55, 62, 63};
+  const __m512i unit = _mm512_set1_epi64((long long)UINT64_C(0x8040201008040201));
+  const __m512i to_matrices = bst_vec_load(matrices), order = bst_vec_load(before_zips);
+  bst_vec v[8];
+  for (int k = 0; k < 8; ++k) {
+    const __m512i rows = _mm512_permutexvar_epi8(to_matrices, bst_vec_load(m + 8 * k));
+    v[k] = _mm512_permutexvar_epi8(order, _mm512_gf2p8affine_epi64_epi8(unit, rows, 0));
+  }
+  for (int i = 0; i < 8; i += 2) bst_vec_zip8(&v[i], &v[i + 1]);
+  for (int i = 0; i < 8; i += 4) {
+    bst_vec_zip16(&v[i], &v[i + 2]);
+    bst_vec_zip16(&v[i + 1], &v[i + 3]);
+  }
+  for (int i = 0; i < 4; ++i) bst_vec_zip32(&v[i], &v[i + 4]);
+  for (int i = 0; i < 8; ++i) {  // the zips leave the pieces in bit-reversed order of i
+    bst_vec_store(m + 8 * ((i & 1) << 2 | (i & 2) | i >> 2), v[i]);
+  }
+}
+
 BST_VECTOR_END
 
 #endif  // BST_HAVE_AVX512

@@ -208,4 +208,24 @@ static inline void bst_unpack_counts(uint64_t planes[][BST_SUM_WORDS], int n_pla
   }
 }
 
+/// Transpose 64 x 64 bits in place: bit i of word j becomes bit j of word i. Each stage swaps one
+/// bit of the row number with the same bit of the column number.
+BST_INLINE void bst_transpose_square(uint64_t* m) {
+#define BST_SWAP_ROWS(n, mask)                                              \
+  for (int i = 0; i < 64; i += 2 * (n)) {                                   \
+    for (int k = i; k < i + (n); ++k) {                                     \
+      const uint64_t bst_x = ((m[k] >> (n)) ^ m[k + (n)]) & UINT64_C(mask); \
+      m[k + (n)] ^= bst_x;                                                  \
+      m[k] ^= bst_x << (n);                                                 \
+    }                                                                       \
+  }
+  BST_SWAP_ROWS(32, 0x00000000FFFFFFFF)
+  BST_SWAP_ROWS(16, 0x0000FFFF0000FFFF)
+  BST_SWAP_ROWS(8, 0x00FF00FF00FF00FF)
+  BST_SWAP_ROWS(4, 0x0F0F0F0F0F0F0F0F)
+  BST_SWAP_ROWS(2, 0x3333333333333333)
+  BST_SWAP_ROWS(1, 0x5555555555555555)
+#undef BST_SWAP_ROWS
+}
+
 #endif  // BST_KERNELS_LANES_H_

@@ -18,6 +18,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "lanes.h"
+
 #ifdef __ARM_NEON
 #define BST_VECTOR_BEGIN
 #define BST_VECTOR_END
@@ -172,6 +174,33 @@ static inline void bst_vec_store_entries(uint32_t* list, uint64_t bytes, bst_vec
   vst1q_u32(list, vaddw_u16(BST_U32(first), vget_low_u16(wide)));
   vst1q_u32(list + 4, vaddw_u16(BST_U32(first), vget_high_u16(wide)));
 }
+
+// Words and bits.
+
+/// `a` in every 64-bit lane.
+static inline bst_vec bst_vec_set64(uint64_t a) { return BST_FROM_U64(vdupq_n_u64(a)); }
+
+static const uint64_t bst_vec_spreads[4][2] = {
+    {0, 0}, {UINT64_MAX, 0}, {0, UINT64_MAX}, {UINT64_MAX, UINT64_MAX}};
+
+/// `word` in the 64-bit lanes whose bit of `lanes` (0..3) is set, 0 in the others.
+static inline bst_vec bst_vec_spread(uint64_t word, unsigned lanes) {
+  return vandq_u8(bst_vec_set64(word), bst_vec_load(bst_vec_spreads[lanes]));
+}
+
+/// Bit by bit a + b + c without its carry.
+static inline bst_vec bst_vec_xor3(bst_vec a, bst_vec b, bst_vec c) {
+  return veorq_u8(veorq_u8(a, b), c);
+}
+
+/// Borrow of a - b - c, bit by bit; `half` is b ^ c.
+static inline bst_vec bst_vec_borrow(bst_vec half, bst_vec a, bst_vec b, bst_vec c) {
+  (void)c;
+  return vbslq_u8(half, vmvnq_u8(a), b);
+}
+
+/// 64 x 64 bits in place: bit i of word j becomes bit j of word i.
+static inline void bst_vec_transpose_square(uint64_t* m) { bst_transpose_square(m); }
 
 BST_VECTOR_END
 

@@ -316,6 +316,33 @@ def test_how_includes_are_followed(tmp_path):
     output(tmp_path / "demo")
 
 
+def test_each_instruction_set_has_its_own_names(tmp_path):
+    """A body written in bst_vec stands once per vocabulary; names that others know stay."""
+    vocabulary = "#ifndef BST_{0}_H_\n#define BST_{0}_H_\ntypedef int bst_vec[{1}];\n#endif\n"
+    root = runtime_of(tmp_path, {
+        "src/kernels/wide.h": vocabulary.format("WIDE", 8),
+        "src/kernels/narrow.h": vocabulary.format("NARROW", 2),
+        "src/kernels/a/body.h": "#ifndef BST_BODY_H_\n#define BST_BODY_H_\n"
+                                "static int bst_size(void) { return (int)sizeof(bst_vec); }\n"
+                                "#endif\n",
+        "src/kernels/a/first.c": '#include "../wide.h"\n#include "a.h"\n#include "body.h"\n'
+                                 "int bst_first(void) { return bst_size(); }\n",
+        "src/kernels/a/second.c": '#include "../narrow.h"\n#include "a.h"\n#include "body.h"\n'
+                                  "int bst_second(void) { return bst_size(); }\n",
+        "src/kernels/a/a.h": "#ifndef BST_A_H_\n#define BST_A_H_\n"
+                             "int bst_first(void);\nint bst_second(void);\n#endif\n",
+        "src/z.c": '#include "kernels/a/a.h"\n'
+                   "int main(void) { return bst_first() != 4 * bst_second(); }\n",
+    })  # fmt: skip
+    text = c.amalgamation(root)
+    assert text.count("int bst_size_on_wide(void)") == 1
+    assert text.count("int bst_size_on_narrow(void)") == 1
+    (tmp_path / "bst.c").write_text(text)
+    (tmp_path / "bst.h").write_text("")
+    build(need("cc", "zig"), "bst.c", "-o", "demo", folder=tmp_path)
+    output(tmp_path / "demo")
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(MissingToolError) as caught:
         c.amalgamation(tmp_path)

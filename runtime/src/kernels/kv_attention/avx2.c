@@ -1,18 +1,24 @@
 // SPDX-License-Identifier: MIT
-// kv_attention with AVX2: the unpacking on vectors, the rest compiled for it.
+// kv_attention with AVX2: loops.h in the words of ../avx2.h.
 
 #include "../avx2.h"
 
-#include "loops.h"
+#include "kv_attention.h"
 
 #ifdef BST_HAVE_AVX2
+
+#include "../part.h"
+#include "../spike_attention/heads.h"
+#include "../spike_attention/rule.h"
+#include "../spike_attention/spike_attention.h"
 
 BST_VECTOR_BEGIN
 
 #include "../vector.h"
+#include "loops.h"
 
-BST_DEFINE_KEY_VALUE(bst_kv_attention_key_value__avx2, bst_vec_unpack_words)
-BST_DEFINE_QUERY_VALUE(bst_kv_attention_query_value__avx2, bst_vec_unpack_words)
+BST_DEFINE_KEY_VALUE(bst_kv_attention_key_value__avx2)
+BST_DEFINE_QUERY_VALUE(bst_kv_attention_query_value__avx2)
 
 BST_VECTOR_END
 

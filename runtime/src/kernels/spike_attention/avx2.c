@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: MIT
-// spike_attention with AVX2: the unpacking on vectors, the rest compiled for it.
+// spike_attention with AVX2: loops.h in the words of ../avx2.h.
 
 #include "../avx2.h"
 
-#include "loops.h"
+#include "spike_attention.h"
 
 #ifdef BST_HAVE_AVX2
+
+#include "../part.h"
+#include "heads.h"
+#include "rule.h"
 
 BST_VECTOR_BEGIN
 
 #include "../vector.h"
+#include "loops.h"
 
-BST_DEFINE_ATTENTION_SCORE(bst_spike_attention_score__avx2, bst_vec_unpack_words)
-BST_DEFINE_ATTENTION_VALUE(bst_spike_attention_value__avx2, bst_vec_unpack_words)
+BST_DEFINE_ATTENTION_SCORE(bst_spike_attention_score__avx2)
+BST_DEFINE_ATTENTION_VALUE(bst_spike_attention_value__avx2)
 
 BST_VECTOR_END
 

@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: MIT
-// spike_attention with AVX-512, for now on the vectors of AVX2: the unpacking on vectors, the rest
-// compiled for it.
+// spike_attention with AVX-512: loops.h in the words of ../avx512.h.
 
-#include "../avx2.h"
-#include "loops.h"
+#include "../avx512.h"
 
-#ifdef BST_HAVE_AVX2
+#include "spike_attention.h"
+
+#ifdef BST_HAVE_AVX512
+
+#include "../part.h"
+#include "heads.h"
+#include "rule.h"
 
 BST_VECTOR_BEGIN
 
 #include "../vector.h"
+#include "loops.h"
 
-BST_DEFINE_ATTENTION_SCORE(bst_spike_attention_score__avx512, bst_vec_unpack_words)
-BST_DEFINE_ATTENTION_VALUE(bst_spike_attention_value__avx512, bst_vec_unpack_words)
+BST_DEFINE_ATTENTION_SCORE(bst_spike_attention_score__avx512)
+BST_DEFINE_ATTENTION_VALUE(bst_spike_attention_value__avx512)
 
 BST_VECTOR_END
 
-#endif  // BST_HAVE_AVX2
+#endif  // BST_HAVE_AVX512

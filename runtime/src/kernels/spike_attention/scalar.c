@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: MIT
-// spike_attention: scratch, the table of the values, and the versions that need no instruction set.
+// spike_attention: scratch, the table of the values, and the versions on words: loops.h in the
+// words of ../words.h.
 
+#include "../words.h"
 #include "loops.h"
 
 // ---- score --------------------------------------------------------------------------------------
 
 size_t bst_spike_attention_score_scratch_bytes(int n_steps, int n_tokens, int channels, int heads) {
   const size_t d = (size_t)channels / (size_t)heads;
-  const size_t n_words = bst_attention_row_words(n_steps, d, (size_t)n_tokens) +
-                         bst_attention_list_words(n_steps, d) + bst_attention_words(d);
-  return n_words * sizeof(uint64_t);
+  const size_t columns =
+      (size_t)n_steps * 64 * bst_attention_chunk_words(d) * bst_attention_words((size_t)n_tokens);
+  return (2 * columns + bst_attention_list_words(n_steps, d)) * sizeof(uint64_t);
 }
 
-BST_DEFINE_ATTENTION_SCORE(bst_spike_attention_score__scalar, bst_attention_unpack_words)
+BST_DEFINE_ATTENTION_SCORE(bst_spike_attention_score__scalar)
 
 // ---- value --------------------------------------------------------------------------------------
 
@@ -44,8 +46,11 @@ void bst_spike_attention_prepare_table(int n_steps, int heads, int max_count, co
 
 size_t bst_spike_attention_value_scratch_bytes(int n_steps, int n_tokens, int channels, int heads) {
   const size_t n = (size_t)n_tokens, d = (size_t)channels / (size_t)heads;
-  return (bst_attention_row_words(n_steps, n, d) + bst_attention_list_words(n_steps, n)) *
-         sizeof(uint64_t);
+  const size_t n_words = bst_attention_words(n);
+  const size_t group = 64 * bst_attention_group_words((size_t)heads, d);
+  // Of v either [group][words of N], or [N][words of d], which is not more than the former.
+  const size_t per_step = 2 * group * n_words + 64 * n_words * n_words;
+  return ((size_t)n_steps * per_step + bst_attention_list_words(n_steps, n)) * sizeof(uint64_t);
 }
 
-BST_DEFINE_ATTENTION_VALUE(bst_spike_attention_value__scalar, bst_attention_unpack_words)
+BST_DEFINE_ATTENTION_VALUE(bst_spike_attention_value__scalar)
