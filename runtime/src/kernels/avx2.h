@@ -31,7 +31,7 @@ BST_VECTOR_BEGIN
 
 typedef __m256i bst_vec;
 
-enum { BST_VEC_BYTES = 32 };
+enum { BST_VEC_BYTES = 32, BST_VEC_REGISTERS = 16 };
 
 static inline bst_vec bst_vec_load(const void* from) {
   return _mm256_loadu_si256((const __m256i*)from);

@@ -39,7 +39,7 @@ BST_VECTOR_BEGIN
 
 typedef __m512i bst_vec;
 
-enum { BST_VEC_BYTES = 64 };
+enum { BST_VEC_BYTES = 64, BST_VEC_REGISTERS = 32 };
 
 static inline bst_vec bst_vec_load(const void* from) { return _mm512_loadu_si512(from); }
 

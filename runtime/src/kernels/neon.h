@@ -34,7 +34,11 @@ BST_VECTOR_BEGIN
 
 typedef uint8x16_t bst_vec;
 
-enum { BST_VEC_BYTES = 16 };
+#ifdef __aarch64__
+enum { BST_VEC_BYTES = 16, BST_VEC_REGISTERS = 32 };
+#else
+enum { BST_VEC_BYTES = 16, BST_VEC_REGISTERS = 16 };
+#endif
 
 // The same bits as lanes of another type.
 #define BST_U16(a) vreinterpretq_u16_u8(a)

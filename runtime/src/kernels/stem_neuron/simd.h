@@ -10,7 +10,8 @@
 // Taps enter in pairs: the kw * n_in pixels of a window's row are contiguous, an odd number of them
 // is filled up with a weight of 0. Rows of the image are widened to int16 first, zero outside.
 //
-// Output channels are worked on in groups of up to four vectors, whose sums stay in registers.
+// Two output pixels at a time and a group of vectors of output channels: their sums stay in
+// registers, an eighth of which is the number of vectors of a group.
 // Prepared constants: digits int16 [groups][kh][pairs][W1, W0][vectors of the group], then int64 e
 // [lanes] and bias + 2^(e-1) [n_classes][lanes]; lanes = n_out in whole vectors, zeros beyond
 // n_out.
@@ -24,11 +25,12 @@
 enum {
   BST_STEM_MAX_TAPS = 4096,
   BST_STEM_DIGIT = 4096,
-  BST_STEM_VECS = 4,  // vectors of a group
+  BST_STEM_PIXELS = 2,                    // that are worked on together
+  BST_STEM_VECS = BST_VEC_REGISTERS / 8,  // vectors of a group: 2 or 4
   BST_STEM_VEC_LANES = BST_VEC_BYTES / 4,
   BST_STEM_VEC_ITEMS = BST_VEC_BYTES / 2,               // int16
-  BST_STEM_LANES = BST_STEM_VECS * BST_STEM_VEC_LANES,  // 64, 32 or 16: divides a word
-  BST_STEM_MAX_STEPS = 16,
+  BST_STEM_LANES = BST_STEM_VECS * BST_STEM_VEC_LANES,  // 64, 16 or 8: divides a word
+  BST_STEM_MAX_STEPS = 16,                              // BST_MAX_T of internal.h
 };
 
 static inline bool bst_stem_has_digits(int kh, int kw, int n_in) {
@@ -146,34 +148,55 @@ static inline void bst_stem_widen_rows(const bst_stem_geometry* g, const uint8_t
 
 // ---- One group of output channels ---------------------------------------------------------------
 
+/// Output pixels that are worked on together, so that they share what is loaded of the weights.
+typedef struct bst_stem_pixels {
+  const int16_t* window;                 // of the first one, in the widened rows
+  size_t window_step;                    // from one window to the next
+  const int64_t* bias[BST_STEM_PIXELS];  // lanes of their border classes
+  uint64_t words[BST_STEM_PIXELS][BST_STEM_MAX_STEPS];
+} bst_stem_pixels;
+
 /// What the vectors of a group read.
 typedef struct bst_stem_group {
   const int16_t* digits;
-  const int64_t *bias, *shift;
+  const int64_t* shift;
+  size_t lane;  // of the first one
 } bst_stem_group;
 
-/// x of a group of n_vecs vectors; `window` is the first pixel of the window in the widened rows.
+/// x of a group of n_vecs vectors at n_pixels pixels of frame t.
 BST_INLINE void bst_stem_group_input(const bst_stem_geometry* g, const bst_stem_group* group,
-                                     int n_vecs, const int16_t* window, bst_vec* x) {
-  const size_t items = bst_stem_row_items(g->width, g->n_in, g->pad);
+                                     int n_vecs, int n_pixels, const bst_stem_pixels* pixels, int t,
+                                     bst_vec x[][BST_STEM_VECS]) {
+  const size_t items = bst_stem_row_items(g->width, g->n_in, g->pad), step = pixels->window_step;
   const size_t n_pairs = bst_stem_pairs(g->kw, g->n_in);
+  const int16_t* window = pixels->window + (size_t)t * (size_t)g->kh * items;
   const int16_t* w = group->digits;
-  bst_vec high[BST_STEM_VECS], low[BST_STEM_VECS];
-  for (int j = 0; j < n_vecs; ++j) high[j] = low[j] = bst_vec_zero();
+  bst_vec high[BST_STEM_PIXELS][BST_STEM_VECS], low[BST_STEM_PIXELS][BST_STEM_VECS];
+  for (int i = 0; i < n_pixels; ++i) {
+    for (int j = 0; j < n_vecs; ++j) high[i][j] = low[i][j] = bst_vec_zero();
+  }
   for (int ky = 0; ky < g->kh; ++ky, window += items) {
-    for (size_t i = 0; i < n_pairs; ++i) {
-      const bst_vec pair = bst_vec_set_pair(window + 2 * i);
-      for (int j = 0; j < n_vecs; ++j, w += BST_STEM_VEC_ITEMS) {
-        high[j] = bst_vec_add_pair(high[j], bst_vec_load(w), pair);
+    for (size_t k = 0; k < n_pairs; ++k, w += 2 * n_vecs * BST_STEM_VEC_ITEMS) {
+      bst_vec pair[BST_STEM_PIXELS];
+      for (int i = 0; i < n_pixels; ++i) {
+        pair[i] = bst_vec_set_pair(window + (size_t)i * step + 2 * k);
       }
-      for (int j = 0; j < n_vecs; ++j, w += BST_STEM_VEC_ITEMS) {
-        low[j] = bst_vec_add_pair(low[j], bst_vec_load(w), pair);
+      for (int j = 0; j < n_vecs; ++j) {
+        const bst_vec w1 = bst_vec_load(w + j * BST_STEM_VEC_ITEMS);
+        const bst_vec w0 = bst_vec_load(w + (n_vecs + j) * BST_STEM_VEC_ITEMS);
+        for (int i = 0; i < n_pixels; ++i) {
+          high[i][j] = bst_vec_add_pair(high[i][j], w1, pair[i]);
+          low[i][j] = bst_vec_add_pair(low[i][j], w0, pair[i]);
+        }
       }
     }
   }
-  for (int j = 0; j < n_vecs; ++j) {
-    x[j] = bst_vec_join_digits(high[j], low[j], group->bias + j * BST_STEM_VEC_LANES,
-                               group->shift + j * BST_STEM_VEC_LANES);
+  for (int i = 0; i < n_pixels; ++i) {
+    const int64_t* const bias = pixels->bias[i] + group->lane;
+    for (int j = 0; j < n_vecs; ++j) {
+      x[i][j] = bst_vec_join_digits(high[i][j], low[i][j], bias + j * BST_STEM_VEC_LANES,
+                                    group->shift + j * BST_STEM_VEC_LANES);
+    }
   }
 }
 
@@ -199,28 +222,54 @@ BST_INLINE void bst_stem_group_look_up(int n_steps, int n_vecs, const int32_t* f
   }
 }
 
-/// Spikes of a group of n_vecs vectors at one output pixel.
+/// One step of the neurons of a group: their bits at `at` of the word.
+BST_INLINE void bst_stem_group_fire(const bst_stem_encoder* encoder, int n_vecs, const bst_vec* x,
+                                    size_t at, bst_vec* v, uint64_t* word) {
+  const uint64_t lanes = UINT64_MAX >> (64 - n_vecs * BST_STEM_VEC_LANES);
+  bst_mask silent[BST_STEM_VECS];
+  for (int j = 0; j < n_vecs; ++j) {
+    silent[j] = bst_vec_neuron_step(encoder->charge, &encoder->neuron, x[j], &v[j]);
+  }
+  *word |= (~bst_vec_bits32(silent, n_vecs) & lanes) << at;
+}
+
+/// Spikes of a group, from bit `at` of the words of the pixels on.
 BST_INLINE void bst_stem_group_run(const bst_stem_geometry* g, const bst_stem_group* group,
-                                   const bst_stem_encoder* encoder, int n_vecs,
-                                   const int16_t* window, size_t at, uint64_t* words) {
-  const size_t frame_items = (size_t)g->kh * bst_stem_row_items(g->width, g->n_in, g->pad);
-  bst_vec x[BST_STEM_VECS], v[BST_STEM_VECS];
-  bst_stem_group_input(g, group, n_vecs, window, x);
+                                   const bst_stem_encoder* encoder, int n_vecs, int n_pixels,
+                                   size_t at, bst_stem_pixels* pixels) {
+  bst_vec x[BST_STEM_PIXELS][BST_STEM_VECS], v[BST_STEM_PIXELS][BST_STEM_VECS];
+  bst_stem_group_input(g, group, n_vecs, n_pixels, pixels, 0, x);
   if (encoder->first != NULL) {
-    bst_stem_group_look_up(g->n_steps, n_vecs, encoder->first, x, at, words);
+    for (int i = 0; i < n_pixels; ++i) {
+      bst_stem_group_look_up(g->n_steps, n_vecs, encoder->first, x[i], at, pixels->words[i]);
+    }
     return;
   }
-  for (int j = 0; j < n_vecs; ++j) v[j] = encoder->neuron.start;
+  for (int i = 0; i < n_pixels; ++i) {
+    for (int j = 0; j < n_vecs; ++j) v[i][j] = encoder->neuron.start;
+  }
   for (int t = 0; t < g->n_steps; ++t) {
-    bst_mask silent[BST_STEM_VECS];
     if (t > 0 && t < g->n_frames) {
-      bst_stem_group_input(g, group, n_vecs, window + (size_t)t * frame_items, x);
+      bst_stem_group_input(g, group, n_vecs, n_pixels, pixels, t, x);
     }
-    for (int j = 0; j < n_vecs; ++j) {
-      silent[j] = bst_vec_neuron_step(encoder->charge, &encoder->neuron, x[j], &v[j]);
+    for (int i = 0; i < n_pixels; ++i) {
+      bst_stem_group_fire(encoder, n_vecs, x[i], at, v[i], &pixels->words[i][t]);
     }
-    const uint64_t lanes = UINT64_MAX >> (64 - n_vecs * BST_STEM_VEC_LANES);
-    words[t] |= (~bst_vec_bits32(silent, n_vecs) & lanes) << at;
+  }
+}
+
+/// The same with the number of vectors as a constant.
+BST_INLINE void bst_stem_group_choose(const bst_stem_geometry* g, const bst_stem_group* group,
+                                      const bst_stem_encoder* encoder, size_t n_vecs, int n_pixels,
+                                      size_t at, bst_stem_pixels* pixels) {
+  if (n_vecs == 1) {
+    bst_stem_group_run(g, group, encoder, 1, n_pixels, at, pixels);
+  } else if (n_vecs == BST_STEM_VECS) {
+    bst_stem_group_run(g, group, encoder, BST_STEM_VECS, n_pixels, at, pixels);
+  } else if (n_vecs == 2) {
+    bst_stem_group_run(g, group, encoder, 2, n_pixels, at, pixels);
+  } else {
+    bst_stem_group_run(g, group, encoder, BST_STEM_VECS - 1, n_pixels, at, pixels);
   }
 }
 
@@ -243,35 +292,26 @@ static inline bst_stem_constants bst_stem_open(const void* constants, int n_out,
   return made;
 }
 
-/// The spikes of one output pixel, word w of step t at spikes[t * out_step + w].
-BST_INLINE void bst_stem_pixel(const bst_stem_geometry* g, const bst_stem_constants* c,
-                               const bst_stem_encoder* encoder, size_t border,
-                               const int16_t* window, size_t out_step, uint64_t* spikes) {
-  const int64_t* const bias = c->bias + border * c->n_vecs * BST_STEM_VEC_LANES;
+/// The spikes of n_pixels neighbours in a row: word w of pixel i at step t goes to
+/// spikes[t * out_step + i * n_words + w].
+BST_INLINE void bst_stem_pixels_run(const bst_stem_geometry* g, const bst_stem_constants* c,
+                                    const bst_stem_encoder* encoder, int n_pixels, size_t out_step,
+                                    bst_stem_pixels* pixels, uint64_t* spikes) {
+  const size_t n_words = g->n_lanes / 64;
   for (size_t done = 0; done < c->n_out; done += 64, ++spikes) {
     const size_t end = c->n_out - done < 64 ? c->n_out - done : 64;
-    uint64_t words[BST_STEM_MAX_STEPS] = {0};
-    for (size_t at = 0; at < end; at += BST_STEM_LANES) {
-      const size_t v = (done + at) / BST_STEM_VEC_LANES;
-      const bst_stem_group group = {c->digits + v * c->vec_digits, bias + done + at,
-                                    c->shift + done + at};
-      switch (bst_stem_group_vecs(c->n_vecs, v)) {
-        case 1:
-          bst_stem_group_run(g, &group, encoder, 1, window, at, words);
-          break;
-        case 2:
-          bst_stem_group_run(g, &group, encoder, 2, window, at, words);
-          break;
-        case 3:
-          bst_stem_group_run(g, &group, encoder, 3, window, at, words);
-          break;
-        default:
-          bst_stem_group_run(g, &group, encoder, BST_STEM_VECS, window, at, words);
-          break;
-      }
-    }
     const uint64_t mask = UINT64_MAX >> (64 - end);
-    for (int t = 0; t < g->n_steps; ++t) spikes[(size_t)t * out_step] = words[t] & mask;
+    memset(pixels->words, 0, sizeof pixels->words);
+    for (size_t at = 0; at < end; at += BST_STEM_LANES) {
+      const size_t lane = done + at, v = lane / BST_STEM_VEC_LANES;
+      const bst_stem_group group = {c->digits + v * c->vec_digits, c->shift + lane, lane};
+      const size_t n_vecs = bst_stem_group_vecs(c->n_vecs, v);
+      bst_stem_group_choose(g, &group, encoder, n_vecs, n_pixels, at, pixels);
+    }
+    for (int i = 0; i < n_pixels; ++i) {
+      uint64_t* const to = spikes + (size_t)i * n_words;
+      for (int t = 0; t < g->n_steps; ++t) to[(size_t)t * out_step] = pixels->words[i][t] & mask;
+    }
   }
 }
 
@@ -303,10 +343,20 @@ static inline void bst_stem_neuron_vector(int part, int n_parts, int n_steps, in
   spikes += (size_t)first_y * (size_t)out_w * n_words;
   for (int y = first_y; y < end_y; ++y) {
     bst_stem_widen_rows(&g, image, y, rows);
-    for (int x = 0; x < out_w; ++x, spikes += n_words) {
-      const size_t border = (size_t)(row_class[y] * n_col_classes + col_class[x]);
-      const int16_t* const window = rows + (size_t)x * (size_t)stride * (size_t)n_in;
-      bst_stem_pixel(&g, &c, &encoder, border, window, out_step, spikes);
+    for (int x = 0, n; x < out_w; x += n, spikes += (size_t)n * n_words) {
+      bst_stem_pixels pixels;
+      n = out_w - x < BST_STEM_PIXELS ? 1 : BST_STEM_PIXELS;
+      pixels.window_step = (size_t)stride * (size_t)n_in;
+      pixels.window = rows + (size_t)x * pixels.window_step;
+      for (int i = 0; i < n; ++i) {
+        const size_t border = (size_t)(row_class[y] * n_col_classes + col_class[x + i]);
+        pixels.bias[i] = c.bias + border * c.n_vecs * BST_STEM_VEC_LANES;
+      }
+      if (n == 1) {
+        bst_stem_pixels_run(&g, &c, &encoder, 1, out_step, &pixels, spikes);
+      } else {
+        bst_stem_pixels_run(&g, &c, &encoder, BST_STEM_PIXELS, out_step, &pixels, spikes);
+      }
     }
   }
 }
