@@ -80,13 +80,16 @@ static bool bst_always(void) { return true; }
       .name = #isa,                                        \
       .is_usable = (usable),                               \
       .spike_conv = &bst_spike_conv__##isa,                \
-      .stem_neuron = bst_stem_neuron__##isa,               \
+      .stem_neuron = &bst_stem_neuron__##isa,              \
+      .or_pool = bst_or_pool__##isa,                       \
       .stream_neuron = bst_stream_neuron__##isa,           \
       .residual_neuron = bst_residual_neuron__##isa,       \
       .attention_score = bst_spike_attention_score__##isa, \
       .attention_value = bst_spike_attention_value__##isa, \
       .key_value = bst_kv_attention_key_value__##isa,      \
       .query_value = bst_kv_attention_query_value__##isa,  \
+      .readout = bst_readout__##isa,                       \
+      .residual_readout = bst_residual_readout__##isa,     \
   }
 
 /// Best first.

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Instruction sets: a row of kernels each. Kernels that have one version only stand in no row; the
-// ops call them by name.
+// Instruction sets: a row of kernels each.
 
 #ifndef BST_ISA_H_
 #define BST_ISA_H_
@@ -8,6 +7,8 @@
 #include <stdbool.h>
 
 #include "kernels/kv_attention/kv_attention.h"
+#include "kernels/or_pool/or_pool.h"
+#include "kernels/readout/readout.h"
 #include "kernels/spike_attention/spike_attention.h"
 #include "kernels/spike_conv/spike_conv.h"
 #include "kernels/stem_neuron/stem_neuron.h"
@@ -18,13 +19,16 @@ typedef struct bst_isa {
   /// Whether this machine and its operating system let the kernels run.
   bool (*is_usable)(void);
   const bst_spike_conv* spike_conv;
-  bst_stem_neuron_kernel* stem_neuron;
+  const bst_stem_neuron* stem_neuron;
+  bst_or_pool_kernel* or_pool;
   bst_stream_neuron_kernel* stream_neuron;
   bst_residual_neuron_kernel* residual_neuron;
   bst_spike_attention_score_kernel* attention_score;
   bst_spike_attention_value_kernel* attention_value;
   bst_kv_attention_key_value_kernel* key_value;
   bst_kv_attention_query_value_kernel* query_value;
+  bst_readout_kernel* readout;
+  bst_residual_readout_kernel* residual_readout;
 } bst_isa;
 
 /// The usable row with this name; the best usable one for NULL. NULL when there is none.

@@ -20,8 +20,8 @@ static void bst_pool_run(const bst_call* call, const bst_prepared* prepared, con
   (void)prepared;
   const bst_buffer* const in = call->inputs[0];
   const int32_t* const p = call->step->params;
-  bst_or_pool__scalar(io->part, io->n_parts, call->n_t, (int)in->h, (int)in->w,
-                      (int)bst_n_words(in->c), p[0], p[1], p[2], io->inputs[0], io->outputs[0]);
+  call->isa->or_pool(io->part, io->n_parts, call->n_t, (int)in->h, (int)in->w,
+                     (int)bst_n_words(in->c), p[0], p[1], p[2], io->inputs[0], io->outputs[0]);
 }
 
 const bst_op bst_op_or_pool = {

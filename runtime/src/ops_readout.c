@@ -37,10 +37,10 @@ static void bst_readout_run(const bst_call* call, const bst_prepared* prepared, 
   (void)prepared;
   const bst_buffer* const x2 = call->inputs[0];
   const void* const* const data = call->data;
-  bst_readout__scalar(io->part, io->n_parts, call->n_t, bst_cells(x2), (int)x2->c,
-                      (int)call->inputs[2]->c, (int)call->outputs[0]->c, call->step->params[0],
-                      io->inputs[0], io->inputs[1], io->inputs[2], data[0], data[1], data[2],
-                      data[3], data[4], data[5], data[6], io->outputs[0], io->scratch);
+  call->isa->readout(io->part, io->n_parts, call->n_t, bst_cells(x2), (int)x2->c,
+                     (int)call->inputs[2]->c, (int)call->outputs[0]->c, call->step->params[0],
+                     io->inputs[0], io->inputs[1], io->inputs[2], data[0], data[1], data[2],
+                     data[3], data[4], data[5], data[6], io->outputs[0], io->scratch);
 }
 
 const bst_op bst_op_readout = {
@@ -83,10 +83,10 @@ static void bst_residual_readout_run(const bst_call* call, const bst_prepared* p
                                      const bst_io* io) {
   (void)prepared;
   const bst_buffer* const y = call->inputs[0];
-  bst_residual_readout__scalar(io->part, io->n_parts, call->n_t, bst_cells(y), (int)y->c,
-                               (int)call->outputs[0]->c, call->step->params[0], io->inputs[0],
-                               io->inputs[1], io->inputs[2], call->data[0], call->data[1],
-                               io->outputs[0], io->scratch);
+  call->isa->residual_readout(io->part, io->n_parts, call->n_t, bst_cells(y), (int)y->c,
+                              (int)call->outputs[0]->c, call->step->params[0], io->inputs[0],
+                              io->inputs[1], io->inputs[2], call->data[0], call->data[1],
+                              io->outputs[0], io->scratch);
 }
 
 const bst_op bst_op_residual_readout = {

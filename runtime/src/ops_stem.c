@@ -67,23 +67,35 @@ static bst_status bst_stem_check(const bst_call* call) {
 }
 
 static void bst_stem_prepare(const bst_call* call, bst_bump* bump, bst_prepared* prepared) {
+  const bst_stem_neuron* const kernel = call->isa->stem_neuron;
   const uint32_t* const d = call->constants[0]->dims;
   const int o = (int)d[0], kh = (int)d[1], kw = (int)d[2], i = (int)d[3];
-  const uint64_t n_items = (uint64_t)d[1] * d[2] * d[3] * bst_n_words(d[0]) * 64;
-  int32_t* const weight = bst_take(bump, n_items, sizeof(int32_t));
-  if (weight != NULL) bst_stem_neuron_prepare_weight(o, kh, kw, i, call->data[0], weight);
-  prepared->table = weight;
+  const int n_classes = (int)call->constants[1]->dims[0];
+  void* const constants = bst_take(bump, kernel->constant_bytes(o, kh, kw, i, n_classes), 1);
+  if (constants != NULL) {
+    kernel->prepare(o, kh, kw, i, n_classes, call->data[0], call->data[1], call->data[2],
+                    constants);
+  }
+  prepared->table = constants;
+}
+
+static uint64_t bst_stem_scratch(const bst_call* call, bool* overflow) {
+  const bst_buffer* const in = call->inputs[0];
+  const uint32_t* const d = call->constants[0]->dims;
+  (void)overflow;  // sides, window and T are capped
+  return call->isa->stem_neuron->scratch_bytes((int)in->t, (int)in->w, (int)d[3], (int)d[1],
+                                               (int)d[2], call->step->params[1]);
 }
 
 static void bst_stem_run(const bst_call* call, const bst_prepared* prepared, const bst_io* io) {
   const bst_buffer* const in = call->inputs[0];
   const uint32_t* const d = call->constants[0]->dims;
   const int32_t* const p = call->step->params;
-  call->isa->stem_neuron(io->part, io->n_parts, call->n_t, (int)in->t, (int)in->h, (int)in->w,
-                         (int)in->c, (int)d[0], (int)d[1], (int)d[2], p[0], p[1],
-                         BST_NEURON_ARGS(call->step), io->inputs[0], prepared->table, call->data[1],
-                         call->data[2], call->data[3], call->data[4], p[2], call->data[5],
-                         io->outputs[0]);
+  call->isa->stem_neuron->run(io->part, io->n_parts, call->n_t, (int)in->t, (int)in->h, (int)in->w,
+                              (int)in->c, (int)d[0], (int)d[1], (int)d[2], p[0], p[1],
+                              BST_NEURON_ARGS(call->step), io->inputs[0], prepared->table,
+                              call->data[1], call->data[2], call->data[3], call->data[4], p[2],
+                              call->data[5], io->outputs[0], io->scratch);
 }
 
 const bst_op bst_op_stem_neuron = {
@@ -105,5 +117,6 @@ const bst_op bst_op_stem_neuron = {
                   {BST_CONST_I32, 1, 0}},
     .check = bst_stem_check,
     .prepare = bst_stem_prepare,
+    .scratch_bytes = bst_stem_scratch,
     .run = bst_stem_run,
 };

@@ -19,50 +19,62 @@
 
 typedef void function(void);
 
-#define KERNELS(isa)                   \
-  X(bst_stem_neuron__##isa)            \
-  X(bst_stream_neuron__##isa)          \
-  X(bst_residual_neuron__##isa)        \
-  X(bst_spike_attention_score__##isa)  \
-  X(bst_spike_attention_value__##isa)  \
-  X(bst_kv_attention_key_value__##isa) \
-  X(bst_kv_attention_query_value__##isa)
-#define KERNELS_OF_ALL                        \
-  X(bst_stem_neuron_weight_bytes)             \
-  X(bst_stem_neuron_prepare_weight)           \
-  X(bst_spike_attention_score_scratch_bytes)  \
-  X(bst_spike_attention_value_scratch_bytes)  \
-  X(bst_kv_attention_key_value_scratch_bytes) \
-  X(bst_kv_attention_query_value_scratch_bytes)
+#define KERNELS(isa)                     \
+  X(bst_or_pool__##isa)                  \
+  X(bst_stream_neuron__##isa)            \
+  X(bst_residual_neuron__##isa)          \
+  X(bst_spike_attention_score__##isa)    \
+  X(bst_spike_attention_value__##isa)    \
+  X(bst_kv_attention_key_value__##isa)   \
+  X(bst_kv_attention_query_value__##isa) \
+  X(bst_readout__##isa)                  \
+  X(bst_residual_readout__##isa)         \
+  Y(bst_spike_conv__##isa, conv_members) \
+  Y(bst_stem_neuron__##isa, stem_members)
+#define KERNELS_OF_ALL                          \
+  X(bst_spike_attention_score_scratch_bytes)    \
+  X(bst_spike_attention_value_scratch_bytes)    \
+  X(bst_kv_attention_key_value_scratch_bytes)   \
+  X(bst_kv_attention_query_value_scratch_bytes) \
+  X(bst_readout_scratch_bytes)                  \
+  X(bst_residual_readout_scratch_bytes)
 #if defined(__x86_64__)
-#define VERSIONS KERNELS(scalar) KERNELS(avx2) KERNELS(avx512) Y(scalar) Y(avx2) Y(avx512)
+#define VERSIONS KERNELS(scalar) KERNELS(avx2) KERNELS(avx512)
 #else
-#define VERSIONS KERNELS(scalar) KERNELS(neon) Y(scalar) Y(neon)
+#define VERSIONS KERNELS(scalar) KERNELS(neon)
 #endif
 
-// A version of spike_conv is a struct of pointers to functions.
-enum { CONV_MEMBERS = 7 };
-static const char* const conv_members[CONV_MEMBERS] = {
+// Some versions are structs of pointers to functions.
+enum { MAX_MEMBERS = 7 };
+static const char* const conv_members[MAX_MEMBERS] = {
     "rows_bytes",    "prepare_rows", "theta_bytes", "prepare_theta",
     "scratch_bytes", "neuron",       "affine"};
+static const char* const stem_members[MAX_MEMBERS] = {"constant_bytes", "prepare", "scratch_bytes",
+                                                      "run"};
 
 #define X(name) function name;
-#define Y(isa) extern function* const bst_spike_conv__##isa[CONV_MEMBERS];
+#define Y(name, members) extern function* const name[MAX_MEMBERS];
 KERNELS_OF_ALL VERSIONS
 #undef X
 #undef Y
 
-    static function* find(const char* name) {
+    /// The pointer `member` of the struct `table` where `name` is "table.member"; NULL else.
+    static function* find_member(const char* name, const char* table, const char* const* members,
+                                 function* const* pointers) {
+  const size_t n = strlen(table);
+  if (strncmp(name, table, n) != 0 || name[n] != '.') return NULL;
+  for (int i = 0; i < MAX_MEMBERS && members[i] != NULL; ++i) {
+    if (strcmp(name + n + 1, members[i]) == 0) return pointers[i];
+  }
+  return NULL;
+}
+
+static function* find(const char* name) {
+  function* found = NULL;
 #define X(known) \
   if (strcmp(name, #known) == 0) return known;
-#define Y(isa)                                                                     \
-  for (int i = 0; i < CONV_MEMBERS; ++i) {                                         \
-    const char* const prefix = "bst_spike_conv__" #isa ".";                        \
-    const size_t n = strlen(prefix);                                               \
-    if (strncmp(name, prefix, n) == 0 && strcmp(name + n, conv_members[i]) == 0) { \
-      return bst_spike_conv__##isa[i];                                             \
-    }                                                                              \
-  }
+#define Y(known, members) \
+  if ((found = find_member(name, #known, members, known)) != NULL) return found;
   KERNELS_OF_ALL VERSIONS
 #undef X
 #undef Y

@@ -16,10 +16,14 @@ from conftest import aligned
 from bestdeploy import toolchain
 
 SERVER = Path(__file__).with_name("kernel_server.c")
-CONV_MEMBERS = (
-    *("rows_bytes", "prepare_rows", "theta_bytes", "prepare_theta", "scratch_bytes"),
-    *("neuron", "affine"),
-)
+MEMBERS = {
+    "bst_spike_conv": (
+        *("rows_bytes", "prepare_rows", "theta_bytes", "prepare_theta", "scratch_bytes"),
+        *("neuron", "affine"),
+    ),
+    "bst_stem_neuron": ("constant_bytes", "prepare", "scratch_bytes", "run"),
+}
+"""Kernels whose versions are structs of pointers to functions."""
 GUARD = 0xA5
 GUARD_BYTES = 64
 
@@ -54,9 +58,10 @@ class Native:
         table, _, member = name.partition(".")
         if not member:
             return getattr(self.library, name)
-        pointers = (ctypes.c_void_p * len(CONV_MEMBERS)).in_dll(self.library, table)
+        members = MEMBERS[table.partition("__")[0]]
+        pointers = (ctypes.c_void_p * len(members)).in_dll(self.library, table)
         prototype = ctypes.CFUNCTYPE(ctypes.c_size_t)
-        return prototype(pointers[CONV_MEMBERS.index(member)])
+        return prototype(pointers[members.index(member)])
 
     def call(self, name, *arguments):
         """Call with ints as int32, arrays and Guarded as pointers; return the size returned."""

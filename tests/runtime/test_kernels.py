@@ -32,24 +32,6 @@ NEURONS = {
 }
 
 
-def ptr(array):
-    assert array.flags.c_contiguous
-    return ctypes.c_void_p(array.ctypes.data)
-
-
-def call(function, *arguments):
-    """Call with ints as int32, arrays and Guarded as pointers, SizeT as is."""
-    converted = [ptr(a) if isinstance(a, np.ndarray) else a for a in arguments]
-    function.restype = None
-    function(*converted)
-
-
-def scratch(function, *arguments):
-    """Guarded scratch of the size that the kernel asks for."""
-    function.restype = ctypes.c_size_t
-    return Guarded((int(function(*arguments)),), np.uint8)
-
-
 def random_spikes(rng, *shape, rate=0.3):
     return (rng.random(shape) < rate).astype(np.uint8)
 
@@ -120,11 +102,35 @@ def test_stream_neuron_at_the_ends_of_int32(version, rng, name):
     ends = np.array([-(2**31), -(2**31) + 1, -1, 0, 1, 2**31 - 2, 2**31 - 1], np.int64)
     x = rng.choice(ends, (8, 5, 1, 65)).astype(np.int32)
     flags, _, _, r = NEURONS[name]
+    y, x0, x1 = (rng.choice(ends, x.shape).astype(np.int32) for _ in range(3))
+    x2 = reference.residual(y, x0, x1)
     for theta, v_reset in ((1, 0), (2**31 - 1, -(2**31)), (-(2**31), 2**31 - 1)):
         params = (flags, theta, v_reset, r)
+        sizes = (8, ctypes.c_size_t(5), 65, *params)
         out = spikes_out(8, 5, 1, 65)
-        version.run("stream_neuron", 8, ctypes.c_size_t(5), 65, *params, x, out)
+        version.run("stream_neuron", *sizes, x, out)
         check_spikes(out, reference.neuron(x, params))
+        stream, out = Guarded(x.shape, np.int32), spikes_out(8, 5, 1, 65)
+        version.run("residual_neuron", *sizes, y, x0, x1, stream, out)
+        np.testing.assert_array_equal(stream.take(), x2)
+        check_spikes(out, reference.neuron(x2, params))
+
+
+@pytest.mark.parametrize("c", (15, 16, 17, 47, 48, 49, 384, 1000))
+@pytest.mark.parametrize("n_t", (1, 3, 16))
+def test_stream_neuron_in_blocks(version, rng, n_t, c):
+    """Channels and cells around the ends of vectors, groups of them, and blocks of groups."""
+    params = NEURONS["halving"]
+    for n_cells in (1, 7):
+        y, x0, x1 = (
+            rng.integers(-(2 << F), 3 << F, (n_t, n_cells, 1, c)).astype(np.int32) for _ in range(3)
+        )
+        stream, out = Guarded(y.shape, np.int32), spikes_out(*y.shape)
+        sizes = (n_t, ctypes.c_size_t(n_cells), c)
+        version.run("residual_neuron", *sizes, *params, y, x0, x1, stream, out)
+        expected = reference.residual(y, x0, x1)
+        np.testing.assert_array_equal(stream.take(), expected)
+        check_spikes(out, reference.neuron(expected, params))
 
 
 @pytest.mark.parametrize("same_input", (False, True))
@@ -145,15 +151,18 @@ def test_residual_neuron(version, rng, c, same_input):
 # ---- or_pool ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel, stride, pad", ((2, 2, 0), (3, 2, 1), (3, 1, 1), (1, 1, 0)))
-@pytest.mark.parametrize("c", CHANNELS)
-def test_or_pool(kernels, rng, c, kernel, stride, pad):
-    spikes = random_spikes(rng, 2, 7, 6, c, rate=0.1)
-    expected = reference.or_pool(spikes, kernel, stride, pad)
-    out = spikes_out(*expected.shape)
-    packed = reference.pack(spikes)
-    call(kernels.bst_or_pool__scalar, 0, 1, 2, 7, 6, words(c), kernel, stride, pad, packed, out)
-    check_spikes(out, expected)
+@pytest.mark.parametrize(
+    "kernel, stride, pad", ((2, 2, 0), (3, 2, 1), (3, 1, 1), (1, 1, 0), (5, 4, 3), (2, 1, 1))
+)
+@pytest.mark.parametrize("c", (*CHANNELS, 192, 384, 600))
+def test_or_pool(version, rng, c, kernel, stride, pad):
+    for height, width, rate in ((7, 6, 0.1), (5, 9, 0.0), (5, 5, 1.0)):
+        spikes = random_spikes(rng, 2, height, width, c, rate=rate)
+        expected = reference.or_pool(spikes, kernel, stride, pad)
+        out = spikes_out(*expected.shape)
+        sizes = (2, height, width, words(c), kernel, stride, pad)
+        version.run("or_pool", *sizes, reference.pack(spikes), out)
+        check_spikes(out, expected)
 
 
 # ---- stem_neuron --------------------------------------------------------------------------------
@@ -166,31 +175,41 @@ NO_NEURON = (0, 0, 0, 0)
 class StemCase:
     """Random image [t, side, side + 1, c] and constants of a stem with `o` outputs."""
 
-    def __init__(self, version, rng, n_frames, o, k, stride, pad, side):
-        cin, width = int(rng.integers(1, 5)), side + 1
-        self.version, self.n_frames = version, n_frames
-        self.image = rng.integers(0, 256, (n_frames, side, width, cin)).astype(np.uint8)
+    def __init__(self, version, rng, n_frames, o, k, stride, pad, side, cin=None):
+        cin = int(rng.integers(1, 5)) if cin is None else cin
+        width = side + 1
+        image = rng.integers(0, 256, (n_frames, side, width, cin)).astype(np.uint8)
         weight = rng.integers(-8355711, 8355712, (o, k, k, cin)).astype(np.int32)
         out_h, out_w = (side + 2 * pad - k) // stride + 1, (width + 2 * pad - k) // stride + 1
         shift = rng.integers(0, 25, o).astype(np.uint8)
         bias = rng.integers(-(1 << 40), 1 << 40, (4, o)) >> (24 - shift.astype(np.int64))
         rows = rng.integers(0, 2, out_h).astype(np.uint8)
         cols = rng.integers(0, 2, out_w).astype(np.uint8)
-        self.constants = (bias, shift, rows, cols)
+        self.version, self.n_frames = version, n_frames
         self.geometry = (side, width, cin, o, k, k, stride, pad)
-        self.prepared = version.memory("bst_stem_neuron_weight_bytes", o, k, k, cin)
-        version.call("bst_stem_neuron_prepare_weight", o, k, k, cin, weight, self.prepared)
+        self.place = (stride, pad, 2)
+        self.set(image, weight, bias, shift, rows, cols)
+
+    def set(self, image, weight, bias, shift, rows, cols):
+        _, width, cin, o, k, _, _, pad = self.geometry
+        self.image, self.constants = image, (bias, shift, rows, cols)
+        sizes = (o, k, k, cin, len(bias))
+        self.prepared = self.version.memory("stem_neuron.constant_bytes", *sizes)
+        self.version.call("stem_neuron.prepare", *sizes, weight, bias, shift, self.prepared)
         self.prepared.take()
-        self.x = reference.stem_conv(self.image, weight, *self.constants, stride, pad, 2)
+        shape = (self.n_frames, width, cin, k, k, pad)
+        self.space = self.version.memory("stem_neuron.scratch_bytes", *shape)
+        self.x = reference.stem_conv(image, weight, *self.constants, *self.place)
 
     def check(self, n_t, params, first, expected):
         out = spikes_out(*expected.shape)
         self.version.run(
-            "stem_neuron",
+            "stem_neuron.run",
             *(n_t, self.n_frames, *self.geometry, *params),
-            *(self.image, self.prepared, *self.constants, 2, first, out),
+            *(self.image, self.prepared, *self.constants, 2, first, out, self.space),
         )
         check_spikes(out, expected)
+        self.space.take()
 
 
 @pytest.mark.parametrize("name", ("halving", "halving-no-decay", "tau1.5-soft"))
@@ -200,6 +219,36 @@ def test_stem_neuron(version, rng, window, name):
     for o in CHANNELS:
         case = StemCase(version, rng, 1, o, *window)
         case.check(4, params, None, reference.stem_neuron(case.x, 4, params))
+
+
+@pytest.mark.parametrize("o", (1, 15, 17, 33, 47, 48, 49, 64, 65, 130))
+@pytest.mark.parametrize(
+    "window, cin",
+    (((3, 1, 1, 4), 3), ((15, 7, 14, 9), 2), ((15, 1, 0, 15), 18), ((1, 1, 0, 2), 4097)),
+)
+def test_stem_neuron_over_its_range(version, rng, window, cin, o):
+    """Bits of x exactly: thresholds at values of x; up to 4096 taps and beyond; ends of the range.
+
+    Outputs 0 and 1 have the largest weights of either sign throughout, on an image of 255.
+    """
+    case = StemCase(version, rng, 1, o, *window, cin=cin)
+    k, n_bias = window[0], 4
+    weight = rng.choice(np.array([-8355711, -2049, -2048, 2047, 2048, 8355711]), (o, k, k, cin))
+    weight[0] = 8355711
+    weight[1:2] = -8355711
+    bias = rng.integers(-(1 << 60) + 1, 1 << 60, (n_bias, o))
+    bias[:2] = -case.x.size  # small ones, so that the sums decide
+    shift = case.constants[1]
+    shift[:3] = (0, 24, 12)[: len(shift[:3])]
+    image = rng.choice(
+        np.array([0, 1, 254, 255], np.uint8), case.image.shape, p=(0.1, 0.1, 0.1, 0.7)
+    )
+    image[:, : k + 1] = 255
+    case.set(image, weight.astype(np.int32), bias, *case.constants[1:])
+    seen = np.sort(rng.choice(case.x.ravel(), 16))[::-1]
+    for first in (seen, np.minimum(seen.astype(np.int64) + 1, 2**31 - 1)):
+        first = np.ascontiguousarray(first.astype(np.int32))
+        case.check(16, NO_NEURON, first, reference.first_steps(case.x, first))
 
 
 @pytest.mark.parametrize("n_t", (1, 4, 10, 16))
@@ -697,14 +746,12 @@ def test_query_value(version, rng, n_t, n, heads, d):
 # ---- readout ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ("both", "one-head", "same-stream"))
-@pytest.mark.parametrize("e", CHANNELS)
-@pytest.mark.parametrize("d", CHANNELS)
-def test_readout(kernels, rng, d, e, form):
-    n_t, h, w, k, q = 3, 2, 3, 5, 5
-    x2, x1 = (rng.integers(-(1 << 28), 1 << 28, (n_t, h, w, d)).astype(np.int32) for _ in range(2))
+def check_readout(version, rng, sizes, form, rate=0.3, widest=1 << 28):
+    """sizes = T, h, w, n_dim, n_hidden, n_classes, q; streams below `widest` in size."""
+    n_t, h, w, d, e, k, q = sizes
+    x2, x1 = (rng.integers(-widest, widest, (n_t, h, w, d)).astype(np.int32) for _ in range(2))
     x1 = x2 if form == "same-stream" else x1
-    hidden = random_spikes(rng, n_t, h, w, e)
+    hidden = random_spikes(rng, n_t, h, w, e, rate=rate)
     bits = rng.random((d, 1, 1, e)) < 0.5
     packed = np.ascontiguousarray(np.packbits(bits, axis=-1, bitorder="little"))
     ai = rng.integers(-(2**31), 2**31, d).astype(np.int32)
@@ -714,10 +761,10 @@ def test_readout(kernels, rng, d, e, form):
     v0 = v0 if form == "both" else None
     c = rng.integers(-(1 << 50), 1 << 50, k)
     raw = Guarded((k,), np.int64)
-    space = scratch(kernels.bst_readout_scratch_bytes, d, e)
-    call(
-        kernels.bst_readout__scalar,
-        *(0, 1, n_t, ctypes.c_size_t(h * w), d, e, k, q, x2, x1, reference.pack(hidden), packed),
+    space = version.memory("bst_readout_scratch_bytes", d, e)
+    version.run(
+        "readout",
+        *(n_t, ctypes.c_size_t(h * w), d, e, k, q, x2, x1, reference.pack(hidden), packed),
         *(ai, af, b, v0, v1, c, raw, space),
     )
     signs = 2 * bits.astype(np.int8) - 1
@@ -726,17 +773,40 @@ def test_readout(kernels, rng, d, e, form):
     space.take()
 
 
+@pytest.mark.parametrize("form", ("both", "one-head", "same-stream"))
+@pytest.mark.parametrize("e", CHANNELS)
+@pytest.mark.parametrize("d", CHANNELS)
+def test_readout(version, rng, d, e, form):
+    check_readout(version, rng, (3, 2, 3, d, e, 5, 5), form)
+
+
+@pytest.mark.parametrize("rate", (0.0, 0.02, 0.97, 1.0))
+@pytest.mark.parametrize("n_t, h, w", ((1, 1, 1), (1, 3, 5), (2, 2, 4), (1, 1, 17), (16, 9, 9)))
+def test_readout_counts(version, rng, n_t, h, w, rate):
+    """Numbers of positions around a group of sixteen rows; more hidden channels than one pass."""
+    for d, e in ((20, 1536), (3, 8200)):
+        check_readout(version, rng, (n_t, h, w, d, e, 3, 7), "both", rate=rate)
+
+
+@pytest.mark.parametrize("q", (0, 62))
+def test_readout_at_the_ends_of_int32(version, rng, q):
+    """Sums of full-range streams that leave 32 bits, unshifted and shifted out."""
+    for d in (1, 33, 130):
+        check_readout(version, rng, (4, 3, 3, d, 65, 3, q), "both", widest=1 << 31)
+
+
 @pytest.mark.parametrize("n_t, h, w", ((1, 1, 1), (4, 2, 3), (10, 8, 8), (16, 14, 14)))
 @pytest.mark.parametrize("d", CHANNELS)
-def test_residual_readout(kernels, rng, d, n_t, h, w):
-    k, q = 5, 7
+@pytest.mark.parametrize("q", (0, 7))
+def test_residual_readout(version, rng, q, d, n_t, h, w):
+    k = 5
     shape = (3, n_t, h, w, d)
     streams = rng.integers(-(1 << 31), 1 << 31, shape).astype(np.int32)
     v = rng.integers(-(1 << 12), 1 << 12, (k, d)).astype(np.int32)
     c = rng.integers(-(1 << 50), 1 << 50, k)
     raw = Guarded((k,), np.int64)
-    space = scratch(kernels.bst_residual_readout_scratch_bytes, d)
-    kernel = kernels.bst_residual_readout__scalar
-    call(kernel, 0, 1, n_t, ctypes.c_size_t(h * w), d, k, q, *streams, v, c, raw, space)
+    space = version.memory("bst_residual_readout_scratch_bytes", d)
+    sizes = (n_t, ctypes.c_size_t(h * w), d, k, q)
+    version.run("residual_readout", *sizes, *streams, v, c, raw, space)
     np.testing.assert_array_equal(raw.take(), reference.residual_readout(*streams, v, c, q))
     space.take()

@@ -39,7 +39,7 @@ BST_VECTOR_BEGIN
 
 typedef __m512i bst_vec;
 
-enum { BST_VEC_BYTES = 64 };
+enum { BST_VEC_BYTES = 64, BST_VEC_REGISTERS = 32 };
 
 static inline bst_vec bst_vec_load(const void* from) { return _mm512_loadu_si512(from); }
 
@@ -213,6 +213,154 @@ static inline void bst_vec_transpose_square(uint64_t* m) {
   for (int i = 0; i < 8; ++i) {  // the zips leave the pieces in bit-reversed order of i
     bst_vec_store(m + 8 * ((i & 1) << 2 | (i & 2) | i >> 2), v[i]);
   }
+
+// ---- Streams, the stem and the read-out ---------------------------------------------------------
+
+/// One bit per int32 lane of a comparison.
+typedef __mmask16 bst_mask;
+
+/// Lanes with a < b, int32.
+static inline bst_mask bst_vec_below32(bst_vec a, bst_vec b) {
+  return _mm512_cmplt_epi32_mask(a, b);
+}
+
+/// `yes` in the lanes of the mask, `no` in the others.
+static inline bst_vec bst_vec_choose32(bst_mask mask, bst_vec yes, bst_vec no) {
+  return _mm512_mask_mov_epi32(no, mask, yes);
+}
+
+/// The bits of n masks (1..4), those of lane 0 of masks[0] lowest.
+static inline uint64_t bst_vec_bits32(const bst_mask* masks, int n) {
+  uint64_t bits = 0;
+  for (int i = 0; i < n; ++i) bits |= (uint64_t)masks[i] << 16 * i;
+  return bits;
+}
+
+/// floor(a / 2), int32 lanes
+static inline bst_vec bst_vec_half32(bst_vec a) { return _mm512_srai_epi32(a, 1); }
+
+/// floor((a + b) / 2) without leaving 32 bits: bst_average32 of integers.h
+static inline bst_vec bst_vec_average32(bst_vec a, bst_vec b) {
+  const __m512i half = _mm512_srai_epi32(_mm512_xor_si512(a, b), 1);
+  return _mm512_add_epi32(_mm512_and_si512(a, b), half);
+}
+
+/// The low 32 bits of floor(((a - b) r + 2^29) / 2^30), int32 lanes; |(a - b) r| < 2^62.
+static inline bst_vec bst_vec_scale30(bst_vec a, bst_vec b, bst_vec r) {
+  const __m512i half = _mm512_set1_epi64(1 << 29);
+  const __m512i a_odd = _mm512_srli_epi64(a, 32), b_odd = _mm512_srli_epi64(b, 32);
+  const __m512i even = _mm512_sub_epi64(_mm512_mul_epi32(a, r), _mm512_mul_epi32(b, r));
+  const __m512i odd = _mm512_sub_epi64(_mm512_mul_epi32(a_odd, r), _mm512_mul_epi32(b_odd, r));
+  return _mm512_mask_mov_epi32(_mm512_srli_epi64(_mm512_add_epi64(even, half), 30), 0xAAAA,
+                               _mm512_slli_epi64(_mm512_add_epi64(odd, half), 2));
+}
+
+// The first n items, 0 <= n <= what a vector holds; nothing beyond is read or written, lanes beyond
+// are 0.
+
+static inline bst_vec bst_vec_load_some32(const int32_t* from, size_t n) {
+  return _mm512_maskz_loadu_epi32((__mmask16)((1U << n) - 1), from);
+}
+
+static inline void bst_vec_store_some32(int32_t* to, bst_vec a, size_t n) {
+  _mm512_mask_storeu_epi32(to, (__mmask16)((1U << n) - 1), a);
+}
+
+static inline bst_vec bst_vec_load_some64(const uint64_t* from, size_t n) {
+  return _mm512_maskz_loadu_epi64((__mmask8)((1U << n) - 1), from);
+}
+
+static inline void bst_vec_store_some64(uint64_t* to, bst_vec a, size_t n) {
+  _mm512_mask_storeu_epi64(to, (__mmask8)((1U << n) - 1), a);
+}
+
+static inline bst_vec bst_vec_load_some8(const uint8_t* from, size_t n) {
+  const __mmask64 mask = n < 64 ? (UINT64_C(1) << n) - 1 : UINT64_MAX;
+  return _mm512_maskz_loadu_epi8(mask, from);
+}
+
+// Products of pairs of int16, for the digits of numbers (stem_neuron/simd.h).
+
+/// Place of item `parity` (0, 1) of the pair of an int32 lane, among the int16 of a vector.
+static inline size_t bst_vec_pair_place(size_t lane, size_t parity) { return 2 * lane + parity; }
+
+/// The pair from[0], from[1] for every lane.
+static inline bst_vec bst_vec_set_pair(const int16_t* from) {
+  int32_t pair;
+  memcpy(&pair, from, sizeof pair);
+  return _mm512_set1_epi32(pair);
+}
+
+/// sum + w[0] pair[0] + w[1] pair[1] in every int32 lane
+static inline bst_vec bst_vec_add_pair(bst_vec sum, bst_vec w, bst_vec pair) {
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(w, pair));
+}
+
+/// The low 32 bits of floor((4096 high + low + bias) / 2^shift), int32 lanes; bias and shift one
+/// int64 per lane, shift in 0..24. A logical shift leaves the same low bits as the floor shift.
+static inline bst_vec bst_vec_join_digits(bst_vec high, bst_vec low, const int64_t* bias,
+                                          const int64_t* shift) {
+  __m512i part[2];
+  for (int i = 0; i < 2; ++i) {
+    const __m256i h = i == 0 ? _mm512_castsi512_si256(high) : _mm512_extracti64x4_epi64(high, 1);
+    const __m256i l = i == 0 ? _mm512_castsi512_si256(low) : _mm512_extracti64x4_epi64(low, 1);
+    const __m512i n =
+        _mm512_add_epi64(_mm512_slli_epi64(_mm512_cvtepi32_epi64(h), 12), _mm512_cvtepi32_epi64(l));
+    const __m512i sum = _mm512_add_epi64(n, _mm512_loadu_si512(bias + 8 * i));
+    part[i] = _mm512_srlv_epi64(sum, _mm512_loadu_si512(shift + 8 * i));
+  }
+  const __m512i low_halves =
+      _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  return _mm512_permutex2var_epi32(part[0], low_halves, part[1]);
+}
+
+// Sums of int32 lanes in 64 bits: `all` adds pairs of lanes as one 64-bit number, `odd` the upper
+// one alone, both with 2^31 added to make them unsigned. Modulo 2^64 the lower sum is the rest.
+
+typedef struct bst_vec_sum {
+  bst_vec all, odd;
+} bst_vec_sum;
+
+static inline void bst_vec_sum_add(bst_vec_sum* sum, bst_vec a) {
+  const __m512i raised = _mm512_xor_si512(a, _mm512_set1_epi32(INT32_MIN));
+  sum->all = _mm512_add_epi64(sum->all, raised);
+  sum->odd = _mm512_add_epi64(sum->odd, _mm512_srli_epi64(raised, 32));
+}
+
+/// The sums of the lanes, in order, once n vectors were added.
+static inline void bst_vec_sum_store(const bst_vec_sum* sum, size_t n, int64_t* to) {
+  const __m512i raised = _mm512_set1_epi64((int64_t)((uint64_t)n << 31));
+  const __m512i even = _mm512_sub_epi64(sum->all, _mm512_slli_epi64(sum->odd, 32));
+  const __m512i a = _mm512_sub_epi64(even, raised), b = _mm512_sub_epi64(sum->odd, raised);
+  const __m512i first = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+  const __m512i second = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+  _mm512_storeu_si512(to, _mm512_permutex2var_epi64(a, first, b));
+  _mm512_storeu_si512(to + 8, _mm512_permutex2var_epi64(a, second, b));
+}
+
+// 64-bit lanes.
+
+static inline bst_vec bst_vec_add64(bst_vec a, bst_vec b) { return _mm512_add_epi64(a, b); }
+
+/// a * 2^n
+static inline bst_vec bst_vec_up64(bst_vec a, int n) {
+  return _mm512_sll_epi64(a, _mm_cvtsi32_si128(n));
+}
+
+/// sum + products of the int32 lanes of a and b, two in every 64-bit lane
+static inline bst_vec bst_vec_add_products(bst_vec sum, bst_vec a, bst_vec b) {
+  const __m512i odd = _mm512_mul_epi32(_mm512_srli_epi64(a, 32), _mm512_srli_epi64(b, 32));
+  return _mm512_add_epi64(_mm512_add_epi64(sum, _mm512_mul_epi32(a, b)), odd);
+}
+
+/// a + the number of set bits, byte by byte
+static inline bst_vec bst_vec_add_popcount(bst_vec a, bst_vec bits) {
+  return _mm512_add_epi8(a, _mm512_popcnt_epi8(bits));
+}
+
+/// Sums of the bytes of every 64-bit lane.
+static inline bst_vec bst_vec_sum_bytes(bst_vec a) {
+  return _mm512_sad_epu8(a, _mm512_setzero_si512());
 }
 
 BST_VECTOR_END

@@ -15,6 +15,6 @@ typedef void bst_or_pool_kernel(int part, int n_parts, int n_steps, int height, 
                                 int n_words, int kernel, int stride, int pad,
                                 const uint64_t* spikes, uint64_t* out);
 
-bst_or_pool_kernel bst_or_pool__scalar;
+bst_or_pool_kernel bst_or_pool__scalar, bst_or_pool__avx2, bst_or_pool__avx512, bst_or_pool__neon;
 
 #endif  // BST_KERNELS_OR_POOL_H_

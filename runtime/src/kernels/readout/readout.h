@@ -21,6 +21,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/// Of every version, aligned to 8 bytes at least; below 2^22.
 size_t bst_readout_scratch_bytes(int n_dim, int n_hidden);
 
 /// @param weight bits [n_dim] rows of ceil(n_hidden / 8) bytes, 1 = +1, padding bits 0
@@ -42,7 +43,8 @@ typedef void bst_residual_readout_kernel(int part, int n_parts, int n_steps, siz
                                          const int32_t* x0, const int32_t* x1, const int32_t* v,
                                          const int64_t* c, int64_t* raw, void* scratch);
 
-bst_readout_kernel bst_readout__scalar;
-bst_residual_readout_kernel bst_residual_readout__scalar;
+bst_readout_kernel bst_readout__scalar, bst_readout__avx2, bst_readout__avx512, bst_readout__neon;
+bst_residual_readout_kernel bst_residual_readout__scalar, bst_residual_readout__avx2,
+    bst_residual_readout__avx512, bst_residual_readout__neon;
 
 #endif  // BST_KERNELS_READOUT_H_

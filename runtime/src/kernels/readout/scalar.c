@@ -5,8 +5,11 @@
 #include "../lanes.h"
 #include "readout.h"
 
+/// Sums of both streams and two digits of one, in whole vectors; counts of the hidden channels, or
+/// planes of them in whole vectors: 29 words per 64 channels.
 size_t bst_readout_scratch_bytes(int n_dim, int n_hidden) {
-  return ((size_t)n_dim + (size_t)n_hidden) * sizeof(int64_t);
+  const size_t dims = ((size_t)n_dim + 63) / 64 * 64, hidden = ((size_t)n_hidden + 511) / 512 * 512;
+  return (3 * dims + hidden) * sizeof(int64_t);
 }
 
 static void bst_readout_sum(size_t n_rows, size_t n_dim, const int32_t* x, int64_t* s) {
@@ -92,7 +95,9 @@ void bst_readout__scalar(int part, int n_parts, int n_steps, size_t n_cells, int
   bst_readout_add_head((size_t)n_classes, dims, q, v1, s, raw);
 }
 
-size_t bst_residual_readout_scratch_bytes(int n_dim) { return (size_t)n_dim * sizeof(int64_t); }
+size_t bst_residual_readout_scratch_bytes(int n_dim) {
+  return 2 * (((size_t)n_dim + 63) / 64 * 64) * sizeof(int64_t);
+}
 
 void bst_residual_readout__scalar(int part, int n_parts, int n_steps, size_t n_cells, int n_dim,
                                   int n_classes, int q, const int32_t* y, const int32_t* x0,

@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: MIT
-// stem_neuron compiled for AVX-512.
+// stem_neuron with AVX-512: simd.h in the words of ../avx512.h.
 
 #include "../avx512.h"
 
-#include "loops.h"
+#include "stem_neuron.h"
 
 #ifdef BST_HAVE_AVX512
 
 BST_VECTOR_BEGIN
 
-BST_DEFINE_STEM_NEURON(bst_stem_neuron__avx512)
+#include "simd.h"
+
+const bst_stem_neuron bst_stem_neuron__avx512 = {
+    .constant_bytes = bst_stem_vector_bytes,
+    .prepare = bst_stem_prepare_vector,
+    .scratch_bytes = bst_stem_vector_scratch_bytes,
+    .run = bst_stem_neuron_vector,
+};
 
 BST_VECTOR_END
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Stem convolution, 64 outputs at a time, in plain loops over lanes that a compiler turns into the
-// vectors of the instruction set it is inlined for. |p W| < 2^31 and at most 2^24 taps: int64 never
-// overflows, nor with the bias (< 2^60) and the rounding term.
+// Stem convolution, 64 outputs at a time, in plain loops over lanes and with 64-bit products: for
+// any number of taps. |p W| < 2^31 and at most 2^24 taps: int64 never overflows, nor with the bias
+// (< 2^60) and the rounding term.
 //
 // With `first`, one comparison per step gives the 64 outputs that have fired by then; those that
 // have for the first time are ORed into every multiple of the step.
@@ -145,16 +145,19 @@ BST_INLINE void bst_stem_neuron_run(int part, int n_parts, int n_steps, int n_fr
   }
 }
 
-/// The kernel of one instruction set.
-#define BST_DEFINE_STEM_NEURON(name)                                                           \
-  void name(int part, int n_parts, int n_steps, int n_frames, int height, int width, int n_in, \
-            int n_out, int kh, int kw, int stride, int pad, int flags, int theta, int v_reset, \
-            int r, const uint8_t* image, const int32_t* weight, const int64_t* bias,           \
-            const uint8_t* shift, const uint8_t* row_class, const uint8_t* col_class,          \
-            int n_col_classes, const int32_t* first, uint64_t* spikes) {                       \
-    bst_stem_neuron_run(part, n_parts, n_steps, n_frames, height, width, n_in, n_out, kh, kw,  \
-                        stride, pad, flags, theta, v_reset, r, image, weight, bias, shift,     \
-                        row_class, col_class, n_col_classes, first, spikes);                   \
+/// Prepared constants of this version: weights int32 [kh * kw * n_in][64 ceil(n_out / 64)], zero
+/// beyond n_out.
+static inline uint64_t bst_stem_plain_bytes(int n_out, int kh, int kw, int n_in) {
+  return (uint64_t)kh * (uint64_t)kw * (uint64_t)n_in * bst_stem_lanes(n_out) * sizeof(int32_t);
+}
+
+static inline void bst_stem_prepare_plain(int n_out, int kh, int kw, int n_in,
+                                          const int32_t* weight, int32_t* rows) {
+  const size_t fan_in = (size_t)kh * (size_t)kw * (size_t)n_in, n_lanes = bst_stem_lanes(n_out);
+  memset(rows, 0, (size_t)bst_stem_plain_bytes(n_out, kh, kw, n_in));
+  for (size_t o = 0; o < (size_t)n_out; ++o) {
+    for (size_t i = 0; i < fan_in; ++i) rows[i * n_lanes + o] = *weight++;
   }
+}
 
 #endif  // BST_KERNELS_STEM_NEURON_LOOPS_H_

@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: MIT
-// stem_neuron compiled for NEON.
+// stem_neuron with NEON: simd.h in the words of ../neon.h.
 
 #include "../neon.h"
 
-#include "loops.h"
+#include "stem_neuron.h"
 
 #ifdef BST_HAVE_NEON
 
 BST_VECTOR_BEGIN
 
-BST_DEFINE_STEM_NEURON(bst_stem_neuron__neon)
+#include "simd.h"
+
+const bst_stem_neuron bst_stem_neuron__neon = {
+    .constant_bytes = bst_stem_vector_bytes,
+    .prepare = bst_stem_prepare_vector,
+    .scratch_bytes = bst_stem_vector_scratch_bytes,
+    .run = bst_stem_neuron_vector,
+};
 
 BST_VECTOR_END
 

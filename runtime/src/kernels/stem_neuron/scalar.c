@@ -1,19 +1,49 @@
 // SPDX-License-Identifier: MIT
-// stem_neuron: the layout of the weights, and the version that needs no instruction set.
+// stem_neuron: the version that needs no instruction set.
 
 #include "loops.h"
 
-size_t bst_stem_neuron_weight_bytes(int n_out, int kh, int kw, int n_in) {
-  return (size_t)kh * (size_t)kw * (size_t)n_in * bst_stem_lanes(n_out) * sizeof(int32_t);
+static uint64_t bst_stem_scalar_bytes(int n_out, int kh, int kw, int n_in, int n_classes) {
+  (void)n_classes;
+  return bst_stem_plain_bytes(n_out, kh, kw, n_in);
 }
 
-void bst_stem_neuron_prepare_weight(int n_out, int kh, int kw, int n_in, const int32_t* file_weight,
-                                    int32_t* weight) {
-  const size_t fan_in = (size_t)kh * (size_t)kw * (size_t)n_in, n_lanes = bst_stem_lanes(n_out);
-  memset(weight, 0, bst_stem_neuron_weight_bytes(n_out, kh, kw, n_in));
-  for (size_t o = 0; o < (size_t)n_out; ++o) {
-    for (size_t i = 0; i < fan_in; ++i) weight[i * n_lanes + o] = *file_weight++;
-  }
+static void bst_stem_scalar_prepare(int n_out, int kh, int kw, int n_in, int n_classes,
+                                    const int32_t* weight, const int64_t* bias,
+                                    const uint8_t* shift, void* constants) {
+  (void)n_classes;
+  (void)bias;
+  (void)shift;
+  bst_stem_prepare_plain(n_out, kh, kw, n_in, weight, constants);
 }
 
-BST_DEFINE_STEM_NEURON(bst_stem_neuron__scalar)
+static uint64_t bst_stem_scalar_scratch_bytes(int n_frames, int width, int n_in, int kh, int kw,
+                                              int pad) {
+  (void)n_frames;
+  (void)width;
+  (void)n_in;
+  (void)kh;
+  (void)kw;
+  (void)pad;
+  return 0;
+}
+
+static void bst_stem_scalar_run(int part, int n_parts, int n_steps, int n_frames, int height,
+                                int width, int n_in, int n_out, int kh, int kw, int stride, int pad,
+                                int flags, int theta, int v_reset, int r, const uint8_t* image,
+                                const void* constants, const int64_t* bias, const uint8_t* shift,
+                                const uint8_t* row_class, const uint8_t* col_class,
+                                int n_col_classes, const int32_t* first, uint64_t* spikes,
+                                void* scratch) {
+  (void)scratch;
+  bst_stem_neuron_run(part, n_parts, n_steps, n_frames, height, width, n_in, n_out, kh, kw, stride,
+                      pad, flags, theta, v_reset, r, image, constants, bias, shift, row_class,
+                      col_class, n_col_classes, first, spikes);
+}
+
+const bst_stem_neuron bst_stem_neuron__scalar = {
+    .constant_bytes = bst_stem_scalar_bytes,
+    .prepare = bst_stem_scalar_prepare,
+    .scratch_bytes = bst_stem_scalar_scratch_bytes,
+    .run = bst_stem_scalar_run,
+};

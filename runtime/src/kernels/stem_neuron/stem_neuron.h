@@ -20,28 +20,37 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/// Prepared weights: int32 [kh * kw * n_in][64 ceil(n_out / 64)], zero beyond n_out.
-size_t bst_stem_neuron_weight_bytes(int n_out, int kh, int kw, int n_in);
-
-/// @param file_weight int32 [n_out, kh, kw, n_in], |w| <= 8355711
-void bst_stem_neuron_prepare_weight(int n_out, int kh, int kw, int n_in, const int32_t* file_weight,
-                                    int32_t* weight);
-
 /// @param n_frames  1 or n_steps
+/// @param constants what `prepare` of the same version made
 /// @param bias      int64 [classes, n_out], below 2^60 in size
 /// @param shift     e, u8 [n_out], 0..24
 /// @param row_class u8 [out_h], @param col_class u8 [out_w]
 /// @param first     int32 [T], not increasing, with n_frames = 1; NULL = the neuron
 ///                  {flags, theta, v_reset, r}
+/// @param scratch   aligned to 64
 typedef void bst_stem_neuron_kernel(int part, int n_parts, int n_steps, int n_frames, int height,
                                     int width, int n_in, int n_out, int kh, int kw, int stride,
                                     int pad, int flags, int theta, int v_reset, int r,
-                                    const uint8_t* image, const int32_t* weight,
+                                    const uint8_t* image, const void* constants,
                                     const int64_t* bias, const uint8_t* shift,
                                     const uint8_t* row_class, const uint8_t* col_class,
-                                    int n_col_classes, const int32_t* first, uint64_t* spikes);
+                                    int n_col_classes, const int32_t* first, uint64_t* spikes,
+                                    void* scratch);
 
-bst_stem_neuron_kernel bst_stem_neuron__scalar, bst_stem_neuron__avx2, bst_stem_neuron__avx512,
-    bst_stem_neuron__neon;
+/// A version of the kernel for one instruction set: its own layout of the constants, made once at
+/// load, and the kernel that reads it.
+typedef struct bst_stem_neuron {
+  /// Below 2^53 for constants that lie in memory.
+  uint64_t (*constant_bytes)(int n_out, int kh, int kw, int n_in, int n_classes);
+  /// @param weight int32 [n_out, kh, kw, n_in], |w| <= 8355711
+  void (*prepare)(int n_out, int kh, int kw, int n_in, int n_classes, const int32_t* weight,
+                  const int64_t* bias, const uint8_t* shift, void* constants);
+  /// Below 2^30.
+  uint64_t (*scratch_bytes)(int n_frames, int width, int n_in, int kh, int kw, int pad);
+  bst_stem_neuron_kernel* run;
+} bst_stem_neuron;
+
+extern const bst_stem_neuron bst_stem_neuron__scalar, bst_stem_neuron__avx2,
+    bst_stem_neuron__avx512, bst_stem_neuron__neon;
 
 #endif  // BST_KERNELS_STEM_NEURON_H_
