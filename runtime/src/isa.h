@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 
+#include "kernels/additions/additions.h"
 #include "kernels/kv_attention/kv_attention.h"
 #include "kernels/spike_attention/spike_attention.h"
 #include "kernels/spike_conv/spike_conv.h"
@@ -25,6 +26,7 @@ typedef struct bst_isa {
   bst_spike_attention_value_kernel* attention_value;
   bst_kv_attention_key_value_kernel* key_value;
   bst_kv_attention_query_value_kernel* query_value;
+  bst_additions_kernel* additions;
 } bst_isa;
 
 /// The usable row with this name; the best usable one for NULL. NULL when there is none.
