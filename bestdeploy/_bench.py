@@ -1,8 +1,8 @@
 """`bench`: latency of one frame, ours and a competitor's, interleaved in one run.
 
 Both sides get the same frames one at a time (batch 1) and the same number of threads; the order
-within a round alternates, so that a slow phase of the machine hits both. The C runtime computes a
-frame on one thread. Times include the call from Python, a microsecond or so.
+within a round alternates, so that a slow phase of the machine hits both. Times include the call
+from Python, a microsecond or so.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def bench_model(
     _check(against, threads)
     say = progress or (lambda _text: None)
     say(f"loading {model}")
-    ours = runtime.load(lowered_bytes(model))
+    ours = runtime.load(lowered_bytes(model), threads=threads)
     n_golden = ours.verify_golden()
     device = open_device(model)
     if device is not None:
@@ -83,7 +83,7 @@ def bench_model(
     frames = [frame for frame, _ in ours.golden()] or list(images.builtin_images(ours.input_shape))
     batches = [np.ascontiguousarray(frame[None]) for frame in frames]
 
-    names = [("c", str(model), 1)]
+    names = [("c", str(model), threads)]
     calls: list[Callable[[int], object]] = [lambda i: ours.run_raw(batches[i % len(batches)])]
     for name in against:
         path = _float_path(Path(model), float_model)

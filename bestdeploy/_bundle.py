@@ -390,11 +390,11 @@ Run frames ({_frame_text(model)}):
 
 Measure it:
 
-    ./bin/bst_bench model.bstm
+    ./bin/bst_bench model.bstm                # --threads N shares each frame between N threads
 
 Memory of a run: {model.model_bytes} bytes for the prepared model (portable kernels; for others
-bst_model_bytes tells), {model.arena_bytes} bytes per session, and the file itself. Nothing is
-allocated while frames run.
+bst_model_bytes tells), {model.arena_bytes} bytes per session of one thread, and the file itself.
+Nothing is allocated while frames run.
 
 Your own program: the header include/bst.h starts with the complete life of a model. With CMake,
 -DCMAKE_PREFIX_PATH=<this folder> and
@@ -405,7 +405,7 @@ Your own program: the header include/bst.h starts with the complete life of a mo
 else, with PKG_CONFIG_PATH=<this folder>/lib/pkgconfig:
 
     cc app.c $(pkg-config --cflags --libs bst) -o app     # shared: put lib/ on the run path
-    cc app.c $(pkg-config --cflags bst) lib/libbst.a -o app
+    cc app.c $(pkg-config --cflags bst) lib/libbst.a -pthread -o app
 
 The folder may be moved. manifest.json lists the SHA-256 of every file.
 """

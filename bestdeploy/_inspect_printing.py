@@ -170,7 +170,7 @@ def _size_lines(sizes: Found, parameters: Found | None) -> Iterator[Line]:
         yield "buffers", "not known here: there is no compiler for the runtime that says it"
         return
     yield "buffer 1", f"{sizes['model_bytes']} bytes (prepared model, one per model)"
-    yield "buffer 2", f"{sizes['arena_bytes']} bytes (arena, one per session)"
+    yield "buffer 2", f"{sizes['arena_bytes']} bytes (arena, one per session; more with threads)"
 
 
 # ----------------------------------------------------------------------------- checkpoint

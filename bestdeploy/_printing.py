@@ -9,14 +9,14 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bestdeploy._output import duration, message, n_bytes, print_table, printable, say
+from bestdeploy._output import duration, message, n_bytes, plain, print_table, printable, say
 
 if TYPE_CHECKING:
     from bestdeploy._bench import BenchReport
     from bestdeploy._bundle import CompileReport
     from bestdeploy._environment import Finding
     from bestdeploy._export import ExportReport
-    from bestdeploy._run import Prediction, RunReport
+    from bestdeploy._run import Prediction, ProfileReport, RunReport
     from bestdeploy._verify import VerifyReport
 
 __all__ = [
@@ -29,6 +29,8 @@ __all__ = [
     "print_exported",
     "print_frame_line",
     "print_prediction",
+    "print_profile",
+    "print_profile_line",
     "print_targets",
     "print_verified",
     "say_events",
@@ -136,6 +138,49 @@ def print_accuracy(report: RunReport) -> None:
     if report.n_labels:
         share = 100 * report.n_right / report.n_labels
         print(f"top-1: {share:.2f} % ({report.n_right} of {report.n_labels})")
+
+
+def print_profile(report: ProfileReport) -> None:
+    """Print what every step did with a frame on average, and all together."""
+    print()
+    print_table(
+        (
+            *("step", "op", "time", "share", "spikes in", "spikes out", "rate"),
+            *("SOPs", "SOPs/s", "of roofline"),
+        ),
+        [
+            (
+                row.name,
+                row.op,
+                duration(row.us),
+                f"{100 * row.share:.1f} %",
+                _amount(row.spikes_in),
+                _amount(row.spikes_out),
+                None if row.rate is None else f"{100 * row.rate:.2f} %",
+                _amount(row.sops),
+                f"{row.sops_per_second:.3g}" if row.sops else None,
+                f"{100 * row.of_roofline:.2f} %" if row.sops else None,
+            )
+            for row in (*report.rows, report.total)
+        ],
+    )
+    of = "1 thread" if report.threads == 1 else f"{report.threads} threads"
+    print(
+        f"per frame, averages of {report.n_frames}; roofline {report.roofline:.3g} lane additions/s"
+        f" ({report.isa}, {of}, measured here)"
+    )
+
+
+def _amount(count: float) -> str | None:
+    """Return a number of events, without decimals from 100 on; None for none."""
+    if not count:
+        return None
+    return f"{count:.0f}" if count >= 100 or count == int(count) else f"{count:.1f}"
+
+
+def print_profile_line(report: ProfileReport) -> None:
+    """Print the profile as the last JSON line of a run that prints lines."""
+    print(json.dumps({"profile": plain(report)}), flush=True)
 
 
 def say_events(events: dict[str, Any] | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,18 @@ from bestdeploy import images, runtime
 from bestdeploy._bundle import lowered_bytes
 from bestdeploy.errors import ArtifactError, UnsupportedModelError, UsageError
 
-__all__ = ["ENGINES", "Engine", "Prediction", "RunReport", "open_engine", "predict", "sibling"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "Prediction",
+    "ProfileReport",
+    "ProfileRow",
+    "RunReport",
+    "open_engine",
+    "predict",
+    "profiled",
+    "sibling",
+]
 
 ENGINES = ("c", "ort", "std", "tvm", "reference")
 
@@ -210,6 +222,111 @@ def predict(
                 n_saturated=int(batch.n_saturated[index]),
                 is_recording=bool(batch.is_recording[index]),
             )
+
+
+@dataclass(frozen=True)
+class ProfileRow:
+    """What one step, or all steps together, did with a frame on average.
+
+    Attributes:
+        us: microseconds.
+        share: of the time of all steps.
+        rate: firing rate of what it gave, None where it gave no spikes.
+        sops_per_second: synaptic operations per second of its own time.
+        of_roofline: `sops_per_second` in parts of what this machine could do at most.
+    """
+
+    name: str
+    op: str
+    us: float
+    share: float
+    spikes_in: float
+    spikes_out: float
+    rate: float | None
+    sops: float
+    sops_per_second: float
+    of_roofline: float
+
+
+@dataclass(frozen=True)
+class ProfileReport:
+    """A profile of the frames of a run.
+
+    Attributes:
+        rows: the steps in order.
+        total: all of them together.
+        roofline: lane additions per second, see `runtime.additions_per_second`.
+        threads: that shared each frame, and that the roofline was measured with.
+    """
+
+    rows: tuple[ProfileRow, ...]
+    total: ProfileRow
+    roofline: float
+    isa: str
+    threads: int
+    n_frames: int
+
+
+class Profiler:
+    """Records a run of the C runtime; `report` tells what the steps did."""
+
+    def __init__(self, model: runtime.Model, recording: runtime.Recording) -> None:
+        self._model, self._recording = model, recording
+
+    def report(self) -> ProfileReport:
+        """Return the averages over the frames so far; measures the roofline the first time."""
+        model, steps = self._model, self._recording.steps()
+        roofline = runtime.additions_per_second(
+            model.isa, model.threads, library=model.library_path
+        )
+        us, sops = sum(step.us for step in steps), sum(step.sops for step in steps)
+        whole = us or 1.0
+        rows = tuple(
+            ProfileRow(
+                name=s.step.name,
+                op=s.step.op,
+                us=s.us,
+                share=s.us / whole,
+                spikes_in=s.spikes_in,
+                spikes_out=s.spikes_out,
+                rate=s.rate_out,
+                sops=s.sops,
+                sops_per_second=s.sops_per_second,
+                of_roofline=s.sops_per_second / roofline,
+            )
+            for s in steps
+        )
+        per_second = sops / whole * 1e6
+        total = ProfileRow(
+            name="all steps",
+            op="",
+            us=us,
+            share=1.0,
+            spikes_in=sum(row.spikes_in for row in rows),
+            spikes_out=sum(row.spikes_out for row in rows),
+            rate=None,
+            sops=sops,
+            sops_per_second=per_second,
+            of_roofline=per_second / roofline,
+        )
+        n_frames = self._recording.n_frames
+        return ProfileReport(rows, total, roofline, model.isa, model.threads, n_frames)
+
+
+@contextlib.contextmanager
+def profiled(engine: Engine) -> Iterator[Profiler]:
+    """Record what the steps do with the frames of a run.
+
+    Raises:
+        UsageError: the engine is not the C runtime.
+    """
+    if not isinstance(engine.model, runtime.Model):
+        raise UsageError(
+            f"--profile looks into the C runtime, not into engine `{engine.name}`",
+            hint="leave --profile away, or use --engine c",
+        )
+    with engine.model.recorded() as recording:
+        yield Profiler(engine.model, recording)
 
 
 class RunReport:

@@ -156,8 +156,13 @@ def run(
     isa: Annotated[
         str | None, typer.Option("--isa", metavar="NAME", help="Kernels of engine c; best here.")
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Of the engine.")] = 1,
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, help="Threads that share each frame.")
+    ] = 1,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Frames at most.")] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Time, spikes and SOPs of every step (engine c).")
+    ] = False,
     strict_events: StrictEvents = False,
     as_json: Annotated[
         bool,
@@ -167,24 +172,31 @@ def run(
     ] = False,
 ) -> None:
     """Classify images, arrays, event recordings or raw frames."""
-    from bestdeploy._run import RunReport, open_engine, predict
+    from bestdeploy._run import RunReport, open_engine, predict, profiled
 
     opened = open_engine(model, engine, threads, isa)
     report = RunReport(opened)
     as_lines = as_json and "-" in sources
     frames: list[dict[str, Any]] = []
-    for p in predict(opened, sources, top=top, limit=limit, strict_events=strict_events):
-        report.add(p)
-        if as_lines:
-            _printing.print_frame_line(report.n_frames - 1, p)
-        elif as_json:
-            frames.append(_printing.frame_facts(p))
-        else:
-            _printing.print_prediction(p, opened.class_names)
+    with profiled(opened) if profile else contextlib.nullcontext() as profiler:
+        for p in predict(opened, sources, top=top, limit=limit, strict_events=strict_events):
+            report.add(p)
+            if as_lines:
+                _printing.print_frame_line(report.n_frames - 1, p)
+            elif as_json:
+                frames.append(_printing.frame_facts(p))
+            else:
+                _printing.print_prediction(p, opened.class_names)
+    found = profiler.report() if profiler else None
     if as_json and not as_lines:
-        print_json("run", {**report.facts(), "frames": frames})
+        more = {"profile": found} if found else {}
+        print_json("run", {**report.facts(), **more, "frames": frames})
     elif not as_json:
         _printing.print_accuracy(report)
+    if found and as_lines:
+        _printing.print_profile_line(found)
+    elif found and not as_json:
+        _printing.print_profile(found)
     _printing.say_events(report.facts()["events"])
     kernels = f" ({report.engine.isa})" if report.engine.isa else ""
     say(
@@ -275,7 +287,7 @@ def bench(
         str,
         typer.Option("--against", help="onnxruntime, openvino, openvino-f32; several by commas."),
     ] = "onnxruntime",
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Of the competitor.")] = 1,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Of each side.")] = 1,
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Time to measure.")] = 3.0,
     as_json: Json = False,
 ) -> None:

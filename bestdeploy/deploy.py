@@ -209,7 +209,7 @@ def bench(
         model: .bstm, .onnx or bundle folder.
         float_model: the float network; None = model.float.onnx beside the model.
         against: competitors: "onnxruntime", "openvino", "openvino-f32" (never bfloat16).
-        threads: threads of the competitor.
+        threads: threads of each side.
         seconds: length of the measurement.
         progress: called with a sentence before every long step.
     """

@@ -10,21 +10,25 @@ Event models take [B, T, H, W, C], one frame per time step.
 The binding is ctypes on `bst.h`, the same C interface that a device gets. The library is the one
 inside the package when it was built from these sources, else it is compiled once and cached.
 The kernels are those of the best instruction set that this machine has, or of the one named by
-`isa`, else by the environment variable BESTDEPLOY_ISA. Every choice gives the same integers.
+`isa`, else by the environment variable BESTDEPLOY_ISA. `threads` share the work of each frame.
+Every choice gives the same integers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import json
+import math
 import os
 import struct
 import threading
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +44,18 @@ from bestdeploy.errors import (
     VerificationError,
 )
 
-__all__ = ["Model", "OutputInfo", "StepInfo", "Tap", "isa_names", "library_path", "load"]
+__all__ = [
+    "Model",
+    "OutputInfo",
+    "Recording",
+    "StepInfo",
+    "StepProfile",
+    "Tap",
+    "additions_per_second",
+    "isa_names",
+    "library_path",
+    "load",
+]
 
 ALIGNMENT = 64
 ISA_VARIABLE = "BESTDEPLOY_ISA"
@@ -48,9 +63,11 @@ MAX_THREADS = 256
 SPIKES, STREAM, RAW = 2, 3, 4
 KIND_NAMES = {1: "image", SPIKES: "spikes", STREAM: "stream", RAW: "raw"}
 _META_KIND = 6
+_ROOFLINE_ROUNDS, _ROOFLINE_SECONDS, _ROOFLINE_REPEATS = 1000, 0.004, 15
 _HINTS = {
     "BAD_FILE": "compile the model again: bestdeploy compile model.onnx",
     "UNSUPPORTED": "the file is newer than this runtime: pip install -U bestdeploy",
+    "NO_THREAD": "give a smaller number of threads",
 }
 
 
@@ -97,6 +114,16 @@ class _StepInfo(ctypes.Structure):
     )
 
 
+class _StepProfile(ctypes.Structure):
+    _fields_ = (
+        ("ns", ctypes.c_uint64),
+        ("spikes_in", ctypes.c_uint64),
+        ("spikes_out", ctypes.c_uint64),
+        ("sops", ctypes.c_uint64),
+    )
+
+
+_CLOCK = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)
 _PROBE = ctypes.CFUNCTYPE(
     None,
     ctypes.c_void_p,
@@ -110,6 +137,7 @@ _P, _SIZE, _U32 = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint32
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bst_version": (ctypes.c_char_p, ()),
     "bst_isa_name": (ctypes.c_char_p, (ctypes.c_uint32,)),
+    "bst_isa_additions": (ctypes.c_int, (ctypes.c_char_p, ctypes.c_uint64, _P)),
     "bst_model_isa": (ctypes.c_char_p, (ctypes.c_void_p,)),
     "bst_last_error": (ctypes.c_char_p, ()),
     "bst_status_name": (ctypes.c_char_p, (ctypes.c_int,)),
@@ -117,10 +145,14 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bst_model_init": (ctypes.c_int, (_P, _SIZE, ctypes.c_char_p, _P, _SIZE, _P)),
     "bst_model_describe": (ctypes.c_int, (_P, _P)),
     "bst_model_step": (ctypes.c_int, (_P, _U32, _P)),
-    "bst_arena_bytes": (ctypes.c_int, (_P, _P)),
-    "bst_session_init": (ctypes.c_int, (_P, _P, _SIZE, _P)),
+    "bst_pool_bytes": (ctypes.c_int, (_U32, _P)),
+    "bst_pool_init": (ctypes.c_int, (_P, _SIZE, _U32, _P)),
+    "bst_pool_stop": (ctypes.c_int, (_P,)),
+    "bst_arena_bytes": (ctypes.c_int, (_P, _U32, _P)),
+    "bst_session_init": (ctypes.c_int, (_P, _P, _P, _SIZE, _P)),
     "bst_session_run": (ctypes.c_int, (_P, _P, _SIZE, _P, _SIZE)),
     "bst_session_probe": (ctypes.c_int, (_P, _PROBE, _P)),
+    "bst_session_profile": (ctypes.c_int, (_P, _CLOCK, _P, _P, _SIZE)),
     "bst_model_golden": (ctypes.c_int, (_P, _U32, _P, _P)),
 }
 
@@ -167,7 +199,7 @@ class _Library:
             raise NativeError(
                 f"{text or name} ({status_name})",
                 status=status_name,
-                hint=_HINTS.get(status_name),
+                hint="give threads=1" if name == "bst_pool_bytes" else _HINTS.get(status_name),
             )
 
     def isa_names(self) -> tuple[str, ...]:
@@ -185,6 +217,43 @@ def isa_names(*, library: Path | None = None) -> tuple[str, ...]:
         library: another build of libbst.so.
     """
     return _Library(library or library_path()).isa_names()
+
+
+def additions_per_second(isa: str, threads: int = 1, *, library: Path | None = None) -> float:
+    """Return the roofline of this machine: lane additions per second, measured once per process.
+
+    A lane addition adds one bit of a weight row to a counter, which is what a synaptic operation
+    is. The rate is the best of a few milliseconds in which every thread does nothing else, with
+    the carry-save adders of the instruction set and rows that lie in the first-level cache.
+
+    Args:
+        isa: one of `isa_names()`.
+        threads: number of threads that add at the same time.
+        library: another build of libbst.so.
+    """
+    return _measured_additions(library or library_path(), isa, threads)
+
+
+@functools.cache
+def _measured_additions(path: Path, isa: str, threads: int) -> float:
+    library = _Library(path)
+
+    def add(n_rounds: int) -> int:
+        done = ctypes.c_uint64()
+        library.call("bst_isa_additions", isa.encode(), n_rounds, ctypes.byref(done))
+        return done.value
+
+    def timed(n_rounds: int) -> tuple[float, float]:
+        start = time.perf_counter()
+        done = sum(pool.map(add, [n_rounds] * threads))
+        elapsed = time.perf_counter() - start
+        return elapsed, done / elapsed
+
+    n_rounds = _ROOFLINE_ROUNDS
+    with ThreadPoolExecutor(threads) as pool:
+        while timed(n_rounds)[0] < _ROOFLINE_SECONDS:
+            n_rounds *= 2
+        return max(timed(n_rounds)[1] for _ in range(_ROOFLINE_REPEATS))
 
 
 def _chosen_isa(isa: str | None, usable: tuple[str, ...]) -> str:
@@ -252,18 +321,100 @@ class Tap:
         return np.unpackbits(octets, axis=-1, count=n_channels, bitorder="little")
 
 
-class _Session:
-    """One arena: runs one frame at a time. Sessions share their model."""
+@dataclass(frozen=True)
+class StepProfile:
+    """What one step did with a frame: an average over frames where there were several.
 
-    def __init__(self, library: _Library, model: ctypes.c_void_p, n_classes: int) -> None:
-        self.library = library
+    Attributes:
+        us: time in microseconds.
+        spikes_in: spikes that drive it, 0 where none do.
+        spikes_out: spikes in its outputs.
+        sops: synaptic operations, as `bestdeploy inspect --data` counts them.
+    """
+
+    step: StepInfo
+    us: float
+    spikes_in: float
+    spikes_out: float
+    sops: float
+
+    @property
+    def rate_out(self) -> float | None:
+        """Firing rate of its neurons per step of time, None where it has no spikes."""
+        shapes = [output.shape for output in self.step.outputs if output.kind == "spikes"]
+        return self.spikes_out / sum(map(math.prod, shapes)) if shapes else None
+
+    @property
+    def sops_per_second(self) -> float:
+        """Synaptic operations per second of its own time."""
+        return self.sops / self.us * 1e6 if self.us else 0.0
+
+
+class Recording:
+    """What the steps of a model did while it was recorded; made by `Model.recorded`.
+
+    Attributes:
+        n_frames: frames so far.
+    """
+
+    def __init__(self, steps: tuple[StepInfo, ...]) -> None:
+        self._steps = steps
+        self.entries = (_StepProfile * len(steps))()
+        self.n_frames = 0
+
+    def steps(self) -> tuple[StepProfile, ...]:
+        """Return every step with its averages over the frames so far."""
+        n = max(self.n_frames, 1)
+        return tuple(
+            StepProfile(step, e.ns / n / 1e3, e.spikes_in / n, e.spikes_out / n, e.sops / n)
+            for step, e in zip(self._steps, self.entries, strict=True)
+        )
+
+    def clear(self) -> None:
+        """Begin anew."""
+        ctypes.memset(self.entries, 0, ctypes.sizeof(self.entries))
+        self.n_frames = 0
+
+
+class _Pool:
+    """Threads that share the work of each frame; they end with it, or with the program."""
+
+    def __init__(self, library: _Library, n_threads: int) -> None:
         size = ctypes.c_size_t()
-        library.call("bst_arena_bytes", model, ctypes.byref(size))
+        library.call("bst_pool_bytes", n_threads, ctypes.byref(size))
+        buffer = _aligned(size.value)
+        self.handle = ctypes.c_void_p()
+        library.call(
+            "bst_pool_init", buffer.ctypes.data, buffer.nbytes, n_threads, ctypes.byref(self.handle)
+        )
+        self._end = weakref.finalize(self, _stop_pool, library, self.handle, buffer)
+
+    def forget(self) -> None:
+        """Leave the threads alone: they are another process's."""
+        self._end.detach()
+
+
+def _stop_pool(library: _Library, handle: ctypes.c_void_p, _buffer: npt.NDArray[np.uint8]) -> None:
+    """End the threads; at exit a run may be going on, whose threads then end with the process."""
+    library.raw.bst_pool_stop(handle)
+
+
+class _Session:
+    """One arena, and the threads that run its frames: one frame at a time."""
+
+    def __init__(
+        self, library: _Library, model: ctypes.c_void_p, n_classes: int, threads: int
+    ) -> None:
+        self.library = library
+        self.pool = _Pool(library, threads) if threads > 1 else None
+        size = ctypes.c_size_t()
+        library.call("bst_arena_bytes", model, threads, ctypes.byref(size))
         self.arena = _aligned(size.value)
         self.handle = ctypes.c_void_p()
         library.call(
             "bst_session_init",
             model,
+            self.pool.handle if self.pool else None,
             self.arena.ctypes.data,
             self.arena.nbytes,
             ctypes.byref(self.handle),
@@ -286,9 +437,16 @@ class _Session:
                 self.n_classes,
             )
 
+    def profile(self, clock: Any, entries: Any) -> None:
+        """Add to `entries` of every step in each run; a NULL clock ends it."""
+        n_entries = 0 if entries is None else len(entries)
+        self.library.call("bst_session_profile", self.handle, clock, None, entries, n_entries)
+
 
 class Model:
-    """A loaded `.bstm`; made by `load`.
+    """A loaded `.bstm`; made by `load`. It may be called from any thread: one frame at a time.
+
+    After a fork the child starts threads of its own when it first runs a frame.
 
     Attributes:
         input_shape: (H, W, C) of a frame, (T, H, W, C) of event frames.
@@ -296,8 +454,10 @@ class Model:
         n_steps: time steps T.
         logit_shift: logit = raw * 2^-logit_shift.
         model_bytes: size of the buffer with prepared weights and tables.
-        arena_bytes: size of the buffer of one session.
+        arena_bytes: size of the buffer of its session.
         isa: instruction set of the kernels.
+        threads: threads that share the work of each frame.
+        library_path: the build of the runtime that runs it.
         meta: the metadata that the export wrote (family, preprocessing, ...).
     """
 
@@ -305,6 +465,7 @@ class Model:
         if not 1 <= threads <= MAX_THREADS:
             raise InputError(f"threads is {threads}, expected 1..{MAX_THREADS}")
         self._library = _Library(library)
+        self.library_path = library
         chosen = _chosen_isa(isa, self._library.isa_names()).encode()
         self._file = _aligned(len(content))
         self._file[:] = np.frombuffer(content, np.uint8)
@@ -337,12 +498,24 @@ class Model:
         self._n_program_steps: int = info.n_program_steps
         self.meta: dict[str, Any] = _read_meta(content)
         self.threads = threads
-        self._sessions = [self._new_session() for _ in range(threads)]
-        self.arena_bytes = self._sessions[0].arena.nbytes
-        self._lock = threading.Lock()
+        self._recording: Recording | None = None
+        self._lock = threading.RLock()
+        self._session: _Session | None = None
+        self.arena_bytes: int = self._opened().arena.nbytes
+        _MODELS.add(self)
 
-    def _new_session(self) -> _Session:
-        return _Session(self._library, self._model, self.classes)
+    def _opened(self) -> _Session:
+        """Return the session; the caller holds the lock."""
+        if self._session is None:
+            self._session = _Session(self._library, self._model, self.classes, self.threads)
+        return self._session
+
+    def _after_fork(self) -> None:
+        """In the child: the threads of the pool, and one that held the lock, do not exist here."""
+        self._lock = threading.RLock()
+        if self._session is not None and self._session.pool is not None:
+            self._session.pool.forget()
+            self._session = None
 
     def run(self, x: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the logits float32 `[B, K]` of frames uint8 `[B, *input_shape]`.
@@ -364,19 +537,9 @@ class Model:
         frames = self._checked(x)
         raw = np.zeros((len(frames), self.classes), np.int64)
         with self._lock:
-            if len(self._sessions) == 1 or len(frames) < 2:
-                self._sessions[0].run(frames, raw)
-                return raw
-            parts = np.linspace(0, len(frames), len(self._sessions) + 1).astype(int)
-            with ThreadPoolExecutor(len(self._sessions)) as pool:
-                jobs = [
-                    pool.submit(session.run, frames[start:end], raw[start:end])
-                    for session, start, end in zip(
-                        self._sessions, parts[:-1], parts[1:], strict=True
-                    )
-                ]
-                for job in jobs:
-                    job.result()
+            self._opened().run(frames, raw)
+            if self._recording is not None:
+                self._recording.n_frames += len(frames)
         return raw
 
     def _checked(self, x: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -462,50 +625,80 @@ class Model:
             raise failures[0]
         return raw, taps
 
+    @contextlib.contextmanager
+    def recorded(self) -> Iterator[Recording]:
+        """Record what every step does with the frames that run inside of the `with`.
+
+        The clock is Python's, which adds about a microsecond to every step, and spikes are counted
+        between the steps: a frame takes longer than usual, the times of the steps do not.
+        """
+        recording = Recording(self.steps())
+        clock = _CLOCK(lambda _user: time.perf_counter_ns())
+        with self._lock:
+            session = self._opened()
+            session.profile(clock, recording.entries)
+            self._recording = recording
+        try:
+            yield recording
+        finally:
+            with self._lock:
+                session.profile(_CLOCK(), None)
+                self._recording = None
+
     def profile(
         self, frame: npt.NDArray[np.uint8] | None = None, repeats: int = 20
-    ) -> list[tuple[StepInfo, float]]:
-        """Return the median time of every step in microseconds, for one frame `[H, W, C]`.
+    ) -> tuple[StepProfile, ...]:
+        """Return what every step does with one frame of `input_shape`; times are medians.
 
         Without a frame the first golden one is taken, else noise: the time depends on the spikes.
-        The clock is read in a probe, which adds about a microsecond to every step.
+        See `recorded` for what the clock costs.
         """
         if frame is None:
             noise = np.random.default_rng(0).integers(0, 256, self.input_shape)
             frame = self.golden()[0][0] if self.n_golden else noise.astype(np.uint8)
-        steps = self.steps()
-        times = np.zeros((repeats, len(steps)))
-        clock = [0.0]
-        row = [0]
+        frames = self._one_frame(frame)
+        with self._lock, self.recorded() as recording:
+            runs = []
+            for _ in range(repeats):
+                recording.clear()
+                self.run_raw(frames)
+                runs.append(recording.steps())
+        median = np.median([[step.us for step in run] for run in runs], axis=0)
+        return tuple(replace(step, us=float(us)) for step, us in zip(runs[-1], median, strict=True))
 
-        def probe(_user: Any, index: int, output: int, _data: int, _n_bytes: int) -> None:
-            if output == 0:
-                times[row[0], index] = time.perf_counter() - clock[0]
-            clock[0] = time.perf_counter()
-
-        for repeat in range(repeats):
-            row[0] = repeat
-            clock[0] = time.perf_counter()
-            self._run_with_probe(frame, probe)
-        median = np.median(times, axis=0) * 1e6
-        return [(step, float(value)) for step, value in zip(steps, median, strict=True)]
-
-    def _run_with_probe(self, frame: npt.NDArray[np.uint8], probe: Any) -> npt.NDArray[np.int64]:
+    def _one_frame(self, frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Return a frame of `input_shape`, or a batch that holds one, as a batch."""
         if isinstance(frame, np.ndarray) and frame.shape == self.input_shape:
             frame = frame[None]
         frames = self._checked(frame)
         if len(frames) != 1:
             raise InputError(f"got {len(frames)} frames, a probed run takes one")
+        return frames
+
+    def _run_with_probe(self, frame: npt.NDArray[np.uint8], probe: Any) -> npt.NDArray[np.int64]:
+        frames = self._one_frame(frame)
         raw = np.zeros((1, self.classes), np.int64)
         callback = _PROBE(probe)
-        session = self._sessions[0]
         with self._lock:
+            session = self._opened()
             self._library.call("bst_session_probe", session.handle, callback, None)
             try:
                 session.run(frames, raw)
             finally:
                 self._library.call("bst_session_probe", session.handle, _PROBE(), None)
         return raw[0]
+
+
+_MODELS: weakref.WeakSet[Model] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for model in list(_MODELS):
+        model._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def load(
@@ -520,7 +713,7 @@ def load(
     Args:
         path: the file, a bundle folder that holds `model.bstm`, or the file's bytes.
         isa: kernels to use, one of `isa_names()`; None = what BESTDEPLOY_ISA says, else the best.
-        threads: frames of a batch that are computed at the same time.
+        threads: threads that share the work of each frame, the calling one included.
         library: another build of libbst.so.
 
     Raises:

@@ -10,7 +10,8 @@ is first needed, everything else where it is named. What is written in the vecto
 set enters once for each, its names ending in the instruction set's. `<string.h>` comes through
 firmware/memory.h only, which has four functions of its own in its place where BST_FREESTANDING is
 defined (or the compiler says `-ffreestanding`); then there are no error sentences, no thread-local
-variables and only the portable kernels. The same sources give the same bytes.
+variables and only the portable kernels. Pools of threads are left out in any case. The same sources
+give the same bytes.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ _HEAD = """\
 
 #if !defined(BST_FREESTANDING) && defined(__STDC_HOSTED__) && __STDC_HOSTED__ == 0
 #define BST_FREESTANDING
+#endif
+#ifndef BST_NO_THREADS
+#define BST_NO_THREADS
 #endif
 #if defined(BST_FREESTANDING) && !defined(BST_NO_ERROR_TEXT)
 #define BST_NO_ERROR_TEXT

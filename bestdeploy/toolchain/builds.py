@@ -40,6 +40,7 @@ FLAGS = (
     "-ffp-contract=off",
     "-fvisibility=hidden",
     "-fPIC",
+    "-pthread",
     "-Wall",
     "-Wextra",
     "-g0",
@@ -89,7 +90,7 @@ class _Build:
 
     @property
     def link_flags(self) -> tuple[str, ...]:
-        flags = ["-O3", *self.extra_flags]
+        flags = ["-O3", "-pthread", *self.extra_flags]
         if self.compiler.kind == "zig":
             flags += self._zig_target()
         if self.static:
@@ -206,7 +207,7 @@ def build_program(
         build.run(*build.compile_flags, "-I", root / "include", "-c", source, "-o", unit)
         strip = () if extra_flags else ("-s",)
         output = folder / source.stem
-        build.run(*build.link_flags, *strip, unit, library, "-lm", "-pthread", "-o", output)
+        build.run(*build.link_flags, *strip, unit, library, "-lm", "-o", output)
         unit.unlink()
 
     extra = [source, *sorted(source.parent.glob("*.h"))]

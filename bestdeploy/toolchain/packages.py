@@ -78,6 +78,7 @@ def _pkg_config(_row: Target) -> str:
         "BST_PREFIX_FROM_PC": "../..",
         "BST_LIBDIR": "lib",
         "BST_INCLUDEDIR": "include",
+        "BST_THREAD_FLAG": "-pthread",
     }
     return _filled("bst.pc.in", values)
 

@@ -83,7 +83,7 @@ int main(void) {
   bst_status status = bst_model_init(model_file, MODEL_FILE_BYTES, "scalar", model_memory,
                                      sizeof model_memory, &model);
   if (status != BST_OK) return fail("bst_model_init", status);
-  status = bst_session_init(model, arena, sizeof arena, &session);
+  status = bst_session_init(model, NULL, arena, sizeof arena, &session);
   if (status != BST_OK) return fail("bst_session_init", status);
   for (uint32_t i = 0; i < MODEL_GOLDEN; ++i) {
     int exact = 0;

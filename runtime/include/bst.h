@@ -9,23 +9,40 @@
 ///     bst_model_bytes(file, file_bytes, NULL, &model_bytes);         // checks the whole file
 ///     void *buffer = aligned_alloc(64, model_bytes);
 ///     bst_model_init(file, file_bytes, NULL, buffer, model_bytes, &model);
-///     bst_arena_bytes(model, &arena_bytes);
+///     bst_arena_bytes(model, 1, &arena_bytes);
 ///     void *arena = aligned_alloc(64, arena_bytes);
-///     bst_session_init(model, arena, arena_bytes, &session);
+///     bst_session_init(model, NULL, arena, arena_bytes, &session);
 ///     bst_session_run(session, frame, frame_bytes, raw, n_classes);  // as often as you like
 ///     float logit0 = bst_logit(model, raw[0]);
 ///
+/// The same with four threads on every frame:
+///
+///     size_t pool_bytes;
+///     bst_pool *pool;
+///     bst_pool_bytes(4, &pool_bytes);
+///     void *threads = aligned_alloc(64, pool_bytes);
+///     bst_pool_init(threads, pool_bytes, 4, &pool);                  // starts three threads
+///     bst_arena_bytes(model, 4, &arena_bytes);
+///     void *arena = aligned_alloc(64, arena_bytes);
+///     bst_session_init(model, pool, arena, arena_bytes, &session);
+///     bst_session_run(session, frame, frame_bytes, raw, n_classes);  // the caller is the fourth
+///     bst_pool_stop(pool);                                           // ends the three threads
+///
 /// Promises
-/// - Memory: the library allocates nothing. The caller gives two buffers, one per model and one per
-///   session, aligned to 64 bytes and sized by the two queries (always multiples of 64). There is
-///   nothing to close: free the buffers when the last pointer into them is gone.
+/// - Memory: the library allocates nothing. The caller gives a buffer per model, per session and,
+///   where there is one, per pool, aligned to 64 bytes and sized by a query (always multiples of
+///   64). Only a pool has to be stopped: free the buffers when the last pointer into them is gone.
+///   What the system allocates for a thread, its stack above all, is the system's.
 /// - Safety: whatever bytes the file holds, no call reads or writes outside the file and the given
 ///   buffers. A file that breaks a rule of FORMAT.md gives a status.
-/// - Results: the raw logits are the same integers on every machine, instruction set and run.
+/// - Results: the raw logits are the same integers on every machine, instruction set, number of
+///   threads and run.
 /// - Speed: the kernels of the best instruction set that the machine and its operating system have
 ///   are chosen when a model is made; no instruction that the machine lacks is ever executed.
-/// - Threads: a model is never written after `bst_model_init`, any number of threads may share it.
-///   A session belongs to one thread at a time. The last error is per thread.
+/// - Threads: without a pool the library starts none. A model is never written after
+///   `bst_model_init`, any number of threads may share it. A session belongs to one thread at a
+///   time. A pool may serve many sessions, one run at a time. The last error is per thread. After
+///   fork the child has no pool: the threads stay with the parent.
 /// - Errors: every call that can fail returns a `bst_status`; outputs come last in the argument
 ///   list and are written only on success. Nothing aborts, prints or touches errno.
 /// - Hosts: little-endian only, checked when the library is compiled.
@@ -50,7 +67,7 @@ extern "C" {
 #define BST_CHECKED
 #endif
 
-/// Alignment in bytes of the two caller buffers.
+/// Alignment in bytes of the caller's buffers.
 #define BST_ALIGN 64
 
 // ---- Status -------------------------------------------------------------------------------------
@@ -62,7 +79,8 @@ extern "C" {
   X(BAD_FILE, 2, "not a valid .bstm file")                           \
   X(UNSUPPORTED, 3, "valid, but not in this version of the runtime") \
   X(NO_MEMORY, 4, "the caller's buffer is too small")                \
-  X(IO, 5, "a file cannot be read")
+  X(IO, 5, "a file cannot be read")                                  \
+  X(NO_THREAD, 6, "the system does not start another thread")
 
 typedef enum bst_status {
 #define BST_STATUS_ENUM(name, number, text) BST_##name = number,
@@ -87,6 +105,18 @@ BST_API const char* bst_last_error(void);
 /// @param index from 0 on
 /// @return NULL after the last
 BST_API const char* bst_isa_name(uint32_t index);
+
+/// Work of a known size, for measuring the most that a thread of this machine can do: rows of
+/// weight bits that lie in the first-level cache are added to counters by the carry-save adders of
+/// an instruction set, and nothing else happens. A lane addition adds one bit to one counter, which
+/// is what a synaptic operation is. Lane additions per second by the caller's clock are the
+/// roofline that a profile is compared with.
+/// @param isa         as for bst_model_bytes
+/// @param n_rounds    how much work, some hundred nanoseconds each
+/// @param n_additions out: lane additions that were done, proportional to `n_rounds`
+/// @return OK; BAD_ARGUMENT (NULL); UNSUPPORTED (an instruction set that cannot be used here)
+BST_API BST_CHECKED bst_status bst_isa_additions(const char* isa, uint64_t n_rounds,
+                                                 uint64_t* n_additions);
 
 // ---- Model --------------------------------------------------------------------------------------
 
@@ -125,7 +155,7 @@ typedef struct bst_model_info {
   uint32_t logit_shift;              ///< logit = raw * 2^-logit_shift
   uint32_t n_golden;                 ///< test vectors in the file
   uint32_t n_program_steps;          ///< operations, see bst_model_step
-  uint64_t arena_bytes;              ///< what bst_arena_bytes tells
+  uint64_t arena_bytes;              ///< what bst_arena_bytes tells for one thread
   uint64_t model_bytes;              ///< what bst_model_bytes tells
   uint64_t frame_bytes;              ///< frame_steps * height * width * channels
   uint32_t frac_bits;                ///< F: stream values are in units of 2^-F
@@ -179,24 +209,62 @@ BST_API BST_CHECKED bst_status bst_model_golden(const bst_model* model, uint32_t
 /// Logit of a raw logit: float32(float64(raw) * 2^-logit_shift). 0 when `model` is NULL.
 BST_API float bst_logit(const bst_model* model, int64_t raw);
 
+// ---- Pool ---------------------------------------------------------------------------------------
+
+/// Threads that share the work of a frame: the one that calls bst_session_run and n_threads - 1 of
+/// the pool's own. They walk through the steps together and wait for each other after each one:
+/// first turning, for some microseconds, then asleep. Between frames the pool's threads sleep.
+/// Lives in the caller's buffer. POSIX threads; libraries built with BST_NO_THREADS, and those for
+/// systems without, know pools of one thread only, which is the caller's.
+typedef struct bst_pool bst_pool;
+
+/// Most threads of a pool.
+#define BST_MAX_THREADS 256
+
+/// Size of a pool.
+/// @param n_threads 1 .. BST_MAX_THREADS, the caller's thread included; more than there are cores
+///                  is allowed and of no use
+/// @param bytes     out: bytes that bst_pool_init needs, a multiple of 64
+/// @return OK; BAD_ARGUMENT (NULL, number); UNSUPPORTED (more than one thread in a build without)
+BST_API BST_CHECKED bst_status bst_pool_bytes(uint32_t n_threads, size_t* bytes);
+
+/// Make a pool: start n_threads - 1 threads, which sleep until there is work. Signals are blocked
+/// in them: handlers keep running on the caller's threads.
+/// @param buffer owned by the caller, aligned to 64; the pool lives in it until bst_pool_stop
+/// @param bytes  at least what bst_pool_bytes told
+/// @param pool   out: the pool, at the start of `buffer`
+/// @return as bst_pool_bytes; NO_MEMORY if `bytes` is too small; NO_THREAD where the system refuses
+///         a thread (none is left running then)
+BST_API BST_CHECKED bst_status bst_pool_init(void* buffer, size_t bytes, uint32_t n_threads,
+                                             bst_pool** pool);
+
+/// End the threads of a pool and wait until they are gone; the buffer is free then. Sessions of the
+/// pool cannot run any more.
+/// @return OK; BAD_ARGUMENT (NULL, a run in progress, stopped before)
+BST_API BST_CHECKED bst_status bst_pool_stop(bst_pool* pool);
+
 // ---- Session ------------------------------------------------------------------------------------
 
 /// One stream of frames through a model: activations and scratch. Lives in the caller's arena.
 typedef struct bst_session bst_session;
 
 /// Size of one session's arena.
-/// @param bytes out: bytes that bst_session_init needs, a multiple of 64
-/// @return OK; BAD_ARGUMENT (NULL)
-BST_API BST_CHECKED bst_status bst_arena_bytes(const bst_model* model, size_t* bytes);
+/// @param n_threads those of the session's pool, 1 without a pool: each has scratch of its own
+/// @param bytes     out: bytes that bst_session_init needs, a multiple of 64
+/// @return OK; BAD_ARGUMENT (NULL, number)
+BST_API BST_CHECKED bst_status bst_arena_bytes(const bst_model* model, uint32_t n_threads,
+                                               size_t* bytes);
 
 /// Make a session. Frames are independent: no state is carried from one run to the next.
 /// @param model   borrowed: must outlive the session
+/// @param pool    borrowed: its threads share the work of every frame; NULL: the caller's thread
+///                alone
 /// @param arena   owned by the caller, aligned to 64; the session lives in it
 /// @param bytes   at least what bst_arena_bytes told
 /// @param session out: the session, at the start of `arena`
 /// @return OK; BAD_ARGUMENT (NULL, alignment); NO_MEMORY
-BST_API BST_CHECKED bst_status bst_session_init(const bst_model* model, void* arena, size_t bytes,
-                                                bst_session** session);
+BST_API BST_CHECKED bst_status bst_session_init(const bst_model* model, bst_pool* pool, void* arena,
+                                                size_t bytes, bst_session** session);
 
 /// Run one frame.
 /// @param frame       uint8 [frame_steps, height, width, channels], preprocessed; read only during
@@ -204,14 +272,14 @@ BST_API BST_CHECKED bst_status bst_session_init(const bst_model* model, void* ar
 /// @param frame_bytes exactly frame_bytes of bst_model_info
 /// @param raw         out: the raw logits
 /// @param n_raw       exactly n_classes
-/// @return OK; BAD_ARGUMENT (NULL, a size that does not match)
+/// @return OK; BAD_ARGUMENT (NULL, a size that does not match, a pool that is in another run or was
+///         stopped)
 BST_API BST_CHECKED bst_status bst_session_run(bst_session* session, const uint8_t* frame,
                                                size_t frame_bytes, int64_t* raw, size_t n_raw);
 
-/// Called after each step, once per output, in order, on the thread that runs the session. `data`
-/// is valid during the call only. A profile is a probe that reads the caller's clock: what has
-/// passed since the last call is the time of the step (of output 0; others follow at once). Without
-/// a probe a run costs nothing more.
+/// Called after each step, once per output, in order, on the thread that runs the session; the
+/// threads of a pool wait meanwhile. `data` is valid during the call only. Without a probe a run
+/// costs nothing more.
 /// @param step   index for bst_model_step
 /// @param output index into bst_step_info.outputs, which gives kind, shape and `bytes`
 typedef void bst_probe(void* user, uint32_t step, uint32_t output, const void* data, size_t bytes);
@@ -220,6 +288,32 @@ typedef void bst_probe(void* user, uint32_t step, uint32_t output, const void* d
 /// @param user passed to `fn`, never read by the library
 /// @return OK; BAD_ARGUMENT (NULL session)
 BST_API BST_CHECKED bst_status bst_session_probe(bst_session* session, bst_probe* fn, void* user);
+
+/// A clock of the caller's: nanoseconds since a moment of its choice, never less than before.
+typedef uint64_t bst_clock(void* user);
+
+/// What one step has done in all profiled runs together. A synaptic operation (SOP) is a spike that
+/// meets a weight, or a row of the other operand in a product of spikes: in a convolution an input
+/// spike counts once per output position that it reaches and output channel, in attention once per
+/// token or channel of its head. The spikes that come in are those that drive: the input of a
+/// convolution or pool, the first operand of a product, the hidden spikes of a read-out.
+typedef struct bst_step_profile {
+  uint64_t ns;          ///< time, from the end of the step before to when all threads are done
+  uint64_t spikes_in;   ///< 0 where no spikes drive the step
+  uint64_t spikes_out;  ///< in its outputs
+  uint64_t sops;        ///< synaptic operations; 0 for steps that only compare, pool or sum
+} bst_step_profile;
+
+/// Set the profile of a session; a NULL clock turns it off. Every run adds to the entries. Spikes
+/// are counted outside of the time, by one thread, so profiled runs take longer than others.
+/// @param now       called on the thread that runs the session, twice per step
+/// @param user      passed to `now`, never read by the library
+/// @param entries   owned by the caller, who sets them to 0 at first; written by runs until the
+///                  profile is turned off
+/// @param n_entries exactly n_program_steps of bst_model_info
+/// @return OK; BAD_ARGUMENT (NULL, a number that does not match)
+BST_API BST_CHECKED bst_status bst_session_profile(bst_session* session, bst_clock* now, void* user,
+                                                   bst_step_profile* entries, size_t n_entries);
 
 #ifdef __cplusplus
 }

@@ -90,6 +90,7 @@ static bool bst_always(void) { return true; }
       .query_value = bst_kv_attention_query_value__##isa,  \
       .readout = bst_readout__##isa,                       \
       .residual_readout = bst_residual_readout__##isa,     \
+      .additions = bst_additions__##isa,                   \
   }
 
 /// Best first.
@@ -125,4 +126,17 @@ const char* bst_isa_name(uint32_t index) {
     if (bst_isas[i].is_usable() && index-- == 0) return bst_isas[i].name;
   }
   return NULL;
+}
+
+bst_status bst_isa_additions(const char* isa, uint64_t n_rounds, uint64_t* n_additions) {
+  const bst_where where = {"bst_isa_additions", -1, NULL};
+  BST_CHECK(n_additions != NULL, BAD_ARGUMENT, where, "n_additions", 0, "not NULL");
+  const bst_isa* const found = bst_find_isa(isa);
+  if (found == NULL) return bst_fail_isa(isa);
+  uint64_t check;
+  const uint64_t per_round = found->additions(n_rounds, &check);
+  volatile uint64_t kept = check;  // or a compiler that sees both functions drops the work
+  (void)kept;
+  *n_additions = n_rounds * per_round;
+  return BST_OK;
 }

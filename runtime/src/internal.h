@@ -222,6 +222,33 @@ bst_status bst_call_check(const bst_file* file, uint32_t index, bst_call* call);
 /// The same look-up for a step that was checked before, for the kernels of `isa`.
 void bst_call_open(const bst_file* file, const bst_isa* isa, uint32_t index, bst_call* call);
 
+// ---- Pool ---------------------------------------------------------------------------------------
+
+/// Work of one thread; part 0 is the thread that called bst_pool_share. All parts call
+/// bst_pool_wait equally often, and last of all: after that no part but 0 may touch what belongs to
+/// the caller.
+typedef void bst_pool_work(void* context, bst_pool* pool, int part);
+
+/// Threads of a pool; 1 for NULL.
+int bst_pool_size(const bst_pool* pool);
+
+/// Take a pool for one run, and give it back; NULL: nothing to take.
+/// @return OK; BAD_ARGUMENT: it is in another run or was stopped
+bst_status bst_pool_enter(bst_pool* pool);
+void bst_pool_leave(bst_pool* pool);
+
+/// Do `work` on all threads of a pool that was taken; return when part 0 is done. NULL: as part 0
+/// of 1, here.
+void bst_pool_share(bst_pool* pool, bst_pool_work* work, void* context);
+
+/// Wait until every part is here. What a part wrote before is what every part reads behind.
+void bst_pool_wait(bst_pool* pool, int part);
+
+// ---- Profile ------------------------------------------------------------------------------------
+
+/// Add the spikes and synaptic operations of a step that has just run; `ns` is not touched.
+void bst_profile_count(const bst_call* call, const bst_io* io, bst_step_profile* entry);
+
 // ---- Model --------------------------------------------------------------------------------------
 
 struct bst_model {

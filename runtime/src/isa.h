@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 
+#include "kernels/additions/additions.h"
 #include "kernels/kv_attention/kv_attention.h"
 #include "kernels/or_pool/or_pool.h"
 #include "kernels/readout/readout.h"
@@ -29,6 +30,7 @@ typedef struct bst_isa {
   bst_kv_attention_query_value_kernel* query_value;
   bst_readout_kernel* readout;
   bst_residual_readout_kernel* residual_readout;
+  bst_additions_kernel* additions;
 } bst_isa;
 
 /// The usable row with this name; the best usable one for NULL. NULL when there is none.

@@ -507,7 +507,7 @@ bst_status bst_model_describe(const bst_model* model, bst_model_info* info) {
   BST_CHECK(model != NULL && info != NULL, BAD_ARGUMENT, where, "model or info", 0, "not NULL");
   const bst_model_record* const m = model->file.model;
   size_t arena_bytes = 0;
-  BST_TRY(bst_arena_bytes(model, &arena_bytes));
+  BST_TRY(bst_arena_bytes(model, 1, &arena_bytes));
   *info = (bst_model_info){
       .height = m->height,
       .width = m->width,

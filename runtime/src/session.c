@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A session: the arena of one stream of frames. Layout: bst_session, buffers, scratch, each
-// 64-aligned.
+// A session: the arena of one stream of frames. Layout: bst_session, buffers, scratch of each
+// thread, each 64-aligned.
 
 #include <string.h>
 
@@ -8,42 +8,46 @@
 
 struct bst_session {
   const bst_model* model;
-  uint8_t* buffers;
-  void* scratch;
+  bst_pool* pool;  ///< NULL: the caller's thread alone
+  uint8_t *buffers, *scratch;
   bst_probe* probe;
   void* probe_user;
+  bst_clock* clock;  ///< NULL: no profile
+  void* clock_user;
+  bst_step_profile* profile;
 };
 
 static uint64_t bst_session_header_bytes(void) {
   return bst_align_up(sizeof(struct bst_session), BST_ALIGN);
 }
 
-bst_status bst_arena_bytes(const bst_model* model, size_t* bytes) {
+bst_status bst_arena_bytes(const bst_model* model, uint32_t n_threads, size_t* bytes) {
   const bst_where where = {"bst_arena_bytes", -1, NULL};
   BST_CHECK(model != NULL && bytes != NULL, BAD_ARGUMENT, where, "model or bytes", 0, "not NULL");
-  const uint64_t total = bst_session_header_bytes() + model->arena_bytes + model->scratch_bytes;
+  BST_CHECK(n_threads >= 1 && n_threads <= BST_MAX_THREADS, BAD_ARGUMENT, where, "n_threads",
+            n_threads, "in 1..256");
+  const uint64_t total =  // 2^40 and 256 times much less at most
+      bst_session_header_bytes() + model->arena_bytes + n_threads * model->scratch_bytes;
   BST_CHECK(total <= PTRDIFF_MAX, UNSUPPORTED, where, "arena size in bytes", total,
             "what this machine can address");
   *bytes = (size_t)total;
   return BST_OK;
 }
 
-bst_status bst_session_init(const bst_model* model, void* arena, size_t bytes,
+bst_status bst_session_init(const bst_model* model, bst_pool* pool, void* arena, size_t bytes,
                             bst_session** session) {
   const bst_where where = {"bst_session_init", -1, NULL};
   size_t needed = 0;
   BST_CHECK(session != NULL, BAD_ARGUMENT, where, "session", 0, "not NULL");
   BST_CHECK(arena != NULL && (uintptr_t)arena % BST_ALIGN == 0, BAD_ARGUMENT, where,
             "arena address modulo 64", (uintptr_t)arena % BST_ALIGN, "0, and not NULL");
-  BST_TRY(bst_arena_bytes(model, &needed));
+  BST_TRY(bst_arena_bytes(model, (uint32_t)bst_pool_size(pool), &needed));
   BST_CHECK(bytes >= needed, NO_MEMORY, where, "bytes", bytes,
-            "at least what bst_arena_bytes tells");
+            "at least what bst_arena_bytes tells for the threads of the pool");
   bst_session* const made = arena;
-  made->model = model;
+  *made = (bst_session){.model = model, .pool = pool};
   made->buffers = (uint8_t*)arena + bst_session_header_bytes();
   made->scratch = made->buffers + model->arena_bytes;
-  made->probe = NULL;
-  made->probe_user = NULL;
   *session = made;
   return BST_OK;
 }
@@ -56,20 +60,68 @@ bst_status bst_session_probe(bst_session* session, bst_probe* fn, void* user) {
   return BST_OK;
 }
 
-static void bst_session_step(bst_session* session, uint32_t index) {
-  bst_call call;
-  bst_io io = {.scratch = session->scratch, .part = 0, .n_parts = 1};
-  bst_call_open(&session->model->file, session->model->isa, index, &call);
-  for (int i = 0; i < call.op->n_inputs; ++i) {
-    io.inputs[i] = session->buffers + call.inputs[i]->offset;
+bst_status bst_session_profile(bst_session* session, bst_clock* now, void* user,
+                               bst_step_profile* entries, size_t n_entries) {
+  const bst_where where = {"bst_session_profile", -1, NULL};
+  BST_CHECK(session != NULL, BAD_ARGUMENT, where, "session", 0, "not NULL");
+  if (now != NULL) {
+    BST_CHECK(entries != NULL, BAD_ARGUMENT, where, "entries", 0, "not NULL");
+    BST_CHECK(n_entries == session->model->file.n_steps, BAD_ARGUMENT, where, "n_entries",
+              n_entries, "n_program_steps");
   }
-  for (int i = 0; i < call.op->n_outputs; ++i) {
-    io.outputs[i] = session->buffers + call.outputs[i]->offset;
+  session->clock = now;
+  session->clock_user = user;
+  session->profile = entries;
+  return BST_OK;
+}
+
+static uint64_t bst_session_now(const bst_session* session) {
+  return session->clock == NULL ? 0 : session->clock(session->clock_user);
+}
+
+/// Look up step `index` for one part of it.
+static void bst_session_open(const bst_session* session, uint32_t index, int part, int n_parts,
+                             bst_call* call, bst_io* io) {
+  const bst_model* const model = session->model;
+  bst_call_open(&model->file, model->isa, index, call);
+  *io = (bst_io){.part = part, .n_parts = n_parts};
+  io->scratch = session->scratch + (size_t)part * (size_t)model->scratch_bytes;
+  for (int i = 0; i < call->op->n_inputs; ++i) {
+    io->inputs[i] = session->buffers + call->inputs[i]->offset;
   }
-  call.op->run(&call, &session->model->prepared[index], &io);
-  if (session->probe == NULL) return;
-  for (uint32_t i = 0; i < call.op->n_outputs; ++i) {
-    session->probe(session->probe_user, index, i, io.outputs[i], (size_t)call.outputs[i]->bytes);
+  for (int i = 0; i < call->op->n_outputs; ++i) {
+    io->outputs[i] = session->buffers + call->outputs[i]->offset;
+  }
+}
+
+/// After step `index`, which began at `start`: fill its entry of the profile, show its outputs.
+static void bst_session_observe(const bst_session* session, uint32_t index, const bst_call* call,
+                                const bst_io* io, uint64_t start) {
+  if (session->clock != NULL) {
+    session->profile[index].ns += bst_session_now(session) - start;
+    bst_profile_count(call, io, &session->profile[index]);
+  }
+  for (uint32_t i = 0; session->probe != NULL && i < call->op->n_outputs; ++i) {
+    session->probe(session->probe_user, index, i, io->outputs[i], (size_t)call->outputs[i]->bytes);
+  }
+}
+
+/// One thread's way through the steps. Who observes is alone: the others are kept waiting.
+static void bst_session_walk(void* context, bst_pool* pool, int part) {
+  const bst_session* const session = context;
+  const int n_parts = bst_pool_size(pool);
+  const bool is_observed = session->probe != NULL || session->clock != NULL;
+  const uint32_t n_steps = session->model->file.n_steps;  // not to be read after the last wait
+  for (uint32_t i = 0; i < n_steps; ++i) {
+    bst_call call;
+    bst_io io;
+    const uint64_t start = part == 0 ? bst_session_now(session) : 0;
+    bst_session_open(session, i, part, n_parts, &call, &io);
+    call.op->run(&call, &session->model->prepared[i], &io);
+    bst_pool_wait(pool, part);
+    if (!is_observed) continue;
+    if (part == 0) bst_session_observe(session, i, &call, &io, start);
+    bst_pool_wait(pool, part);
   }
 }
 
@@ -83,9 +135,11 @@ bst_status bst_session_run(bst_session* session, const uint8_t* frame, size_t fr
   BST_CHECK(frame_bytes == image->bytes, BAD_ARGUMENT, where, "frame_bytes", frame_bytes,
             "frame_steps * height * width * channels");
   BST_CHECK(n_raw == file->model->n_classes, BAD_ARGUMENT, where, "n_raw", n_raw, "n_classes");
+  BST_TRY(bst_pool_enter(session->pool));
   memcpy(session->buffers + image->offset, frame, frame_bytes);
-  for (uint32_t i = 0; i < file->n_steps; ++i) bst_session_step(session, i);
+  bst_pool_share(session->pool, bst_session_walk, session);
   const bst_buffer* const out = &file->buffers[file->steps[file->n_steps - 1].outputs[0]];
   memcpy(raw, session->buffers + out->offset, (size_t)out->bytes);
+  bst_pool_leave(session->pool);
   return BST_OK;
 }

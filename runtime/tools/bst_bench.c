@@ -6,13 +6,14 @@
 static const char bst_help[] =
     "usage: bst_bench MODEL.bstm [--isa NAME] [--threads N]\n"
     "\n"
-    "Runs single frames for about 2 seconds after a warm-up (at least 20, at most 2000 on each\n"
-    "thread) on the file's golden frames, or on a fixed pattern where it has none, and prints one\n"
-    "line: cpu, isa, threads, p50 and p99 of the time that one frame takes, frames per second of\n"
-    "all threads together, number of runs, golden vectors equal.\n"
+    "Runs single frames for about 2 seconds after a warm-up (at least 20, at most 2000) on the\n"
+    "file's golden frames, or on a fixed pattern where it has none, and prints one line: cpu, "
+    "isa,\n"
+    "threads, p50 and p99 of the time that one frame takes, frames per second, number of runs,\n"
+    "golden vectors equal.\n"
     "\n"
     "  --isa NAME   instruction set of the kernels; the best one where it is left out\n"
-    "  --threads N  N sessions of the model run at the same time\n"
+    "  --threads N  threads that share the work of each frame, 1 where it is left out\n"
     "\n"
     "exit codes: 0 ok, 2 usage, 4 unsupported model or instruction set, 5 golden vectors differ,\n"
     "            7 bad file, 8 cannot write\n";
@@ -45,65 +46,53 @@ static int bst_compare_times(const void* a, const void* b) {
   return (x > y) - (x < y);
 }
 
-/// What the threads share, and what each of them measured.
 typedef struct bst_bench {
   const bst_loaded* loaded;
   const uint8_t* pattern;  // a frame, where the file has none
-  double* times;           // [n_threads, BST_MAX_RUNS], microseconds
-  size_t n_runs[BST_MAX_THREADS];
-  double total_us[BST_MAX_THREADS];
-  bool failed[BST_MAX_THREADS];
+  int64_t* raw;            // [n_classes]
+  double* times;           // [BST_MAX_RUNS], microseconds
+  size_t n_runs;
+  double total_us;
 } bst_bench;
 
-/// Time single frames on session `index`.
-static void bst_time_frames(void* context, int index) {
-  bst_bench* const bench = context;
+/// Time single frames. @return whether all could be run
+static bool bst_time_frames(bst_bench* bench) {
   const bst_loaded* const loaded = bench->loaded;
   const bst_model_info* const info = &loaded->info;
-  double* const times = bench->times + (size_t)index * BST_MAX_RUNS;
-  int64_t* const raw = malloc(info->n_classes * sizeof *raw);
   double total = 0;
   size_t n = 0;
-  bool ok = raw != NULL;
-  for (size_t run = 0; ok && n < BST_MAX_RUNS && (n < BST_MIN_RUNS || total < BST_BENCH_US);
-       ++run) {
+  for (size_t run = 0; n < BST_MAX_RUNS && (n < BST_MIN_RUNS || total < BST_BENCH_US); ++run) {
     const uint8_t* frame = bench->pattern;
     const int64_t* expected;
     if (info->n_golden > 0) {
       const uint32_t which = (uint32_t)(run % info->n_golden);
-      ok = bst_model_golden(loaded->model, which, &frame, &expected) == BST_OK;
+      if (bst_model_golden(loaded->model, which, &frame, &expected) != BST_OK) return false;
     }
     const double start = bst_now_us();
-    ok = ok && bst_session_run(loaded->sessions[index], frame, (size_t)info->frame_bytes, raw,
-                               info->n_classes) == BST_OK;
+    const bst_status status = bst_session_run(loaded->session, frame, (size_t)info->frame_bytes,
+                                              bench->raw, info->n_classes);
     const double us = bst_now_us() - start;
+    if (status != BST_OK) return false;
     if (run < BST_WARM_UP_RUNS) continue;
-    times[n++] = us;
+    bench->times[n++] = us;
     total += us;
   }
-  bench->n_runs[index] = n;
-  bench->total_us[index] = total;
-  bench->failed[index] = !ok;
-  free(raw);
+  bench->n_runs = n;
+  bench->total_us = total;
+  return true;
 }
 
-static void bst_print_line(bst_bench* bench, uint32_t n_equal) {
+static void bst_print_line(const bst_bench* bench, uint32_t n_equal) {
   const bst_loaded* const loaded = bench->loaded;
+  const size_t n = bench->n_runs;
   char cpu[256];
-  size_t n = 0;
-  double per_second = 0;
-  for (int i = 0; i < loaded->n_threads; ++i) {
-    const size_t n_here = bench->n_runs[i];
-    memmove(bench->times + n, bench->times + (size_t)i * BST_MAX_RUNS, n_here * sizeof(double));
-    per_second += (double)n_here * 1e6 / bench->total_us[i];
-    n += n_here;
-  }
   bst_cpu_name(cpu, sizeof cpu);
   qsort(bench->times, n, sizeof(double), bst_compare_times);
   const double p50 = bench->times[n / 2] * 1e-3, p99 = bench->times[(n * 99) / 100] * 1e-3;
-  printf("bst_bench %s | cpu %s | isa %s | threads %d | p50 %.3f ms | p99 %.3f ms | ",
-         bst_version(), cpu, bst_model_isa(loaded->model), loaded->n_threads, p50, p99);
-  printf("frames/s %.1f | runs %zu | ", per_second, n);
+  printf("bst_bench %s | cpu %s | isa %s | threads %lu | p50 %.3f ms | p99 %.3f ms | ",
+         bst_version(), cpu, bst_model_isa(loaded->model), (unsigned long)loaded->n_threads, p50,
+         p99);
+  printf("frames/s %.1f | runs %zu | ", (double)n * 1e6 / bench->total_us, n);
   if (loaded->info.n_golden == 0) {
     printf("golden none\n");
   } else {
@@ -113,16 +102,12 @@ static void bst_print_line(bst_bench* bench, uint32_t n_equal) {
 }
 
 /// Measure and print; the buffers are large enough.
-static int bst_measure(bst_bench* bench, uint8_t* pattern, int64_t* raw) {
+static int bst_measure(bst_bench* bench, uint8_t* pattern) {
   const bst_loaded* const loaded = bench->loaded;
   for (size_t i = 0; i < loaded->info.frame_bytes; ++i) pattern[i] = (uint8_t)(i * 37 + i / 29);
-  const uint32_t n_equal = bst_run_golden(loaded, raw);
-  bst_work_side_by_side(loaded->n_threads, bst_time_frames, bench);
-  for (int i = 0; i < loaded->n_threads; ++i) {
-    if (bench->failed[i]) {
-      return bst_complain(BST_EXIT_BAD_INPUT, "run bst_run --golden on it",
-                          "a frame cannot be run");
-    }
+  const uint32_t n_equal = bst_run_golden(loaded, bench->raw);
+  if (!bst_time_frames(bench)) {
+    return bst_complain(BST_EXIT_BAD_INPUT, "run bst_run --golden on it", "a frame cannot be run");
   }
   bst_print_line(bench, n_equal);
   return n_equal == loaded->info.n_golden ? BST_EXIT_OK : BST_EXIT_DIFFERENT;
@@ -131,11 +116,11 @@ static int bst_measure(bst_bench* bench, uint8_t* pattern, int64_t* raw) {
 static int bst_run_bench(const bst_loaded* loaded) {
   uint8_t* const pattern = malloc((size_t)loaded->info.frame_bytes);
   int64_t* const raw = malloc(loaded->info.n_classes * sizeof *raw);
-  double* const times = malloc((size_t)loaded->n_threads * BST_MAX_RUNS * sizeof *times);
-  bst_bench bench = {.loaded = loaded, .pattern = pattern, .times = times};
+  double* const times = malloc(BST_MAX_RUNS * sizeof *times);
+  bst_bench bench = {.loaded = loaded, .pattern = pattern, .raw = raw, .times = times};
   const int code = pattern == NULL || raw == NULL || times == NULL
                        ? bst_complain_memory("a frame", (size_t)loaded->info.frame_bytes)
-                       : bst_measure(&bench, pattern, raw);
+                       : bst_measure(&bench, pattern);
   free(times);
   free(raw);
   free(pattern);

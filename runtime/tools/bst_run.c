@@ -14,8 +14,7 @@ static const char bst_help[] =
     "  --json       accepted; the output is one JSON line per frame in any case:\n"
     "               {\"frame\", \"top\", \"logits\", \"raw\", \"us\"}\n"
     "  --isa NAME   instruction set of the kernels; the best one where it is left out\n"
-    "  --threads N  N frames are read, computed side by side and printed in order, then the next "
-    "N\n"
+    "  --threads N  threads that share the work of each frame, 1 where it is left out\n"
     "\n"
     "exit codes: 0 ok, 2 usage, 4 unsupported model or instruction set, 5 golden vectors differ,\n"
     "            7 bad file or data, 8 cannot write\n";
@@ -36,65 +35,42 @@ static void bst_print_frame(const bst_loaded* loaded, unsigned long frame, const
   printf("], \"us\": %.1f}\n", us);
 }
 
-/// Up to one frame per thread on its way through the model.
-typedef struct bst_batch {
-  const bst_loaded* loaded;
-  uint8_t* frames;  // [n_threads, frame_bytes]
-  int64_t* raw;     // [n_threads, n_classes]
-  double us[BST_MAX_THREADS];
-  bst_status statuses[BST_MAX_THREADS];
-} bst_batch;
-
-static void bst_run_frame(void* context, int index) {
-  bst_batch* const batch = context;
-  const bst_model_info* const info = &batch->loaded->info;
-  const size_t i = (size_t)index, frame_bytes = (size_t)info->frame_bytes;
+/// Run one frame and print it as number `index`.
+static int bst_run_frame(const bst_loaded* loaded, const char* name, unsigned long index,
+                         const uint8_t* frame, int64_t* raw) {
+  const bst_model_info* const info = &loaded->info;
   const double start = bst_now_us();
-  batch->statuses[i] =
-      bst_session_run(batch->loaded->sessions[i], batch->frames + i * frame_bytes, frame_bytes,
-                      batch->raw + i * info->n_classes, info->n_classes);
-  batch->us[i] = bst_now_us() - start;
-}
-
-/// Run the first `n` frames of the batch; print them as frames `first` .. .
-static int bst_run_batch(bst_batch* batch, const char* name, unsigned long first, int n) {
-  bst_work_side_by_side(n, bst_run_frame, batch);
-  for (int i = 0; i < n; ++i) {
-    if (batch->statuses[i] != BST_OK) return bst_complain_status(name, batch->statuses[i]);
-    bst_print_frame(batch->loaded, first + (unsigned long)i,
-                    batch->raw + (size_t)i * batch->loaded->info.n_classes, batch->us[i]);
-  }
+  const bst_status status =
+      bst_session_run(loaded->session, frame, (size_t)info->frame_bytes, raw, info->n_classes);
+  const double us = bst_now_us() - start;
+  if (status != BST_OK) return bst_complain_status(name, status);
+  bst_print_frame(loaded, index, raw, us);
   return bst_flushed(BST_EXIT_OK);
 }
 
-/// Run all frames of a stream.
-static int bst_run_stream(bst_batch* batch, const char* name, FILE* stream) {
-  const bst_model_info* const info = &batch->loaded->info;
+/// Run all frames of a stream, each as it comes.
+static int bst_run_stream(const bst_loaded* loaded, const char* name, FILE* stream, uint8_t* frame,
+                          int64_t* raw) {
+  const bst_model_info* const info = &loaded->info;
   const size_t frame_bytes = (size_t)info->frame_bytes;
-  const int n_threads = batch->loaded->n_threads;
   const char* const hint = "give raw uint8 frames, one after another, no header";
-  unsigned long n_done = 0;
-  for (;;) {
-    const size_t got = fread(batch->frames, 1, frame_bytes * (size_t)n_threads, stream);
-    const bool failed = ferror(stream) != 0;
-    const int n = (int)(got / frame_bytes);
-    if (n > 0) {
-      const int code = bst_run_batch(batch, name, n_done, n);
-      if (code != BST_EXIT_OK) return code;
+  for (unsigned long n_done = 0;; ++n_done) {
+    const size_t got = fread(frame, 1, frame_bytes, stream);
+    if (ferror(stream) != 0) {
+      return bst_complain(BST_EXIT_BAD_INPUT, "check SOURCE", "cannot read `%s`", name);
     }
-    n_done += (unsigned long)n;
-    if (failed) return bst_complain(BST_EXIT_BAD_INPUT, "check SOURCE", "cannot read `%s`", name);
-    if (got % frame_bytes != 0) {
+    if (got == 0 && n_done > 0) return BST_EXIT_OK;
+    if (got == 0) return bst_complain(BST_EXIT_BAD_INPUT, hint, "`%s` holds no frame", name);
+    if (got != frame_bytes) {
       return bst_complain(BST_EXIT_BAD_INPUT, hint,
                           "`%s`: frame %lu has %zu bytes, the model takes %zu (%lux%lux%lux%lu)",
-                          name, n_done, got % frame_bytes, frame_bytes,
-                          (unsigned long)info->frame_steps, (unsigned long)info->height,
-                          (unsigned long)info->width, (unsigned long)info->channels);
+                          name, n_done, got, frame_bytes, (unsigned long)info->frame_steps,
+                          (unsigned long)info->height, (unsigned long)info->width,
+                          (unsigned long)info->channels);
     }
-    if (n < n_threads) break;
+    const int code = bst_run_frame(loaded, name, n_done, frame, raw);
+    if (code != BST_EXIT_OK) return code;
   }
-  if (n_done == 0) return bst_complain(BST_EXIT_BAD_INPUT, hint, "`%s` holds no frame", name);
-  return BST_EXIT_OK;
 }
 
 static int bst_run_source(const bst_loaded* loaded, const char* name) {
@@ -104,15 +80,13 @@ static int bst_run_source(const bst_loaded* loaded, const char* name) {
     return bst_complain(BST_EXIT_BAD_INPUT, "check the path of SOURCE", "cannot read `%s`: %s",
                         name, strerror(errno));
   }
-  const size_t n = (size_t)loaded->n_threads, frame_bytes = (size_t)loaded->info.frame_bytes;
-  bst_batch batch = {.loaded = loaded};
-  batch.frames = frame_bytes > SIZE_MAX / n ? NULL : malloc(frame_bytes * n);
-  batch.raw = malloc(loaded->info.n_classes * n * sizeof *batch.raw);
-  const int code = batch.frames == NULL || batch.raw == NULL
-                       ? bst_complain_memory("a frame per thread", frame_bytes)
-                       : bst_run_stream(&batch, name, stream);
-  free(batch.raw);
-  free(batch.frames);
+  const size_t frame_bytes = (size_t)loaded->info.frame_bytes;
+  uint8_t* const frame = malloc(frame_bytes);
+  int64_t* const raw = malloc(loaded->info.n_classes * sizeof *raw);
+  const int code = frame == NULL || raw == NULL ? bst_complain_memory("a frame", frame_bytes)
+                                                : bst_run_stream(loaded, name, stream, frame, raw);
+  free(raw);
+  free(frame);
   if (!is_stdin) fclose(stream);
   return code;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the command-line tools share: messages, arguments, a loaded model with its two buffers,
-// time. Tools may use stdio and malloc; the library may not.
+// What the command-line tools share: messages, arguments, a loaded model with its buffers, time.
+// Tools may use stdio and malloc; the library may not.
 
 #ifndef BST_TOOLS_HOST_H_
 #define BST_TOOLS_HOST_H_
@@ -18,8 +18,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "threads.h"
-
 /// Exit codes of every bestdeploy command.
 enum {
   BST_EXIT_OK = 0,
@@ -33,16 +31,17 @@ enum {
 /// Options that both tools take.
 typedef struct bst_options {
   const char *model_path, *source_path, *isa;  ///< NULL = not given
-  int n_threads;
+  uint32_t n_threads;
   bool golden;
 } bst_options;
 
-/// A model and one session per thread.
+/// A model and a session whose frames run on n_threads threads.
 typedef struct bst_loaded {
-  void *file_piece, *model_piece, *arena_piece;  ///< to free
+  void *file_piece, *model_piece, *pool_piece, *arena_piece;  ///< to free
   bst_model* model;
-  bst_session* sessions[BST_MAX_THREADS];
-  int n_threads;
+  bst_pool* pool;  ///< NULL: one thread
+  bst_session* session;
+  uint32_t n_threads;
   bst_model_info info;
 } bst_loaded;
 
@@ -106,7 +105,9 @@ static inline void* bst_read_file(const char* path, size_t* bytes, void** piece)
 }
 
 static inline void bst_unload(bst_loaded* loaded) {
+  if (loaded->pool != NULL) (void)bst_pool_stop(loaded->pool);
   free(loaded->arena_piece);
+  free(loaded->pool_piece);
   free(loaded->model_piece);
   free(loaded->file_piece);
 }
@@ -116,23 +117,33 @@ static inline int bst_complain_memory(const char* what, size_t bytes) {
                       "no memory for %s: %zu bytes", what, bytes);
 }
 
-/// One arena per thread, all in one piece.
-static inline int bst_load_sessions(const char* path, bst_loaded* loaded) {
+/// Start the threads beside this one, where there are to be any.
+static inline int bst_load_pool(bst_loaded* loaded) {
   size_t bytes = 0;
-  bst_status status = bst_arena_bytes(loaded->model, &bytes);
-  if (status != BST_OK) return bst_complain_status(path, status);
-  const size_t n = (size_t)loaded->n_threads;
-  uint8_t* const arenas =
-      bytes > SIZE_MAX / n ? NULL : bst_allocate(bytes * n, &loaded->arena_piece);
-  if (arenas == NULL) return bst_complain_memory("an arena per thread", bytes);
-  for (size_t i = 0; i < n; ++i) {  // `bytes` is a multiple of the alignment
-    status = bst_session_init(loaded->model, arenas + i * bytes, bytes, &loaded->sessions[i]);
-    if (status != BST_OK) return bst_complain_status(path, status);
+  if (loaded->n_threads == 1) return BST_EXIT_OK;
+  bst_status status = bst_pool_bytes(loaded->n_threads, &bytes);
+  if (status == BST_OK) {
+    void* const buffer = bst_allocate(bytes, &loaded->pool_piece);
+    if (buffer == NULL) return bst_complain_memory("the threads", bytes);
+    status = bst_pool_init(buffer, bytes, loaded->n_threads, &loaded->pool);
   }
-  return BST_EXIT_OK;
+  if (status == BST_OK) return BST_EXIT_OK;
+  return bst_complain(status == BST_UNSUPPORTED ? BST_EXIT_UNSUPPORTED : BST_EXIT_BAD_INPUT,
+                      "give a smaller number, or leave --threads out", "--threads %lu: %s",
+                      (unsigned long)loaded->n_threads, bst_last_error());
 }
 
-/// Read, check and prepare a model and its sessions.
+static inline int bst_load_session(const char* path, bst_loaded* loaded) {
+  size_t bytes = 0;
+  bst_status status = bst_arena_bytes(loaded->model, loaded->n_threads, &bytes);
+  if (status != BST_OK) return bst_complain_status(path, status);
+  void* const arena = bst_allocate(bytes, &loaded->arena_piece);
+  if (arena == NULL) return bst_complain_memory("the arena", bytes);
+  status = bst_session_init(loaded->model, loaded->pool, arena, bytes, &loaded->session);
+  return status == BST_OK ? BST_EXIT_OK : bst_complain_status(path, status);
+}
+
+/// Read, check and prepare a model and its session.
 /// @return exit code; a message was printed unless it is 0
 static inline int bst_load(const bst_options* options, bst_loaded* loaded) {
   const char* const path = options->model_path;
@@ -148,7 +159,8 @@ static inline int bst_load(const bst_options* options, bst_loaded* loaded) {
   status = bst_model_init(file, file_bytes, options->isa, buffer, model_bytes, &loaded->model);
   if (status == BST_OK) status = bst_model_describe(loaded->model, &loaded->info);
   if (status != BST_OK) return bst_complain_status(path, status);
-  return bst_load_sessions(path, loaded);
+  const int code = bst_load_pool(loaded);
+  return code != BST_EXIT_OK ? code : bst_load_session(path, loaded);
 }
 
 /// Microseconds of a clock that only moves forward.
@@ -165,7 +177,7 @@ static inline uint32_t bst_run_golden(const bst_loaded* loaded, int64_t* raw) {
     const uint8_t* frame;
     const int64_t* expected;
     if (bst_model_golden(loaded->model, i, &frame, &expected) != BST_OK) continue;
-    if (bst_session_run(loaded->sessions[0], frame, (size_t)loaded->info.frame_bytes, raw,
+    if (bst_session_run(loaded->session, frame, (size_t)loaded->info.frame_bytes, raw,
                         loaded->info.n_classes) != BST_OK) {
       continue;
     }
@@ -180,7 +192,7 @@ static inline uint32_t bst_run_golden(const bst_loaded* loaded, int64_t* raw) {
    bst_complain(BST_EXIT_USAGE, (hint), __VA_ARGS__))
 
 /// @return false with a message when the number is not 1 .. BST_MAX_THREADS
-static inline bool bst_parse_threads(const char* text, const char* help, int* n_threads) {
+static inline bool bst_parse_threads(const char* text, const char* help, uint32_t* n_threads) {
   char* end = NULL;
   const long n = strtol(text, &end, 10);
   if (*text == '\0' || *end != '\0' || n < 1 || n > BST_MAX_THREADS) {
@@ -188,11 +200,7 @@ static inline bool bst_parse_threads(const char* text, const char* help, int* n_
                         (int)BST_MAX_THREADS);
     return false;
   }
-  if (n > 1 && !bst_has_threads()) {
-    (void)BST_BAD_USAGE(help, "leave --threads out", "this build has no threads");
-    return false;
-  }
-  *n_threads = (int)n;
+  *n_threads = (uint32_t)n;
   return true;
 }
 

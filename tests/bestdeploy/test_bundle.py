@@ -306,7 +306,7 @@ def by_pkg_config(folder: Path, model: Path, logits: str, work: Path) -> None:
     app = CONSUMER / "app.c"
     good("cc", app, *ask("--cflags", "--libs"), "-o", work / "shared")
     (libdir,) = ask("--variable=libdir")
-    good("cc", app, *ask("--cflags"), f"{libdir}/libbst.a", "-o", work / "static")
+    good("cc", app, *ask("--cflags"), f"{libdir}/libbst.a", "-pthread", "-o", work / "static")
     assert good(work / "shared", model, env={"LD_LIBRARY_PATH": libdir}) == logits
     assert good(work / "static", model) == logits
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +119,38 @@ def test_run_json_holds_the_exact_integers(capsys, model, frames):
     np.testing.assert_array_equal([f["raw"] for f in found["frames"]], expected)
     for frame, raw in zip(found["frames"], expected, strict=True):
         assert frame["top"][0] == int(np.argmax(raw))
+
+
+def test_run_with_a_profile(capsys, model, frames):
+    n_steps = len(runtime.load(model).steps())
+    words = ("run", model, frames, "--profile", "--threads", "2")
+    plain = call(capsys, "run", model, frames)[1]
+    code, out, _ = call(capsys, *words)
+    assert code == 0 and out.startswith(plain)
+    lines = out.removeprefix(plain).splitlines()
+    assert lines[1].split("  ")[0] == "step" and lines[1].endswith("of roofline")
+    assert len(lines) == n_steps + 4
+    assert lines[-2].startswith("all steps")
+    assert lines[-1].startswith("per frame, averages of 6; roofline ") and "2 threads" in lines[-1]
+    found = result(call(capsys, *words, "--json")[1], "run")
+    profile = found["profile"]
+    assert len(found["frames"]) == profile["n_frames"] == 6
+    assert [row["name"] for row in profile["rows"]] == [s.name for s in runtime.load(model).steps()]
+    assert sum(row["share"] for row in profile["rows"]) == pytest.approx(1)
+    for row in (*profile["rows"], profile["total"]):
+        ratio = row["sops_per_second"] / profile["roofline"]
+        assert row["of_roofline"] == pytest.approx(ratio)
+    assert profile["total"]["sops"] == sum(row["sops"] for row in profile["rows"]) > 0
+    assert "profile" not in result(call(capsys, "run", model, frames, "--json")[1], "run")
+
+
+def test_the_last_line_of_a_stream_is_its_profile(capsys, monkeypatch, model):
+    data = io.BytesIO(bytes(3 * H * W * CIN))
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=data))
+    code, out, _ = call(capsys, "run", model, "-", "--json", "--profile")
+    *lines, last = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [line["frame"] for line in lines] == [0, 1, 2]
+    assert last["profile"]["n_frames"] == 3
 
 
 def test_run_prepares_images_as_the_metadata_says(capsys, model, tmp_path):

@@ -130,8 +130,8 @@ def test_the_stem_neuron_is_the_normative_one(model, frames):
 def test_profile_covers_every_step(model, frames):
     profile = model.profile(frames[0], repeats=3)
     assert len(model.profile(repeats=1)) == len(profile)
-    assert [step.name for step, _ in profile] == [s.name for s in model.steps()]
-    assert all(us >= 0 for _, us in profile)
+    assert [p.step.name for p in profile] == [s.name for s in model.steps()]
+    assert all(p.us >= 0 for p in profile)
 
 
 def test_isa(content, model):

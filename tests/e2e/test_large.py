@@ -80,9 +80,10 @@ def print_figures(folder: Path, frame: np.ndarray) -> None:
         print(f"{row.name}: {milliseconds}, times ours {row.ratio:.2f}")
     model = runtime.load(content)
     steps = model.profile(frame, 10)
-    total = sum(t for _, t in steps)
-    for step, t in sorted(steps, key=lambda s: -s[1])[:12]:
-        print(f"  {step.name:28s} {step.op:16s} {t:9.0f} us {100 * t / total:5.1f} %")
+    total = sum(s.us for s in steps)
+    for s in sorted(steps, key=lambda s: -s.us)[:12]:
+        share = f"{100 * s.us / total:5.1f} %, {s.sops_per_second:.3g} SOPs/s"
+        print(f"  {s.step.name:28s} {s.step.op:16s} {s.us:9.0f} us {share}")
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from bestdeploy import toolchain
 
 ON_ARM = platform.machine().lower().startswith(("arm", "aarch"))
 ISAS = ("neon", "scalar") if ON_ARM else ("avx512", "avx2", "scalar")
-STATUS = {0: "OK", 1: "BAD_ARGUMENT", 2: "BAD_FILE", 3: "UNSUPPORTED", 4: "NO_MEMORY", 5: "IO"}
+STATUS = {0: "OK", 1: "BAD_ARGUMENT", 2: "BAD_FILE", 3: "UNSUPPORTED", 4: "NO_MEMORY", 5: "IO",
+          6: "NO_THREAD"}  # fmt: skip
 
 
 def aligned(n_bytes: int, to: int = 64) -> np.ndarray:

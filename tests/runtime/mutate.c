@@ -100,13 +100,13 @@ static int try_file(const uint8_t* file, size_t n, const char* isa) {
   if (model_bytes > BIGGEST) return 1;
   void* const buffer = exact(model_bytes);
   if (bst_model_init(file, n, isa, buffer, model_bytes, &model) != BST_OK) return -1;
-  if (bst_arena_bytes(model, &arena_bytes) != BST_OK) return -1;
+  if (bst_arena_bytes(model, 1, &arena_bytes) != BST_OK) return -1;
   if (bst_model_describe(model, &info) != BST_OK) return -1;
   if (arena_bytes <= BIGGEST) {
     void* const arena = exact(arena_bytes);
     uint8_t* const frame = exact((size_t)info.frame_bytes);
     int64_t* const raw = exact(info.n_classes * sizeof *raw);
-    if (bst_session_init(model, arena, arena_bytes, &session) != BST_OK) return -1;
+    if (bst_session_init(model, NULL, arena, arena_bytes, &session) != BST_OK) return -1;
     if (bst_session_run(session, frame, (size_t)info.frame_bytes, raw, info.n_classes) != BST_OK) {
       return -1;
     }

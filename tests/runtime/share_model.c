@@ -65,14 +65,14 @@ static void* work(void* argument) {
   bst_session* session;
   size_t arena_bytes = 0, model_bytes = 0;
   if (bst_model_describe(s->model, &info) != BST_OK ||
-      bst_arena_bytes(s->model, &arena_bytes) != BST_OK) {
+      bst_arena_bytes(s->model, 1, &arena_bytes) != BST_OK) {
     ++self->n_failed;
     return NULL;
   }
   void* const arena = aligned(arena_bytes);
   int64_t* const raw = malloc(info.n_classes * sizeof *raw);
   if (arena == NULL || raw == NULL ||
-      bst_session_init(s->model, arena, arena_bytes, &session) != BST_OK) {
+      bst_session_init(s->model, NULL, arena, arena_bytes, &session) != BST_OK) {
     ++self->n_failed;
   } else {
     for (int round = 0; round < s->n_rounds; ++round) {

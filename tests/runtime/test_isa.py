@@ -84,8 +84,8 @@ def test_every_isa_gives_the_same_values_at_every_step(isa):
         for got, wanted in zip(taps[name], outputs, strict=True):
             np.testing.assert_array_equal(got.data, wanted.data)
     profile = model.profile(frame, 3)
-    assert [step.name for step, _ in profile] == [step.name for step in model.steps()]
-    assert all(us > 0 for _, us in profile)
+    assert [p.step.name for p in profile] == [step.name for step in model.steps()]
+    assert all(p.us > 0 for p in profile)
 
 
 # ---- other processors, emulated -----------------------------------------------------------------

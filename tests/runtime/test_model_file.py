@@ -43,11 +43,11 @@ class Loaded:
         where = ctypes.c_void_p(self.buffer.ctypes.data)
         model = ctypes.byref(self.model)
         self.check(library.bst_model_init(*file, name, where, size, model))
-        self.check(library.bst_arena_bytes(self.model, ctypes.byref(size)))
+        self.check(library.bst_arena_bytes(self.model, 1, ctypes.byref(size)))
         self.arena = aligned(size.value)
         self.arena[:] = 0x5A  # nothing may depend on what the arena held
         where = ctypes.c_void_p(self.arena.ctypes.data)
-        made = library.bst_session_init(self.model, where, size, ctypes.byref(self.session))
+        made = library.bst_session_init(self.model, None, where, size, ctypes.byref(self.session))
         self.check(made)
 
     def check(self, status):
@@ -180,7 +180,7 @@ def test_wrong_arguments_are_refused(library):
         assert made == status
         assert model.value == 77, "an output was written by a failing call"
     assert library.bst_session_init(
-        loaded.model, ctypes.c_void_p(loaded.arena.ctypes.data), n(64), ctypes.byref(model)
+        loaded.model, None, ctypes.c_void_p(loaded.arena.ctypes.data), n(64), ctypes.byref(model)
     ) == 4  # fmt: skip
     assert library.bst_status_name(4) == b"NO_MEMORY"
     assert library.bst_status_name(99) == b"UNKNOWN"

@@ -62,7 +62,7 @@ def test_frames_give_the_reference_logits(tools, model, tmp_path, stdin):
 
 @pytest.mark.parametrize("threads", (2, 5, 64))
 def test_threads_keep_the_order(tools, model, tmp_path, threads):
-    """11 frames: whole batches and a last, smaller one."""
+    """The threads share each frame: 11 of them, printed one after another."""
     program, path = model
     data = b"".join(programs.random_frame(program, seed).tobytes() for seed in range(11))
     alone = run(tools["bst_run"], path, "-", data=data)
@@ -143,4 +143,4 @@ def test_bench_prints_one_line(tools, model, isa, threads):
     assert parts[-1] == "golden ok (2 of 2)"
     assert 0 < float(parts[4].split()[1]) <= float(parts[5].split()[1])
     assert float(parts[6].split()[1]) > 0
-    assert int(parts[7].split()[1]) >= 20 * threads
+    assert int(parts[7].split()[1]) >= 20

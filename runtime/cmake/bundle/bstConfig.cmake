@@ -15,6 +15,10 @@ foreach(_bst_file lib/libbst.so lib/libbst.a include/bst.h)
   endif()
 endforeach()
 
+include(CMakeFindDependencyMacro)
+set(THREADS_PREFER_PTHREAD_FLAG ON)
+find_dependency(Threads)
+
 add_library(bst::bst SHARED IMPORTED)
 set_target_properties(bst::bst PROPERTIES
   IMPORTED_LOCATION "${_bst_prefix}/lib/libbst.so"
@@ -24,6 +28,7 @@ add_library(bst::bst_static STATIC IMPORTED)
 set_target_properties(bst::bst_static PROPERTIES
   IMPORTED_LOCATION "${_bst_prefix}/lib/libbst.a"
   IMPORTED_LINK_INTERFACE_LANGUAGES "C"
+  INTERFACE_LINK_LIBRARIES Threads::Threads
   INTERFACE_INCLUDE_DIRECTORIES "${_bst_prefix}/include")
 unset(_bst_prefix)
 unset(_bst_file)

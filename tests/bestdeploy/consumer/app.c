@@ -30,9 +30,9 @@ int main(int argc, char** argv) {
   void* const memory = must(aligned_alloc(BST_ALIGN, model_bytes));
   check(bst_model_init(file, n, NULL, memory, model_bytes, &model));
   check(bst_model_describe(model, &info));
-  check(bst_arena_bytes(model, &arena_bytes));
+  check(bst_arena_bytes(model, 1, &arena_bytes));
   void* const arena = must(aligned_alloc(BST_ALIGN, arena_bytes));
-  check(bst_session_init(model, arena, arena_bytes, &session));
+  check(bst_session_init(model, NULL, arena, arena_bytes, &session));
 
   fprintf(stderr, "%s\n", bst_model_isa(model));
   int64_t* const raw = must(calloc(info.n_classes, sizeof *raw));

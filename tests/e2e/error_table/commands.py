@@ -95,6 +95,12 @@ COMMAND_CASES: tuple[Case, ...] = (
         "leave it out: the best one is taken",
     ),
     Case(
+        "run model.onnx frames.npz --engine ort --profile",
+        2,
+        "--profile looks into the C runtime, not into engine `ort`",
+        "leave --profile away, or use --engine c",
+    ),
+    Case(
         "run bundle frames.npz --threads 300", 2, "threads is 300, expected 1..256", "--threads 1"
     ),
     Case(

@@ -15,7 +15,7 @@ INTERNAL: tuple[Internal, ...] = (
     Internal("_export.py:_Check._compare", "", "an engine computes wrong, which no input makes it"),
     # calls from Python
     Internal("runtime.py:Model._checked", "", PYTHON),
-    Internal("runtime.py:Model._run_with_probe", "", PYTHON),
+    Internal("runtime.py:Model._one_frame", "", PYTHON),
     Internal("runtime.py:_cannot_load", "", "`library=` of runtime.load, no option gives one"),
     Internal("onnxruntime.py:register", "", "`custom_ops=True`, no option asks for it"),
     Internal("toolchain/builds.py:build_program", "", PYTHON),
