@@ -16,7 +16,9 @@ enum { AMX_PIXELS = 8, AMX_ROWS = AMX_PIXELS * LAYER_STEPS };
 
 #ifdef BENCH_EMULATE_AMX
 
+#undef AMX_TARGET
 #define AMX_TARGET AVX512_TARGET
+#define rival_has_amx rival_has_avx512
 #define AMX_NAME "amx int8 (emulated)"
 
 typedef struct amx_tile {
@@ -24,7 +26,6 @@ typedef struct amx_tile {
 } amx_tile;
 static amx_tile amx_tiles[8];
 
-static inline bool rival_has_amx(void) { return rival_has_avx512(); }
 static inline void amx_load(amx_tile* tile, const void* from, size_t stride) {
   for (size_t r = 0; r < 16; ++r) memcpy(tile->bytes[r], (const uint8_t*)from + r * stride, 64);
 }
@@ -52,40 +53,8 @@ static inline void amx_multiply(amx_tile* sum, const amx_tile* a, const amx_tile
 
 #else
 
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#define AMX_TARGET                                                      \
-  __attribute__((                                                       \
-      target("avx2,bmi,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl," \
-             "avx512vpopcntdq,avx512vnni,amx-tile,amx-int8")))
 #define AMX_NAME "amx int8"
 
-/// Tiles in the processor, and the kernel's permission to use them.
-static inline bool rival_has_amx(void) {
-  enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
-  unsigned a, b, c, d;
-  if (!rival_has_vnni() || __get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
-  if ((d >> 24 & 3) != 3) return false;  // AMX-TILE, AMX-INT8
-  return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
-}
-
-/// All eight tiles: 16 rows of 64 bytes.
-typedef struct amx_config {
-  uint8_t palette, start_row, reserved[14];
-  uint16_t row_bytes[16];
-  uint8_t rows[16];
-} amx_config;
-
-AMX_TARGET static inline void amx_begin(void) {
-  amx_config config = {.palette = 1};
-  for (int i = 0; i < 8; ++i) {
-    config.row_bytes[i] = 64;
-    config.rows[i] = 16;
-  }
-  _tile_loadconfig(&config);
-}
 // Numbers of tiles become text: no parentheses around them.
 #define AMX_BEGIN() amx_begin()
 #define AMX_END() _tile_release()

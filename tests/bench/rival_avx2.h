@@ -9,12 +9,6 @@
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-
-#define AVX2_TARGET __attribute__((target("avx2,bmi,bmi2,popcnt")))
-
-static inline bool rival_has_avx2(void) { return __builtin_cpu_supports("avx2") != 0; }
-
 AVX2_TARGET static inline __m256i rival_load256(const void* p) {
   return _mm256_loadu_si256((const __m256i*)p);
 }

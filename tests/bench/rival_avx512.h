@@ -9,22 +9,6 @@
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-
-#define AVX512_TARGET                                                   \
-  __attribute__((                                                       \
-      target("avx2,bmi,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl," \
-             "avx512vpopcntdq,avx512vnni,prefer-vector-width=512")))
-
-static inline bool rival_has_avx512(void) {
-  return __builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512dq") != 0 &&
-         __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512vpopcntdq") != 0;
-}
-
-static inline bool rival_has_vnni(void) {
-  return rival_has_avx512() && __builtin_cpu_supports("avx512vnni") != 0;
-}
-
 #define FIRE_NAME rival_fire16_avx512
 #define FIRE_TARGET AVX512_TARGET
 #define FIRE_ITEM int16_t

@@ -6,23 +6,9 @@
 
 #include "rivals.h"
 
-#if defined(__x86_64__)
-#define RIVAL_WORDS_TARGET __attribute__((target("popcnt")))
-#else
-#define RIVAL_WORDS_TARGET
-#endif
-
-static inline bool rival_always(void) { return true; }
-
-#if defined(__x86_64__)
-static inline bool rival_has_popcnt(void) { return __builtin_cpu_supports("popcnt") != 0; }
-#else
-static inline bool rival_has_popcnt(void) { return true; }
-#endif
-
 /// S of every row.
-RIVAL_WORDS_TARGET static inline void rival_count_active(const layer* l, const rival_rows* rows,
-                                                         int16_t* n_active) {
+WORDS_TARGET static inline void rival_count_active(const layer* l, const rival_rows* rows,
+                                                   int16_t* n_active) {
   for (size_t p = 0; p < l->n_pixels; ++p) {
     for (size_t t = 0; t < LAYER_STEPS; ++t) {
       const uint64_t* const row = rows->first + p * rows->pixel_words + t * rows->step_words;
@@ -33,26 +19,40 @@ RIVAL_WORDS_TARGET static inline void rival_count_active(const layer* l, const r
   }
 }
 
-/// The neuron, plainly. @param n [T][64], @param theta [T(T+1)/2][64]
+/// 64 bytes 0 and 1 to a word.
+static inline uint64_t rival_pack_bytes(const uint8_t* bytes) {
+  uint64_t word = 0;
+  for (int i = 0; i < 8; ++i) {
+    uint64_t eight;
+    memcpy(&eight, bytes + 8 * i, 8);
+    word |= (eight * UINT64_C(0x0102040810204080)) >> 56 << (8 * i);
+  }
+  return word;
+}
+
+/// The neuron with masks and without branches: what a compiler vectorises for any machine.
+/// @param n [T][64], @param theta [T(T+1)/2][64]
 static inline void rival_fire_words(const int16_t* n, const int32_t* theta, uint64_t* out,
                                     size_t out_step) {
-  int32_t potential[64] = {0}, last[64] = {0};
-  for (int t = 1; t <= LAYER_STEPS; ++t, n += 64, out += out_step) {
-    uint64_t word = 0;
+  int32_t potential[64] = {0}, fired[LAYER_STEPS][64];
+  for (int t = 0; t < LAYER_STEPS; ++t, n += 64, out += out_step) {
     int32_t threshold[64];
+    uint8_t spike[64];
     memcpy(threshold, theta, sizeof threshold);
-    for (int s = 1; s < t; ++s) {
-      for (int i = 0; i < 64; ++i) threshold[i] = last[i] == s ? theta[64 * s + i] : threshold[i];
+    for (int s = 0; s < t; ++s) {
+      const int32_t* const row = theta + 64 * (s + 1);
+      for (int i = 0; i < 64; ++i) threshold[i] ^= (threshold[i] ^ row[i]) & fired[s][i];
+    }
+    if (t > 0) {
+      for (int i = 0; i < 64; ++i) potential[i] &= ~fired[t - 1][i];
     }
     for (int i = 0; i < 64; ++i) {
-      const int32_t kept = t > 1 && last[i] == t - 1 ? 0 : potential[i];
-      potential[i] = kept + n[i] * (1 << (t - 1));
-      const bool fired = potential[i] >= threshold[i];
-      last[i] = fired ? t : last[i];
-      word |= (uint64_t)fired << i;
+      potential[i] += n[i] * (1 << t);
+      fired[t][i] = -(potential[i] >= threshold[i]);
+      spike[i] = (uint8_t)(fired[t][i] & 1);
     }
-    *out = word;
-    theta += 64 * t;
+    *out = rival_pack_bytes(spike);
+    theta += 64 * (t + 1);
   }
 }
 
@@ -60,9 +60,8 @@ static inline void rival_words_prepare(const layer* l, rival_state* state) {
   rival_prepare_words(l, 4, false, state);
 }
 
-RIVAL_WORDS_TARGET BENCH_NOINLINE static void rival_words_run(const layer* l,
-                                                              const rival_state* state,
-                                                              uint64_t* out) {
+WORDS_TARGET BENCH_NOINLINE static void rival_words_run(const layer* l, const rival_state* state,
+                                                        uint64_t* out) {
   const rival_rows rows = rival_gather(l, state);
   const size_t n_words = l->row_words, out_step = l->n_pixels * l->out_words;
   rival_count_active(l, &rows, state->n_active);

@@ -13,6 +13,7 @@
 #define BST_TESTS_BENCH_RIVALS_H_
 
 #include "layer.h"
+#include "machine.h"
 
 typedef struct rival_state {
   void* weights;
