@@ -93,7 +93,8 @@ def count_layers(model: Path, target: str) -> list[dict[str, Any]]:
         HERE / "count_layers.c", target, static=True, extra_flags=KEEP_SYMBOLS
     )
     regions, steps = count(program, [model], target)
-    for step, region in zip(steps, regions[2:], strict=False):
+    # before the run, one per step, after the last step, after the run
+    for step, region in zip(steps, regions[1:-2], strict=True):
         step["instructions"], step["by_function"] = region.total(), dict(region)
     return steps
 
@@ -110,6 +111,6 @@ def count_kernels(
         arguments += ["--rate", str(rate)]
     regions, lines = count(program, arguments, target)
     contenders = [line for line in lines if line["kind"] == "counted"]
-    for line, region in zip(contenders, regions[1::2], strict=False):
+    for line, region in zip(contenders, regions[1::2], strict=True):
         line["instructions"], line["by_function"] = region.total(), dict(region)
     return contenders
