@@ -73,7 +73,7 @@ def usable_isas(program: Path) -> list[str]:
     """Return the instruction sets of ours that this machine has, best first."""
     usable = []
     for isa in ISAS:
-        command = [program, "--isa", isa, "--reps", "0"]
+        command: list[str | Path] = [program, "--isa", isa, "--reps", "0"]
         if subprocess.run(command, capture_output=True, check=False).returncode == 0:
             usable.append(isa)
     return usable
@@ -135,7 +135,9 @@ def print_layers(console: Console, isa: str, lines: list[dict[str, Any]]) -> Non
             table.add_column("/ ours", justify="right", style="bold")
     cases = dict.fromkeys((tuple(line["shape"]), line["rate"]) for line in layers)
     for shape, rate in cases:
-        found = {x["contender"]: x for x in layers if (tuple(x["shape"]), x["rate"]) == (shape, rate)}
+        found = {
+            x["contender"]: x for x in layers if (tuple(x["shape"]), x["rate"]) == (shape, rate)
+        }
         ours = found["ours"]
         cells = [name_of(shape), f"{rate:.0%}", f"{ours['events']:,}"]
         for name in names:

@@ -49,7 +49,7 @@ def _tool(*names: str) -> str:
 def loops_of(binary: Path, function: str) -> list[Loop]:
     """Return all loops of the functions whose name begins with `function`."""
     objdump = _tool(f"{_TRIPLE}-objdump", "llvm-objdump")
-    command = [objdump, "-d", "--no-show-raw-insn", binary]
+    command: list[str | Path] = [objdump, "-d", "--no-show-raw-insn", binary]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found: list[Loop] = []
     for head, body in re.findall(r"^[0-9a-f]+ <([^>]+)>:\n((?:.+\n)*)", text, flags=re.MULTILINE):
@@ -66,7 +66,7 @@ def _loops(function: str, body: str) -> list[Loop]:
             instructions.append((int(matched[1], 16), matched[2].replace("\t", " ")))
     places = {address: i for i, (address, _) in enumerate(instructions)}
     found = []
-    for end, (address, text) in enumerate(instructions):
+    for end, (_, text) in enumerate(instructions):
         matched = re.match(r"(b\.\w+|cbn?z|tbn?z|b) (?:.*, )?([0-9a-f]+) <", text)
         if matched and matched[1] != "bl" and places.get(int(matched[2], 16), end + 1) <= end:
             lines = [text for _, text in instructions[places[int(matched[2], 16)] : end + 1]]

@@ -41,14 +41,10 @@ typedef struct limit {
 
 // Full adders: two ternary operations, or xor, xor, and, and, or; eight that do not wait for each
 // other.
-#define ADD_ZMM(i)                               \
-  "vpternlogq $0x96, %%zmm14, %%zmm15, %%zmm" #i \
-  "\n\t"                                         \
-  "vpternlogq $0xB2, %%zmm14, %%zmm13, %%zmm" #i "\n\t"
-#define ADD_YMM3(i)                              \
-  "vpternlogq $0x96, %%ymm14, %%ymm15, %%ymm" #i \
-  "\n\t"                                         \
-  "vpternlogq $0xB2, %%ymm14, %%ymm13, %%ymm" #i "\n\t"
+#define SUM_ZMM(i) "vpternlogq $0x96, %%zmm14, %%zmm15, %%zmm" #i "\n\t"
+#define CARRY_ZMM(i) "vpternlogq $0xB2, %%zmm14, %%zmm13, %%zmm" #i "\n\t"
+#define SUM_YMM(i) "vpternlogq $0x96, %%ymm14, %%ymm15, %%ymm" #i "\n\t"
+#define CARRY_YMM(i) "vpternlogq $0xB2, %%ymm14, %%ymm13, %%ymm" #i "\n\t"
 #define ADD_YMM5(i)                     \
   "vpxor %%ymm14, %%ymm15, %%ymm8\n\t"  \
   "vpand %%ymm14, %%ymm15, %%ymm9\n\t"  \
@@ -93,8 +89,8 @@ typedef struct limit {
 #define LOAD_ZMM(i) "vmovdqu64 64*" #i "(%0), %%zmm" #i "\n\t"
 #define LOAD_YMM(i) "vmovdqu 32*" #i "(%0), %%ymm" #i "\n\t"
 
-LIMIT(add_zmm, AVX512_TARGET, EIGHT(ADD_ZMM))
-LIMIT(add_ymm3, AVX512_TARGET, EIGHT(ADD_YMM3))
+LIMIT(add_zmm, AVX512_TARGET, EIGHT(SUM_ZMM) EIGHT(CARRY_ZMM))
+LIMIT(add_ymm3, AVX512_TARGET, EIGHT(SUM_YMM) EIGHT(CARRY_YMM))
 LIMIT(add_ymm5, AVX2_TARGET, EIGHT(ADD_YMM5))
 LIMIT(add_row_zmm, AVX512_TARGET, EIGHT(ADD_ROW_ZMM))
 LIMIT(add_row_ymm, AVX2_TARGET, EIGHT(ADD_ROW_YMM))
