@@ -15,8 +15,7 @@
 
 #define _GNU_SOURCE  // CLOCK_THREAD_CPUTIME_ID, syscall
 
-#include "../../runtime/src/kernels/have.h"
-#include "../../runtime/src/kernels/spike_conv/spike_conv.h"
+#include "../../runtime/src/isa.h"
 #include "bench.h"
 #include "rival_amx.h"
 #include "rival_avx2.h"
@@ -38,42 +37,6 @@ enum { MAX_SHAPES = 32, MAX_RATES = 16, MAX_CONTENDERS = 8, MAX_REPS = 401 };
 static const double sample_us = 60;  // a sample runs a contender again until it takes this long
 
 // ---- Ours ---------------------------------------------------------------------------------------
-
-typedef struct version {
-  const char* name;
-  const bst_spike_conv* kernels;
-  bool (*is_usable)(void);
-} version;
-
-#if defined(__x86_64__) && !defined(BENCH_EMULATE_AMX)
-static bool has_ours_avx512(void) {
-  return rival_has_avx512() && __builtin_cpu_supports("avx512vbmi2") != 0 &&
-         __builtin_cpu_supports("gfni") != 0;
-}
-#elif defined(__x86_64__)
-static bool has_ours_avx512(void) { return rival_has_avx512(); }
-#endif
-
-static const version versions[] = {
-#ifdef BST_HAVE_AVX512
-    {"avx512", &bst_spike_conv__avx512, has_ours_avx512},
-#endif
-#ifdef BST_HAVE_AVX2
-    {"avx2", &bst_spike_conv__avx2, rival_has_avx2},
-#endif
-#ifdef BST_HAVE_NEON
-    {"neon", &bst_spike_conv__neon, rival_always},
-#endif
-    {"scalar", &bst_spike_conv__scalar, rival_always},
-};
-
-static const version* find_version(const char* name) {
-  for (size_t i = 0; i < sizeof versions / sizeof *versions; ++i) {
-    const bool wanted = name == NULL || strcmp(name, versions[i].name) == 0;
-    if (wanted && versions[i].is_usable()) return &versions[i];
-  }
-  return NULL;
-}
 
 /// A layer laid out for one version of ours.
 typedef struct ours {
@@ -120,8 +83,8 @@ static const rival rivals[] = {
     {"dense popcnt", NULL, "POPCNT", rival_has_popcnt, rival_words_prepare, rival_words_run},
 };
 
-static bool is_wanted(const rival* r, const version* v) {
-  return r->isa == NULL || strcmp(r->isa, v->name) == 0;
+static bool is_wanted(const rival* r, const bst_isa* isa) {
+  return r->isa == NULL || strcmp(r->isa, isa->name) == 0;
 }
 
 // ---- One layer ----------------------------------------------------------------------------------
@@ -174,12 +137,12 @@ static void time_in_turn(const layer* l, contender* all, int n, int reps) {
   for (int i = 0; i < n; ++i) bench_sort(all[i].us, reps);
 }
 
-static int make_contenders(const layer* l, const version* v, contender* all) {
+static int make_contenders(const layer* l, const bst_isa* isa, contender* all) {
   int n = 1;
-  all[0] = (contender){.name = "ours", .own = ours_make(v->kernels, l)};
+  all[0] = (contender){.name = "ours", .own = ours_make(isa->spike_conv, l)};
   for (size_t i = 0; i < sizeof rivals / sizeof *rivals; ++i) {
     const rival* const r = &rivals[i];
-    if (!is_wanted(r, v) || !r->is_usable()) continue;
+    if (!is_wanted(r, isa) || !r->is_usable()) continue;
     all[n] = (contender){.name = r->name, .kernel = r};
     r->prepare(l, &all[n++].state);
   }
@@ -205,7 +168,7 @@ static void print_head(const char* kind, const layer* l, const contender* c, boo
 }
 
 typedef struct options {
-  const version* isa;
+  const bst_isa* isa;
   int shapes[MAX_SHAPES][5], n_shapes, n_rates, reps;
   double rates[MAX_RATES];
   bool accumulate, count;
@@ -265,7 +228,7 @@ static void time_accumulate(const options* o, double rate) {
   layer layers[N];
   for (int i = 0; i < N; ++i) {
     layers[i] = layer_make(SIDE, SIDE, N_IN, i % 2 == 0 ? 1024 : 512, 1, i < 2 ? rate : low, 1);
-    all[i] = (contender){.name = "ours", .own = ours_make(o->isa->kernels, &layers[i])};
+    all[i] = (contender){.name = "ours", .own = ours_make(o->isa->spike_conv, &layers[i])};
     choose_runs(&layers[i], &all[i]);
   }
   double us[MAX_REPS];
@@ -321,7 +284,7 @@ static bool parse(int argc, char** argv, options* o) {
       return false;
     }
   }
-  o->isa = find_version(isa);
+  o->isa = bst_find_isa(isa);
   return o->isa != NULL && o->reps >= 0 && o->reps < MAX_REPS;
 }
 

@@ -21,7 +21,7 @@ static inline bool rival_always(void) { return true; }
 #define AVX512_TARGET                                                   \
   __attribute__((                                                       \
       target("avx2,bmi,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl," \
-             "avx512vpopcntdq,avx512vnni,prefer-vector-width=512")))
+             "avx512vpopcntdq,avx512vnni")))
 #define AMX_TARGET                                                      \
   __attribute__((                                                       \
       target("avx2,bmi,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl," \
