@@ -3,14 +3,16 @@
     python tests/bench/kernels.py [--isa avx512]... [--quick] [--reps N] [--json]
 
 Layers over shapes x rates x instruction sets, one thread, thread CPU time, contenders in turn:
-median, with p10 and p90 where they differ by more than a tenth. Every contender's spikes are
-compared with the scalar kernel's first. Dense rivals carry the same exact neuron.
+median, with p10 and p90 where they differ by more than a tenth; five runs of the program. Every
+contender's spikes are compared with the scalar kernel's first. Dense rivals carry the same exact
+neuron.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -44,6 +46,7 @@ CONVOLUTIONS: tuple[Shape, ...] = (
 )
 RATES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 QUICK_RATES = (0.05, 0.1, 0.2, 0.3)
+N_RUNS = 5
 ISAS = ("avx512", "avx2", "neon", "scalar")
 ADDERS = {
     "avx512": "full adder, 2 vpternlogq zmm",
@@ -82,13 +85,36 @@ def usable_isas(program: Path) -> list[str]:
 def measure(
     program: Path, isa: str, shapes: Sequence[Shape], rates: Sequence[float], reps: int
 ) -> list[dict[str, Any]]:
-    """Return the lines of kernels_bench of one instruction set, the accumulator too."""
+    """Return the lines of kernels_bench of one instruction set, the accumulator too.
+
+    The program runs N_RUNS times, because runs were seen to differ by tens of percent while the
+    samples within each agreed (where its memory lies is the likely reason). Medians are medians
+    of the runs' medians, p10 and p90 the outermost; "runs" holds the number of each run.
+    """
     arguments = ["--isa", isa, "--reps", str(reps), "--accumulate"]
     for shape in shapes:
         arguments += ["--shape", ",".join(map(str, shape))]
     for rate in rates:
         arguments += ["--rate", str(rate)]
-    return run(program, *arguments)
+    return [_merged(lines) for lines in zip(*(run(program, *arguments) for _ in range(N_RUNS)),
+                                            strict=True)]  # fmt: skip
+
+
+def _merged(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return one line for the same line of several runs."""
+    merged = dict(lines[0])
+    if "ghz" in merged:
+        merged["ghz"] = statistics.median(line["ghz"] for line in lines)
+    if "equal" in merged:
+        merged["equal"] = all(line["equal"] for line in lines)
+    if merged["kind"] == "accumulate":
+        merged["runs"] = [line["us"] for line in lines]
+        merged["us"] = statistics.median(merged["runs"])
+    elif all("us" in line for line in lines):
+        low, median, high = zip(*(line["us"] for line in lines), strict=True)
+        merged["runs"] = list(median)
+        merged["us"] = [min(low), statistics.median(median), max(high)]
+    return merged
 
 
 def _time(us: Sequence[float]) -> str:
@@ -156,7 +182,11 @@ def print_layers(console: Console, isa: str, lines: list[dict[str, Any]]) -> Non
 def accumulator_shares(
     isa: str, lines: list[dict[str, Any]], limits: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return cycles per row of 512 lanes of the accumulator, and its share of the adders' limit."""
+    """Return cycles per row of 512 lanes of the accumulator, and its share of the adders' limit.
+
+    The share is None where the runs, without the best and the worst, differ by more than a fifth,
+    or where it is above 1, which cannot be: the machine was too busy.
+    """
     adder = next((x for x in limits if x.get("name") == ADDERS.get(isa)), None)
     ghz = lines[0]["ghz"]
     if adder is None or not ghz:
@@ -166,23 +196,30 @@ def accumulator_shares(
     for line in lines:
         if line["kind"] != "accumulate" or line["events"] < 5000:
             continue  # too few rows to tell from noise
-        cycles = line["us"][1] * 1e3 * ghz / line["events"]
-        shares.append({"isa": isa, "rate": line["rate"], "cycles": cycles, "limit": limit,
-                       "share": limit / cycles if cycles > 0 else 0.0})  # fmt: skip
+        cycles, *runs = (us * 1e3 * ghz / line["events"] for us in (line["us"], *line["runs"]))
+        middle = sorted(runs)[1:-1]
+        steady = middle[-1] - middle[0] < 0.2 * cycles and cycles >= limit
+        shares.append({"isa": isa, "rate": line["rate"], "cycles": cycles, "runs": runs,
+                       "limit": limit, "share": limit / cycles if steady else None})  # fmt: skip
     return shares
+
+
+def _share(line: dict[str, Any]) -> str:
+    return "too noisy" if line["share"] is None else f"{line['share']:.0%}"
 
 
 def print_shares(console: Console, shares: list[dict[str, Any]]) -> None:
     """Print the accumulator against the limit of the full adders."""
     table = Table(
         title="accumulator alone: cycles per row of 512 lanes, by differences of layers with 1024"
-        " and 512 outputs at two rates"
+        " and 512 outputs at two rates; best times"
     )
-    for head in ("isa", "rate", "cycles", "limit of full adders", "share of the limit"):
+    for head in ("isa", "rate", "cycles", "of each run", "limit of full adders", "share"):
         table.add_column(head, justify="left" if head == "isa" else "right")
     for line in shares:
-        numbers = (f"{line['cycles']:.2f}", f"{line['limit']:.2f}", f"{line['share']:.0%}")
-        table.add_row(line["isa"], f"{line['rate']:.0%}", *numbers)
+        runs = " ".join(f"{x:.2f}" for x in line["runs"])
+        numbers = (f"{line['cycles']:.2f}", runs, f"{line['limit']:.2f}")
+        table.add_row(line["isa"], f"{line['rate']:.0%}", *numbers, _share(line))
     console.print(table)
 
 
@@ -220,7 +257,7 @@ def named_ratios(
     for line in shares:
         if line["rate"] == 0.2:
             what = f"accumulator, {line['isa']}, share of the full adders' limit"
-            rows.append((what, "", f"{line['share']:.0%}"))
+            rows.append((what, "", _share(line)))
     return rows
 
 
@@ -240,7 +277,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="kernels against dense rivals and limits")
     parser.add_argument("--isa", action="append", choices=ISAS, help="default: all of this machine")
     parser.add_argument("--quick", action="store_true", help="linear layers of 256 rows, 4 rates")
-    parser.add_argument("--reps", type=int, default=21, help="samples of every contender")
+    parser.add_argument(
+        "--reps", type=int, default=11, help="samples of every contender in each run"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     arguments = parser.parse_args()
     console = Console(quiet=arguments.json, width=None if sys.stdout.isatty() else 160)
