@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TOOLS := qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf \
-  libc6-dev-armhf-cross qemu-system-arm cmake ninja-build pkg-config
-C_FILES = $(shell find runtime -name '*.[ch]' 2>/dev/null)
+  libc6-dev-armhf-cross qemu-user qemu-system-arm cmake ninja-build pkg-config
+C_FILES = $(shell find runtime tests/bench -name '*.[ch]' 2>/dev/null)
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all large wheel check format tools clean
+.PHONY: help demo test test-all large bench-kernels bench-arm wheel check format tools clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -54,6 +54,14 @@ test-all: $(STAMP) tools ## the tests and the slow ones
 
 large: $(STAMP) tools ## BESTformer-4-384: export time, size, equality, latency
 	$(BIN)/python -m pytest -m slow -s -q tests/e2e/test_large.py
+	@echo "next: make check"
+
+bench-kernels: $(STAMP) ## kernels against dense rivals and the limits of this core, minutes
+	$(BIN)/python tests/bench/kernels.py
+	@echo "next: make bench-arm"
+
+bench-arm: $(STAMP) tools ## executed instructions on ARM, emulated, layer by layer; never time
+	$(BIN)/python tests/bench/arm.py
 	@echo "next: make check"
 
 wheel: $(STAMP) ## dist/: a pure wheel, and one with the runtime's library for this machine
