@@ -234,7 +234,11 @@ def bench(
     """
     from bestdeploy._bench import bench_model
 
-    return bench_model(
+    if plot is not None:
+        from bestdeploy import plots
+
+        plots.check(plot)
+    report = bench_model(
         model,
         float_model,
         against,
@@ -242,9 +246,11 @@ def bench(
         data=data,
         limit=limit,
         seconds=seconds,
-        plot=plot,
         progress=progress,
     )
+    if plot is not None:
+        plots.latency(report, str(model), plot)
+    return report
 
 
 def inspect(

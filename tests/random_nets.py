@@ -20,6 +20,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 
+N_CALIBRATION = 2**18  # neuron-steps that set a firing rate, of the many that a large net has
+
+
 @dataclass
 class Spec:
     """Form of a random network."""
@@ -121,7 +124,8 @@ class Network:
         if rate is None or name in self.set_rates:
             return x
         self.set_rates.add(name)
-        part = x[:, :, ::2, ::2] if x.size > 2**20 else x
+        places = x.reshape(len(x), -1, x.shape[-1])
+        part = places[:, :: 1 + x.size // N_CALIBRATION]
         shift = bisect(lambda d: self.lif(part + d).mean() >= rate, -30.0, 30.0)
         old = self.tensors[f"{name}.bias"]
         self.tensors[f"{name}.bias"] = (old + shift).astype(np.float32)

@@ -118,16 +118,11 @@ def bench_model(
     data: str | Path | Sequence[str | Path] | None = None,
     limit: int = MAX_FRAMES,
     seconds: float = 3.0,
-    plot: str | Path | None = None,
     progress: Say | None = None,
 ) -> BenchReport:
     """Measure; see `bestdeploy.deploy.bench`."""
     wanted = _checked(against, threads)
     say = progress or (lambda _text: None)
-    if plot is not None:
-        from bestdeploy import plots
-
-        plots.check(plot)
     say(f"loading {model}")
     content = lowered_bytes(model)
     ours = runtime.load(content)
@@ -149,7 +144,7 @@ def bench_model(
         times = measure(run.engines, seconds, threads)
         machine["load_average_after"] = _load()
         rows = run.rows(times, reference)
-    report = BenchReport(
+    return BenchReport(
         rows=tuple(rows),
         n_rounds=len(times),
         isa=ours.isa,
@@ -162,9 +157,6 @@ def bench_model(
         tried=run.tried,
         notes=(*_advice(threads, len(times), machine), *run.notes),
     )
-    if plot is not None:
-        plots.latency(report, str(model), plot)
-    return report
 
 
 @dataclass

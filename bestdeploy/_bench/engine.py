@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import bestdeploy
 from bestdeploy import errors, toolchain
 from bestdeploy.errors import ArtifactError
 
@@ -36,8 +35,8 @@ class Engine:
     def __init__(self, name: str, variant: str = "") -> None:
         self.name, self.variant = name, variant
         self.facts: Facts = {}
-        self._log = tempfile.TemporaryFile()
-        package = str(Path(bestdeploy.__file__).resolve().parents[1])
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
+        package = str(Path(errors.__file__).resolve().parents[1])
         paths = [package, os.environ.get("PYTHONPATH", "")]
         env = {
             # what inductor compiles stays with everything else that is built

@@ -36,6 +36,7 @@ SPEC = Spec(seed=7, dim=384, heads=8, depth=4, n_steps=4, size=32, channels=3, c
 SMALL = Spec(seed=7, dim=16, heads=2, depth=1, n_steps=2, size=8, channels=1, classes=5)
 RATES = (0.02, 0.05, 0.10, 0.20, 0.35, 0.50)
 N_FRAMES = 8
+N_VERIFIED = 1
 
 
 def exported(spec: Spec, folder: Path) -> Path:
@@ -47,7 +48,8 @@ def exported(spec: Spec, folder: Path) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         np.savez(place / "frames.npz", images=images_of(spec, N_FRAMES))
         save(place / "net.pt", spec)
-        deploy.export(place / "net.pt", place / "model.onnx", data=place / "frames.npz")
+        np.savez(place / "verified.npz", images=images_of(spec, N_VERIFIED))
+        deploy.export(place / "net.pt", place / "model.onnx", data=place / "verified.npz")
         (place / "done").touch()
     return place
 
