@@ -182,7 +182,7 @@ def test_names_and_variants():
     assert peers.peer("openvino") == (peers.peer("openvino")[0], "")
     with pytest.raises(errors.UsageError, match="unknown variant `int4` of onnxruntime-int8"):
         peers.peer("onnxruntime-int8:int4")
-    with pytest.raises(errors.UsageError, match="unknown variant `x` of openvino, .* one only"):
+    with pytest.raises(errors.UsageError, match=r"unknown variant `x` of openvino, .* one only"):
         peers.peer("openvino:x")
 
 
