@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,6 @@ __all__ = ["Engine", "Facts", "measure"]
 WARM_UP_ROUNDS = 3
 MIN_ROUNDS = 20
 MAX_ROUNDS = 5000
-SETTLE_S = 0.01
-"""Pause after a turn with several threads: idle threads spin a while before they sleep."""
 
 Facts = dict[str, Any]
 
@@ -64,6 +63,14 @@ class Engine:
         self._process.kill()
         self._process.communicate()
         self._log.close()
+
+    def pause(self) -> None:
+        """Stop the process: nothing of it runs until `resume`."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let the process run."""
+        self._process.send_signal(signal.SIGCONT)
 
     def open(self, path: Path, frames: Path, threads: int) -> Facts:
         """Load a model and run its first frames; return what the process tells of it.
@@ -127,22 +134,43 @@ def measure(engines: Sequence[Engine], seconds: float, threads: int = 1) -> npt.
     """Time single frames in rounds; every engine has one turn in a round, on the same frame.
 
     The order of the turns alternates, so that a slow phase of the machine hits all. There are at
-    least MIN_ROUNDS rounds, however long they take.
+    least MIN_ROUNDS rounds, however long they take. With several threads all engines but one are
+    stopped: idle threads of a pool spin for milliseconds, in the others' turns.
 
     Returns:
         microseconds [rounds, engines].
     """
+    if threads == 1:
+        return _rounds(engines, seconds, Engine.run)
+
+    def alone(engine: Engine, index: int) -> float:
+        engine.resume()
+        try:
+            return engine.run(index)
+        finally:
+            engine.pause()
+
+    for engine in engines:
+        engine.pause()
+    try:
+        return _rounds(engines, seconds, alone)
+    finally:
+        for engine in engines:
+            engine.resume()
+
+
+def _rounds(
+    engines: Sequence[Engine], seconds: float, turn: Callable[[Engine, int], float]
+) -> npt.NDArray[np.float64]:
     for i in range(WARM_UP_ROUNDS):
         for engine in engines:
-            engine.run(i)
+            turn(engine, i)
     times: list[list[float]] = []
     end = time.perf_counter() + seconds
     while len(times) < MIN_ROUNDS or (time.perf_counter() < end and len(times) < MAX_ROUNDS):
         row = [0.0] * len(engines)
         order = range(len(engines)) if len(times) % 2 == 0 else range(len(engines) - 1, -1, -1)
         for k in order:
-            row[k] = engines[k].run(len(times))
-            if threads > 1:
-                time.sleep(SETTLE_S)
+            row[k] = turn(engines[k], len(times))
         times.append(row)
     return np.array(times)

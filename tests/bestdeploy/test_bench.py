@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+import os
 import re
 
 import numpy as np
@@ -40,6 +41,7 @@ def net(tmp_path_factory):
     """Folder with model.onnx, model.float.onnx and frames.npz."""
     folder = tmp_path_factory.mktemp("net")
     np.savez(folder / "frames.npz", images=images_of(SPEC, 6))
+    np.save(folder / "frames.npy", images_of(SPEC, 6))
     deploy.export(save(folder / "ckpt.pt", SPEC), folder / "model.onnx")
     return folder
 
@@ -163,6 +165,19 @@ def test_frames(net):
     assert golden.reference is None and golden.rows[0].answer is None
 
 
+def test_a_paused_engine_does_nothing(net):
+    """What several threads need: pools of idle engines would spin in the others' turns."""
+    with engine.Engine("c") as child:
+        child.pause()
+        _, status = os.waitpid(child._process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        child.resume()
+        (net / "model.bstm").write_bytes(_bench.lowered_bytes(net / "model.onnx"))
+        assert child.open(net / "model.bstm", net / "frames.npy", 1)["n_threads"] == 1
+        times = engine.measure([child, child], 0.01, threads=2)
+        assert times.shape[1] == 2 and (times > 0).all()
+
+
 def test_two_threads(net):
     found = deploy.bench(net / "model.onnx", threads=2, seconds=0.1)
     assert [row.threads for row in found.rows] == [1, 2], "our runtime: one thread per frame"
@@ -204,7 +219,7 @@ def test_a_process_that_dies_is_an_error(net):
     with engine.Engine("onnxruntime") as child:
         child._process.kill()
         with pytest.raises(errors.ArtifactError, match="onnxruntime fails: its process ended"):
-            child.open(net / "model.float.onnx", net / "frames.npz", 1)
+            child.open(net / "model.float.onnx", net / "frames.npy", 1)
     assert child._process.poll() is not None
 
 
