@@ -211,14 +211,26 @@ def _parity_rows(report: VerifyReport) -> list[tuple[str, Any]]:
 def print_benched(report: BenchReport, cpu: str) -> None:
     """Print one row per engine, and on what and where it was measured."""
     print_table(
-        ("engine", "threads", "median", "p90", "p99", "times ours", "95 %", "answer"),
+        (
+            "engine",
+            "threads",
+            "median",
+            "p90",
+            "p99",
+            "cpu",
+            "times ours",
+            "95 %",
+            "cpu ratio",
+            "answer",
+        ),
         [
             (
                 f"{row.name}:{row.variant}" if row.variant else row.name,
                 row.threads,
-                *(duration(t) for t in (row.median_us, row.p90_us, row.p99_us)),
+                *(duration(t) for t in (row.median_us, row.p90_us, row.p99_us, row.cpu_us)),
                 f"{row.ratio:.2f}",
                 f"{row.ratio_low:.2f}..{row.ratio_high:.2f}",
+                f"{row.cpu_ratio:.2f}",
                 "-" if row.answer is None else row.answer.mark,
             )
             for row in report.rows

@@ -84,7 +84,7 @@ def curve(reports: Sequence[BenchReport], title: str, path: str | Path) -> None:
         if rows[0].variant:
             name += f" ({', '.join(sorted({row.variant for row in rows}))})"
         axes.errorbar(rates, middle, yerr=[below, above], fmt=f"{_MARKERS[i % 5]}-", capsize=3,
-                      label=name, color=_OURS if i == 0 else None)  # fmt: skip
+                      label=name, color=_OURS if i == 0 else f"C{i}")  # fmt: skip
     _log_axis(axes, "y", every)
     axes.set_xlim(0, 1.08 * max(rates))
     axes.set_xlabel("measured firing rate, mean over all layers (%)")

@@ -48,7 +48,9 @@ class BenchRow:
         model: the file that was given.
         threads: threads that work on one frame.
         median_us: microseconds per frame; p90_us, p99_us, min_us too.
-        ratio: its median divided by ours.
+        cpu_us: median processor time of all threads: what `median_us` would be with one thread and
+            nothing else running.
+        ratio: its median divided by ours; by processor time, `cpu_ratio`.
         ratio_low: 95 % interval of the ratio, up to `ratio_high`.
         answer: its logits beside the float reference's; None where there was none.
         model_bytes: size of the file that it loads.
@@ -69,6 +71,8 @@ class BenchRow:
     p90_us: float
     p99_us: float
     min_us: float
+    cpu_us: float
+    cpu_ratio: float
     ratio: float
     ratio_low: float
     ratio_high: float
@@ -263,6 +267,8 @@ class _Run:
                     p90_us=p90,
                     p99_us=p99,
                     min_us=float(times[:, i].min()),
+                    cpu_us=float(np.median(engine.cpu_us)),
+                    cpu_ratio=float(np.median(engine.cpu_us) / np.median(self.engines[0].cpu_us)),
                     ratio=float(median[i] / median[0]),
                     ratio_low=low,
                     ratio_high=high,

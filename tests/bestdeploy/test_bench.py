@@ -120,6 +120,7 @@ def test_every_installed_engine(report, net):
         assert 0 < row.min_us <= row.p10_us <= row.median_us <= row.p90_us <= row.p99_us
         assert len(row.samples_us) == report.n_rounds >= engine.MIN_ROUNDS
         assert row.ratio_low <= row.ratio <= row.ratio_high
+        assert row.cpu_us > 0 and row.cpu_ratio > 0
         assert row.load_ms > 0 and row.threads == 1 and row.settings
         assert row.model_bytes > 0
         assert row.peak_bytes is None or row.peak_bytes > row.memory_bytes >= 0

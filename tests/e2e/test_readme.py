@@ -44,7 +44,12 @@ def commands(text: str) -> list[str]:
 
 
 BLOCKS = blocks(README)
-PAGES = ("CONTRIBUTING.md", "docs/benchmarks.md", "runtime/README.md", "examples/checkpoints/README.md")
+PAGES = (
+    "CONTRIBUTING.md",
+    "docs/benchmarks.md",
+    "runtime/README.md",
+    "examples/checkpoints/README.md",
+)
 
 
 @pytest.fixture(scope="module")
