@@ -66,11 +66,12 @@ def point(spec: Spec, folder: Path, against: list[str], threads: int, seconds: f
         seconds=seconds,
     )
     for row in report.rows:
+        mark = row.answer and row.answer.mark
         print(
             f"{100 * report.firing_rate:5.1f} %  {row.name:12s} {row.median_us / 1e3:8.2f} ms  "
             f"p90 {row.p90_us / 1e3:8.2f}  cpu {row.cpu_us / 1e3:8.2f}  "
-            f"times ours {row.ratio:6.2f} "
-            f"[{row.ratio_low:.2f}, {row.ratio_high:.2f}], cpu {row.cpu_ratio:.2f}  {row.answer and row.answer.mark}",
+            f"times ours {row.ratio:6.2f} [{row.ratio_low:.2f}, {row.ratio_high:.2f}], "
+            f"cpu {row.cpu_ratio:.2f}  {mark}",
             flush=True,
         )
     return {"target_rate": spec.rate, "report": report}
