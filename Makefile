@@ -8,7 +8,7 @@ TOOLS := qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-li
   libc6-dev-armhf-cross qemu-user qemu-system-arm cmake ninja-build pkg-config
 C_FILES = $(shell find runtime tests/bench -name '*.[ch]' 2>/dev/null)
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all large bench-kernels bench-arm wheel check format tools clean
+.PHONY: help demo test test-all large bench bench-kernels bench-arm wheel check format tools clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[events,bench]' || \
-	  echo "warning: not installed: expelliarmus, openvino (their tests are skipped)"
+	  echo "warning: not installed: expelliarmus, openvino, matplotlib (their tests are skipped)"
 	@touch $@
 
 tools: ## ARM cross compilers and emulators, CMake, pkg-config, with apt when root
@@ -55,6 +55,10 @@ test-all: $(STAMP) tools ## the tests and the slow ones
 large: $(STAMP) tools ## BESTformer-4-384: export time, size, equality, latency
 	$(BIN)/python -m pytest -m slow -s -q tests/e2e/test_large.py
 	@echo "next: make check"
+
+bench: $(STAMP) ## latency of BESTformer-4-384 over firing rates 2 to 50 %: build/bench/curve.png
+	$(BIN)/python tests/bench/curve.py
+	@echo "next: docs/benchmarks.md says how to read it"
 
 bench-kernels: $(STAMP) ## kernels against dense rivals and the limits of this core, minutes
 	$(BIN)/python tests/bench/kernels.py

@@ -31,7 +31,15 @@ def environment() -> dict[str, Any]:
         "n_cpus": os.cpu_count(),
         "packages": {
             name: version
-            for name in ("numpy", "torch", "onnx", "onnxruntime", "onnx-ir", "apache-tvm")
+            for name in (
+                "numpy",
+                "torch",
+                "onnx",
+                "onnxruntime",
+                "onnx-ir",
+                "openvino",
+                "apache-tvm",
+            )
             if (version := _version(name)) is not None
         },
     }
@@ -104,6 +112,7 @@ _PACKAGES = (
     ("apache-tvm-ffi", "pip install 'bestdeploy[tvm]'", False, "0.1.14.post1"),
     ("ziglang", "pip install 'bestdeploy[cross]'", False, ""),
     ("openvino", "pip install 'bestdeploy[bench]'", False, ""),
+    ("matplotlib", "pip install 'bestdeploy[bench]'", False, ""),
     ("expelliarmus", "pip install 'bestdeploy[events]'", False, ""),
 )
 

@@ -254,22 +254,57 @@ def _parity_rows(report: VerifyReport) -> list[tuple[str, Any]]:
 
 
 def print_benched(report: BenchReport, cpu: str) -> None:
-    """Print one row per engine, and the machine it was measured on."""
+    """Print one row per engine, and on what and where it was measured."""
     print_table(
-        ("engine", "threads", "median", "p90", "p99", "min", "times ours", "model"),
+        (
+            "engine",
+            "threads",
+            "median",
+            "p90",
+            "p99",
+            "cpu",
+            "times ours",
+            "95 %",
+            "cpu ratio",
+            "answer",
+        ),
         [
             (
-                row.name,
+                f"{row.name}:{row.variant}" if row.variant else row.name,
                 row.threads,
-                *(duration(t) for t in (row.median_us, row.p90_us, row.p99_us, row.min_us)),
+                *(duration(t) for t in (row.median_us, row.p90_us, row.p99_us, row.cpu_us)),
                 f"{row.ratio:.2f}",
-                row.model,
+                f"{row.ratio_low:.2f}..{row.ratio_high:.2f}",
+                f"{row.cpu_ratio:.2f}",
+                "-" if row.answer is None else row.answer.mark,
             )
             for row in report.rows
         ],
     )
+    print()
+    print_table(
+        ("engine", "version", "file", "load", "memory", "logits moved", "at most by"),
+        [
+            (
+                row.name,
+                row.version,
+                n_bytes(row.model_bytes),
+                duration(row.load_ms * 1e3),
+                None if row.memory_bytes is None else n_bytes(row.memory_bytes),
+                None if row.answer is None else f"{row.answer.n_moved} of {row.answer.n_frames}",
+                None if row.answer is None else f"{row.answer.max_logit_difference:.2g}",
+            )
+            for row in report.rows
+        ],
+    )
+    print()
     golden = f"{report.n_golden} golden vectors ok" if report.n_golden else "no golden vectors"
-    print(f"{cpu}, kernels {report.isa}, {report.n_rounds} interleaved rounds, {golden}")
+    print(printable(f"{cpu}, kernels {report.isa}, {golden}"))
+    rate = "" if report.firing_rate is None else f", firing rate {100 * report.firing_rate:.1f} %"
+    print(printable(f"{report.n_rounds} interleaved rounds on {report.n_frames} frames "
+                    f"({report.frames}){rate}"))  # fmt: skip
+    if report.reference:
+        print(f"answers compared with {report.reference}")
 
 
 def print_targets(rows: Sequence[dict[str, Any]]) -> None:

@@ -285,22 +285,43 @@ def bench(
     ] = None,
     against: Annotated[
         str,
-        typer.Option("--against", help="onnxruntime, openvino, openvino-f32; several by commas."),
+        typer.Option(
+            "--against",
+            metavar="NAME[:VARIANT],...",
+            help="onnxruntime, onnxruntime-int8, openvino, openvino-f32, torch; several by commas.",
+        ),
     ] = "onnxruntime",
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Of each side.")] = 1,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="For one frame.")] = 1,
+    data: Data = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Frames at most.")] = 200,
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Time to measure.")] = 3.0,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="F.png|F.svg", help="Draw the result.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure latency against the float network."""
+    """Measure latency, answers and memory against the float network in other engines."""
     from bestdeploy import deploy
     from bestdeploy._environment import cpu_name
 
     names = [name.strip() for name in against.split(",") if name.strip()]
-    report = deploy.bench(model, float_model, names, threads, seconds=seconds, progress=say)
+    report = deploy.bench(
+        model,
+        float_model,
+        names,
+        threads,
+        data=data,
+        limit=limit,
+        seconds=seconds,
+        plot=plot,
+        progress=say,
+    )
     if as_json:
         print_json("bench", report)
-        return
-    _printing.print_benched(report, cpu_name())
+    else:
+        _printing.print_benched(report, cpu_name())
+    for note in report.notes:
+        message("note", note)
 
 
 # ----------------------------------------------------------------------------- inspect and others

@@ -200,22 +200,57 @@ def bench(
     against: Sequence[str] = ("onnxruntime",),
     threads: int = 1,
     *,
+    data: Source | None = None,
+    limit: int = 200,
     seconds: float = 3.0,
+    plot: str | Path | None = None,
     progress: Progress | None = None,
 ) -> BenchReport:
-    """Measure the latency of one frame in the C runtime and in a competitor, interleaved.
+    """Measure the latency of one frame in the C runtime and in competitors, interleaved.
+
+    Every engine runs in a process of its own and is compared with the float network's logits; what
+    the numbers mean is in docs/benchmarks.md.
 
     Args:
         model: .bstm, .onnx or bundle folder.
         float_model: the float network; None = model.float.onnx beside the model.
-        against: competitors: "onnxruntime", "openvino", "openvino-f32" (never bfloat16).
-        threads: threads of each side.
-        seconds: length of the measurement.
+        against: competitors: "onnxruntime", "onnxruntime-int8", "openvino", "openvino-f32" (never
+            bfloat16), "torch". Where an engine has several ways to run a network ("torch:eager",
+            "onnxruntime-int8:dynamic-u8s8") its bare name takes the fastest here.
+        threads: threads for one frame, of every engine that can use them.
+        data: frames; None = the golden ones of the file, else built-in ones.
+        limit: frames of `data` at most.
+        seconds: length of the measurement, opening and choosing variants not counted.
+        plot: .png or .svg to draw the result into.
         progress: called with a sentence before every long step.
+
+    Raises:
+        UsageError: an unknown competitor or variant, absurd threads.
+        MissingToolError: a competitor, or matplotlib for the plot, is not installed.
+        InputError: no float network, or it takes other frames.
+        ArtifactError: a competitor refuses the float network or fails.
+        VerificationError: a golden vector differs.
+        OutputError: the plot cannot be written.
     """
     from bestdeploy._bench import bench_model
 
-    return bench_model(model, float_model, against, threads, seconds=seconds, progress=progress)
+    if plot is not None:
+        from bestdeploy import plots
+
+        plots.check(plot)
+    report = bench_model(
+        model,
+        float_model,
+        against,
+        threads,
+        data=data,
+        limit=limit,
+        seconds=seconds,
+        progress=progress,
+    )
+    if plot is not None:
+        plots.latency(report, str(model), plot)
+    return report
 
 
 def inspect(

@@ -66,13 +66,16 @@ class OrtModel:
         return raw, logits
 
 
-def load(path: str | Path, threads: int = 1, *, custom_ops: bool = False) -> OrtModel:
-    """Open an ONNX file.
+def load(
+    path: str | Path, threads: int = 1, *, custom_ops: bool = False, batch: int | None = None
+) -> OrtModel:
+    """Open an ONNX file, with every graph optimisation.
 
     Args:
         path: the file.
         threads: threads of ONNX Runtime.
         custom_ops: run our C kernels where the library has them, else the function bodies.
+        batch: fix the number of frames, which lets it plan and fold more; None = any number.
 
     Raises:
         MissingToolError: onnxruntime is not installed, or see `register`.
@@ -83,7 +86,7 @@ def load(path: str | Path, threads: int = 1, *, custom_ops: bool = False) -> Ort
         raise ArtifactError(
             f"`{path}` does not exist", hint="bestdeploy export writes the .onnx files"
         )
-    return _open(str(path), path, threads, custom_ops)
+    return _open(str(path), path, threads, custom_ops, batch)
 
 
 def from_bytes(
@@ -131,12 +134,17 @@ def _import() -> Any:
     return onnxruntime
 
 
-def _open(source: str | bytes, path: Path, threads: int, custom_ops: bool) -> OrtModel:
+def _open(
+    source: str | bytes, path: Path, threads: int, custom_ops: bool, batch: int | None = None
+) -> OrtModel:
     ort = _import()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    if batch is not None:
+        options.add_free_dimension_override_by_name("B", batch)
     if custom_ops:
         register(options)
     try:

@@ -18,9 +18,17 @@ __all__ = ["OpenvinoModel", "load"]
 
 
 class OpenvinoModel:
-    """A compiled network with one request, for one frame at a time."""
+    """A compiled network with one request, for one frame at a time.
+
+    Attributes:
+        input_shape: of a frame, [H, W, C] or [T, H, W, C].
+        precision: what it computes in: "f32", "bf16", ...
+    """
 
     def __init__(self, compiled: Any) -> None:
+        self.input_shape: tuple[int, ...] = tuple(compiled.input(0).shape)[1:]
+        kind = compiled.get_property("INFERENCE_PRECISION_HINT")
+        self.precision: str = kind.get_type_name()
         self._request = compiled.create_infer_request()
         self.output_names = [output.get_any_name() for output in compiled.outputs]
 

@@ -599,8 +599,8 @@ def test_bench_against_onnxruntime(capsys, model, tmp_path):
 def test_bench_errors(capsys, model):
     code, _, err = call(capsys, "bench", model)
     assert code == 7 and "no float network" in err and "--float" in err
-    code, _, err = call(capsys, "bench", model, "--against", "torch")
-    assert code == 4 and "torch" in err
+    code, _, err = call(capsys, "bench", model, "--against", "torch:vax")
+    assert code == 2 and "unknown variant `vax` of torch" in err
 
 
 def test_targets_and_doctor(capsys):

@@ -20,11 +20,22 @@ FLOORS = (
     ("compact",),
     ("lower",),
     ("emit", "toolchain"),
-    ("runtime", "onnxruntime", "openvino", "images", "report", "_environment", "_device"),
+    (
+        "runtime",
+        "onnxruntime",
+        "onnxruntime_int8",
+        "openvino",
+        "torch_peer",
+        "images",
+        "report",
+        "_environment",
+        "_device",
+    ),
     ("_bundle",),
     ("_forms", "_summary"),
     ("_comparison",),
     ("_run", "_bench", "_inspect", "_export", "_verify"),
+    ("plots",),
     ("deploy", "_output"),
     ("_printing", "_inspect_printing", "_failure"),
     ("cli",),
@@ -33,10 +44,11 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # package -> the rooms that may import it, and whether only inside functions
 ROOMS = {
-    "torch": {"importers", "_verify"},
+    "torch": {"importers", "_verify", "torch_peer"},
     "tvm": {"emit"},
-    "onnxruntime": {"onnxruntime"},
+    "onnxruntime": {"onnxruntime", "onnxruntime_int8"},
     "openvino": {"openvino"},
+    "matplotlib": {"plots"},
     "expelliarmus": {"images"},
     "typer": {"cli", "_failure"},
 }

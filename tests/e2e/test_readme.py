@@ -44,7 +44,12 @@ def commands(text: str) -> list[str]:
 
 
 BLOCKS = blocks(README)
-PAGES = ("CONTRIBUTING.md", "runtime/README.md", "examples/checkpoints/README.md")
+PAGES = (
+    "CONTRIBUTING.md",
+    "docs/benchmarks.md",
+    "runtime/README.md",
+    "examples/checkpoints/README.md",
+)
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +101,9 @@ def test_block(checkout, number):
             done = run(["make", "-n", "-C", str(ROOT), *command.split()[1:]], checkout)
         else:
             assert command.split()[0] in SHELL, f"who runs `{command}`?"
-            if "openvino" in command and importlib.util.find_spec("openvino") is None:
-                pytest.skip("openvino is not installed (extra `bench`)")
+            for package, word in (("openvino", "openvino"), ("matplotlib", "--plot")):
+                if word in command and importlib.util.find_spec(package) is None:
+                    pytest.skip(f"{package} is not installed (extra `bench`)")
             done = run(["bash", "-o", "pipefail", "-c", command], checkout)
             if done.returncode == 3 and "--target arm" in command:
                 pytest.skip("no compiler for arm64 here")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from random_nets import save
 
 from error_table.definition import Case, Make
-from error_table.makers import both, file, folder, metadata
+from error_table.makers import both, changed_onnx, file, folder, metadata
 from error_table.shared import IMAGES
 
 ENGINE = "use --engine c"
@@ -29,6 +30,12 @@ def alone(where: Path) -> None:
     content = (where / "bundle" / "model.bstm").read_bytes()
     (where / "deep").mkdir()
     (where / "deep" / "own.bstm").write_bytes(content)
+
+
+def two_at_once(model: Any) -> None:
+    """Let a float network take batches of two only."""
+    image = model.graph.inputs[0]
+    image.shape = type(image.shape)([2, *image.shape[1:]])
 
 
 OWN_MODULE = """
@@ -113,15 +120,74 @@ COMMAND_CASES: tuple[Case, ...] = (
     Case(
         "bench bundle --against vax",
         2,
-        "unknown --against `vax`, expected onnxruntime, openvino, openvino-f32",
+        "unknown --against `vax`, expected onnxruntime, onnxruntime-int8, openvino, "
+        "openvino-f32, torch",
         "--against onnxruntime",
     ),
     Case(
-        "bench bundle --against torch",
-        4,
-        "bench against `torch` is not available in this version, only onnxruntime, "
-        "openvino, openvino-f32",
-        "--against onnxruntime",
+        "bench bundle --against onnxruntime-int8:int4",
+        2,
+        "unknown variant `int4` of onnxruntime-int8, here it has static-qdq-u8s8, *",
+        "--against onnxruntime-int8 measures all and takes the fastest",
+    ),
+    Case(
+        "bench bundle --float model.float.onnx --seconds 0",
+        2,
+        "Invalid value for '--seconds': Input should be greater than or equal to 0.1",
+        "bestdeploy bench --help",
+    ),
+    Case(
+        "bench bundle --float none.float.onnx",
+        7,
+        "`none.float.onnx` does not exist",
+        "bestdeploy export writes the .onnx files",
+        site="_bench/__init__.py:_float_path",
+    ),
+    Case(
+        "bench bundle --float two.float.onnx --against torch:eager",
+        7,
+        "`two.float.onnx` takes frames of *, the model those of *",
+        "--float model.float.onnx of the same export",
+    ),
+    Case(
+        "bench bundle --float model.std.onnx --against torch:eager",
+        7,
+        "`model.std.onnx` has an op `*`, which no float network of ours has",
+        "give the model.float.onnx of export",
+        where="*",
+    ),
+    Case(
+        "bench bundle --float text.onnx --against onnxruntime-int8:dynamic-u8s8",
+        7,
+        "ONNX Runtime cannot quantise `text.onnx`: *",
+        "give the model.float.onnx of export",
+        make=file("text.onnx", "?"),
+    ),
+    Case(
+        "bench bundle --float changed.onnx",
+        7,
+        "onnxruntime fails: *",
+        "leave it out of --against",
+        make=changed_onnx(two_at_once, "model.float.onnx"),
+    ),
+    Case(
+        "bench bundle --float model.float.onnx --data frames.raw",
+        7,
+        "`frames.raw` does not exist",
+        "give an image, a folder, .npy, .npz, *-idx3-ubyte.gz, or - for raw frames",
+    ),
+    Case(
+        "bench bundle --against torch --plot bench.pdf",
+        2,
+        "--plot bench.pdf must end in .png or .svg",
+        "--plot bench.png",
+    ),
+    Case(
+        "bench bundle --plot frames.npz/bench.png",
+        8,
+        "cannot write a picture to `frames.npz/bench.png`",
+        "choose a file in a folder you may write to",
+        where="frames.npz/bench.png",
     ),
     Case(
         "bench deep/own.bstm",

@@ -149,6 +149,27 @@ TOOL_CASES: tuple[Case, ...] = (
         hidden=("openvino",),
     ),
     Case(
+        "bench model.onnx --against torch",
+        3,
+        "torch is not installed",
+        "pip install 'bestdeploy[export]'",
+        hidden=("torch",),
+    ),
+    Case(
+        "bench model.onnx --against onnxruntime-int8",
+        3,
+        "onnxruntime is not installed",
+        "pip install 'bestdeploy[export]'",
+        hidden=("onnxruntime",),
+    ),
+    Case(
+        "bench model.onnx --plot bench.svg",
+        3,
+        "matplotlib is not installed",
+        "pip install 'bestdeploy[bench]'",
+        hidden=("matplotlib", "matplotlib.figure"),
+    ),
+    Case(
         "bench model.onnx --float float.onnx --against openvino",
         7,
         "`float.onnx` takes f32, expected uint8 frames",
