@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from bestdeploy.errors import OutputError
 
-__all__ = ["cannot_write", "replaced_folder", "write_file", "write_files"]
+__all__ = ["cannot_write", "replaced_folder", "work_folder", "write_file", "write_files"]
 
 
 def write_file(path: str | Path, data: bytes) -> None:
@@ -32,21 +31,23 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     Raises:
         OutputError: a folder or file cannot be written; nothing was changed.
     """
-    written: list[tuple[str, Path]] = []
+    beside = {path: _name_beside(path) for path in contents}
     path = Path()
     try:
         for path, data in contents.items():
             if path.is_dir():
                 raise IsADirectoryError(0, "it is a folder")
             path.parent.mkdir(parents=True, exist_ok=True)
-            written.append((_write_beside(path, data), path))
-        for temporary, path in written:
-            Path(temporary).replace(path)
+            with beside[path].open("xb") as f:
+                f.write(data)
+        for path, temporary in beside.items():
+            temporary.replace(path)
     except OSError as e:
         raise cannot_write(path, e) from e
     finally:
-        for temporary, _ in written:
-            Path(temporary).unlink(missing_ok=True)
+        for temporary in beside.values():
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: Exception) -> OutputError:
@@ -56,6 +57,30 @@ def cannot_write(path: Path, error: Exception) -> OutputError:
         where=str(path),
         hint="choose a folder you may write to with -o",
     )
+
+
+def _name_beside(path: Path) -> Path:
+    """Return a new hidden name in the folder of `path`.
+
+    It is chosen before anything is made under it, so that whoever is interrupted while making it
+    knows what to remove.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+
+
+@contextmanager
+def work_folder(place: Path) -> Iterator[Path]:
+    """Give an empty private folder beside `place`; it is gone afterwards unless it was renamed.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    work = _name_beside(place)
+    try:
+        work.mkdir(mode=0o700)
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager
@@ -69,17 +94,15 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         OutputError: the work folder cannot be made, or not be put in place.
     """
     place = folder.resolve()
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=place.parent))
-        work.chmod(0o755)
-    except OSError as e:
-        raise cannot_write(folder, e) from e
-    try:
+    with ExitStack() as stack:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            work = stack.enter_context(work_folder(place))
+            work.chmod(0o755)
+        except OSError as e:
+            raise cannot_write(folder, e) from e
         yield work
         _put_in_place(work, place, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _put_in_place(work: Path, place: Path, named: Path) -> None:
@@ -96,17 +119,3 @@ def _put_in_place(work: Path, place: Path, named: Path) -> None:
     except OSError as e:
         raise cannot_write(named, e) from e
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_beside(path: Path, data: bytes) -> str:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return temporary
