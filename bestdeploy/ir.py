@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as oir
 
-from bestdeploy.errors import ArtifactError, GraphError
+from bestdeploy.errors import ArtifactError, GraphError, UnsupportedModelError
 
 DOMAIN = "bestdeploy"
 DOMAIN_VERSION = 1
@@ -328,7 +328,12 @@ def load(path: str | Path) -> Model:
 
 
 def from_bytes(data: bytes, where: str) -> Model:
-    """Parse a serialised ONNX model; `where` names it in errors."""
+    """Parse a serialised ONNX model; `where` names it in errors.
+
+    Raises:
+        ArtifactError: not an ONNX model.
+        UnsupportedModelError: written by a newer bestdeploy, or in a newer ONNX format.
+    """
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -346,4 +351,26 @@ def from_bytes(data: bytes, where: str) -> Model:
             where=where,
             hint="give a file that `bestdeploy export` wrote",
         )
+    _check_versions(proto, where)
     return oir.serde.deserialize_model(proto)
+
+
+def _check_versions(proto: Any, where: str) -> None:
+    """Refuse a ModelProto whose ops or encoding may mean something that is not known here."""
+    import onnx
+
+    imports = [x for part in (proto, *proto.functions) for x in part.opset_import]
+    version = max((x.version for x in imports if x.domain == DOMAIN), default=DOMAIN_VERSION)
+    if version > DOMAIN_VERSION:
+        raise UnsupportedModelError(
+            f"`{where}` has ops of bestdeploy version {version}, this is version {DOMAIN_VERSION}",
+            where=where,
+            hint="pip install -U bestdeploy",
+        )
+    if proto.ir_version > onnx.IR_VERSION:
+        raise UnsupportedModelError(
+            f"`{where}` is of ONNX IR version {proto.ir_version}, "
+            f"onnx {onnx.__version__} reads up to {onnx.IR_VERSION}",
+            where=where,
+            hint="pip install -U bestdeploy onnx",
+        )

@@ -24,7 +24,7 @@ from bestdeploy._inspect.common import (
     sentence,
 )
 from bestdeploy.emit import bstm
-from bestdeploy.errors import ArtifactError, MissingToolError
+from bestdeploy.errors import ArtifactError, MissingToolError, UnsupportedModelError
 from bestdeploy.program import BufferKind, Program
 from bestdeploy.report.of_program import layers_of_program, n_scales_of_program
 
@@ -99,6 +99,9 @@ def _read(content: bytes, path: Path) -> Program:
             where=str(path),
             hint="write the file again: bestdeploy compile model.onnx",
         ) from error
+    except UnsupportedModelError as error:
+        error.where = str(path)
+        raise
 
 
 def describe_bstm(content: bytes, request: Request, path: Path) -> dict[str, Any]:
