@@ -172,6 +172,7 @@ class _Frames:
         self.shape, self.tally = stages.input_shape(model), images.Tally()
         self._data, self._strict, self._size = data, strict_events, stages.batch_size(model)
         self._rules = images.rules_of(model.metadata_props)
+        images.check_strict(strict_events, self.shape)
         sources = [data] if isinstance(data, str | Path) else data
         if sources is not None and "-" not in map(str, sources):
             next(self._read(batch_size=1, limit=1))

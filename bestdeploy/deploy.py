@@ -223,7 +223,7 @@ def inspect(
     data: Source | None = None,
     *,
     limit: int | None = None,
-    energy: str = "mac=4.6,ac=0.9",
+    energy: str | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, str] | None = None,
     strict_events: bool = False,
@@ -235,20 +235,30 @@ def inspect(
         path: the file or folder.
         data: frames whose spikes are counted; None = dense work only.
         limit: frames at most.
-        energy: picojoule per operation, "mac=..,ac=..".
+        energy: picojoule per operation, "mac=..,ac=.."; None = the usual "mac=4.6,ac=0.9".
         config: TOML file with settings of a checkpoint.
         settings: single settings of a checkpoint.
         strict_events: refuse event counts above 255 instead of taking them as 255.
         progress: called with the frames done, and the frames there are (None = unknown).
+
+    Raises:
+        UsageError: an option about frames without `data`, or settings of what is no checkpoint.
     """
     from bestdeploy import report
     from bestdeploy._inspect import Request, inspect_file
 
+    prices = report.Energy.parse(energy or "")
+    about_frames = {"--limit": limit, "--energy": energy, "--strict-events": strict_events}
+    for option, value in about_frames.items():
+        if value and not data:
+            raise UsageError(
+                f"{option} is about frames, and there is no --data", hint="give frames with --data"
+            )
     request = Request(
         data=[data] if isinstance(data, str | Path) else data,
         limit=limit,
         strict_events=strict_events,
-        energy=report.Energy.parse(energy),
+        energy=prices,
         settings=dict(settings or {}),
         config=config,
         progress=progress or (lambda _done, _total: None),

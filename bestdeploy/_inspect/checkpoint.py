@@ -17,6 +17,7 @@ from bestdeploy._inspect.common import (
     describe_network,
     describe_parameters,
     refuse_data,
+    refuse_settings,
 )
 from bestdeploy._inspect.graph import describe_graph
 from bestdeploy.errors import UnsupportedModelError, UsageError
@@ -57,6 +58,7 @@ def inspect_checkpoint(path: Path, request: Request) -> dict[str, Any]:
     if family is None:
         known = ", ".join(f.NAME for f in importers.FAMILIES)
         refuse_data(path, request, "its family is not imported", f"imported families: {known}")
+        refuse_settings([path], request.config, request.settings)
         return {**base, "settings": None, "layers": [], "parameters": parameters}
     found = _survey(family, _sources(content, net, request))
     network = _network(path, net, found, request)

@@ -26,6 +26,7 @@ __all__ = [
     "pruned_of",
     "record",
     "refuse_data",
+    "refuse_settings",
     "scales_are_per_head",
     "sentence",
 ]
@@ -176,6 +177,19 @@ def refuse_data(path: Path, request: Request, why: str, hint: str) -> None:
     """Raise where frames were given for a file whose spikes cannot be recorded."""
     if request.data:
         raise UsageError(f"--data: no spikes can be recorded of `{path}`, {why}", hint=hint)
+
+
+def refuse_settings(
+    sources: Sequence[str | Path], config: str | Path | None, settings: Mapping[str, Any] | None
+) -> None:
+    """Raise where settings were given for files that hold their own."""
+    if not config and not settings:
+        return
+    names = ", ".join(f"`{source}`" for source in sources)
+    raise UsageError(
+        f"--set and --config: settings are for checkpoints, not for {names}",
+        hint="leave them away, or export the checkpoint again with them",
+    )
 
 
 def parsed(text: str) -> Any:

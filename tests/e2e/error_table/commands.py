@@ -12,6 +12,7 @@ from error_table.makers import both, file, folder, metadata
 from error_table.shared import IMAGES
 
 ENGINE = "use --engine c"
+MORE = "leave them away, or export the checkpoint again with them"
 SAME = "are both of the same model?"
 
 
@@ -169,6 +170,54 @@ COMMAND_CASES: tuple[Case, ...] = (
         "--energy mac=few is not of the form mac=PICOJOULE,ac=PICOJOULE",
         "--energy mac=4.6,ac=0.9",
     ),
+    Case(
+        "inspect --published --limit 3",
+        2,
+        "--published takes no other option than --json",
+        "bestdeploy inspect --published",
+    ),
+    # options that nothing would use
+    *(
+        Case(
+            f"inspect {words}",
+            2,
+            f"{words.split()[1]} is about frames, and there is no --data",
+            "give frames with --data",
+        )
+        for words in (
+            "model.onnx --limit 3",
+            "bundle --energy mac=4",
+            "events.bstm --strict-events",
+        )
+    ),
+    *(
+        Case(words, 2, f"--set and --config: settings are for checkpoints, not for {names}", MORE)
+        for words, names in (
+            ("inspect model.onnx --set tua=1", "`model.onnx`"),
+            ("inspect bundle --config nonexist.toml", "`bundle`"),
+            ("inspect model.std.onnx --set tau=2", "`model.std.onnx`"),
+            (
+                "verify model.onnx --against model.std.onnx --set tau=7 --config nonexist.toml",
+                "`model.onnx`, `model.std.onnx`",
+            ),
+            ("verify bundle --golden --set tau=2", "`bundle`"),
+        )
+    ),
+    *(
+        Case(
+            f"{words} --strict-events",
+            2,
+            "--strict-events is for models of events, this one takes images [8, 8, 1]",
+            "leave --strict-events away",
+        )
+        for words in (
+            "run bundle frames.npz",
+            "export ckpt.pt",
+            "verify bundle --against model.onnx",
+            "verify bundle --golden",
+            "inspect bundle --data frames.npz",
+        )
+    ),
     # outputs
     Case(
         "export ckpt.pt -o frames.npz/model.onnx",
@@ -220,6 +269,15 @@ COMMAND_CASES: tuple[Case, ...] = (
         7,
         "ckpt.pt (float64): no golden vectors in there",
         "a model.onnx of `bestdeploy export` and what is compiled from it hold some",
+    ),
+    *(
+        Case(
+            words,
+            7,
+            "cannot read `nonexist`: No such file or directory",
+            "check the names of both forms",
+        )
+        for words in ("verify nonexist --against model.onnx", "verify bundle --against nonexist")
     ),
     Case(
         "verify frames.npz --against bundle",
