@@ -305,7 +305,7 @@ def print_published(found: Found) -> None:
     )  # fmt: skip
     print("\nNS-ACE = SOPs b_w b_s")
     print_table(
-        ("model", "SOPs", "b_w", "b_s", "NS-ACE", "printed", "agrees"),
+        ("model", "SOPs", "b_w", "b_s", "NS-ACE", "before rounding", "printed", "agrees"),
         [
             (
                 row["model"],
@@ -313,6 +313,7 @@ def print_published(found: Found) -> None:
                 row["weight_bits"],
                 row["spike_bits"],
                 f"{row['ns_ace_g']:.2f} G",
+                f"{row['ns_ace_low_g']:.2f} .. {row['ns_ace_high_g']:.2f} G",
                 f"{row['printed_g']} G",
                 _yes(row["agrees"]),
             )
