@@ -7,6 +7,7 @@ onnx and onnx_ir are imported here and in the rooms above; `bestdeploy.runtime` 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class Builder:
         self.initializers: dict[str, Value] = {}
         self._prefix = prefix
         self._count = 0
+        self._n_named = 0
 
     def _fresh(self) -> str:
         self._count += 1
@@ -69,6 +71,20 @@ class Builder:
         )
         self.nodes.append(node)
         return node.outputs[0] if len(names) == 1 else tuple(node.outputs)
+
+    def name_by_layer(self, layer: str) -> None:
+        """Name what was appended since the last call and has no name of its own.
+
+        Nodes become `<layer>/<Op>_<k>`; their outputs are named like their node.
+        """
+        count: Counter[str] = Counter()
+        for node in self.nodes[self._n_named :]:
+            count[node.op_type] += 1
+            if node.name == f"{node.op_type}_{node.outputs[0].name}":
+                node.name = f"{layer}/{node.op_type}_{count[node.op_type]}"
+            for i, output in enumerate(node.outputs):
+                output.name = f"{node.name}.{i}" if i else node.name
+        self._n_named = len(self.nodes)
 
     def constant(self, array: np.ndarray | np.generic | int | list[int]) -> Value:
         """Append a Constant node holding an array (int lists become int64)."""

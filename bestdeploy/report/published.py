@@ -152,9 +152,9 @@ def _rounded(printed: str) -> tuple[Decimal, Decimal]:
 
 
 def _cost_row(row: PrintedCost) -> dict[str, Any]:
-    """Return NS-ACE = SOPs b_w b_s of the printed SOPs, and what it may be before these are rounded.
+    """Return NS-ACE = SOPs b_w b_s, and where it lies as the printed SOPs are rounded.
 
-    SOPs of 2.06 stand for [2.055, 2.065), so twice as much for [4.11, 4.13): a printed 4.11 agrees.
+    SOPs of 2.06 stand for [2.055, 2.065), so 2 bits make [4.11, 4.13): a printed 4.11 agrees.
     """
     bits = row.weight_bits * row.spike_bits
     low, high = (bits * bound for bound in _rounded(row.sops_g))

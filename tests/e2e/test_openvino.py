@@ -47,8 +47,8 @@ def test_the_integer_network_runs_and_its_difference_is_reported(exported):
     worst_logit = float(np.abs(found["logits"].astype(np.float64) - logits).max())
     n_same = int((found["logits"].argmax(1) == logits.argmax(1)).sum())
     print(
-        f"\nmodel.std.onnx in OpenVINO {openvino.__version__}: ran, {n_different} of {raw.size} raw "
-        f"logits differ, by up to {worst_raw}; logits by up to {worst_logit:.3g} of "
+        f"\nmodel.std.onnx in OpenVINO {openvino.__version__}: ran, {n_different} of {raw.size} "
+        f"raw logits differ, by up to {worst_raw}; logits by up to {worst_logit:.3g} of "
         f"{float(np.abs(logits).max()):.3g}; top-1 agrees on {n_same} of {len(raw)} frames"
     )
 
