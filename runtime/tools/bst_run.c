@@ -67,12 +67,52 @@ static int bst_run_batch(bst_batch* batch, const char* name, unsigned long first
   return bst_flushed(BST_EXIT_OK);
 }
 
+static const char bst_frames_hint[] = "give raw uint8 frames, one after another, no header";
+
+static int bst_complain_frame(const bst_model_info* info, const char* name, unsigned long frame,
+                              size_t bytes) {
+  return bst_complain(BST_EXIT_BAD_INPUT, bst_frames_hint,
+                      "`%s`: frame %lu has %zu bytes, the model takes %zu (%lux%lux%lux%lu)", name,
+                      frame, bytes, (size_t)info->frame_bytes, (unsigned long)info->frame_steps,
+                      (unsigned long)info->height, (unsigned long)info->width,
+                      (unsigned long)info->channels);
+}
+
+/// Refuse a file, before anything is printed, that is of a known kind or ends within a frame. What
+/// cannot be rewound (a pipe) or has no size (a device) is read as it comes.
+static int bst_check_frames(const bst_model_info* info, const char* name, FILE* stream) {
+  static const struct {
+    const char *start, *what;
+  } kinds[] = {{"\x93NUMPY", "a .npy array"},
+               {"PK\x03\x04", "a .npz or zip archive"},
+               {"\x89PNG", "a PNG image"},
+               {"\xff\xd8\xff", "a JPEG image"}};
+  char start[8] = {0};
+  if (fseek(stream, 0, SEEK_END) != 0) return BST_EXIT_OK;
+  const long size = ftell(stream);
+  rewind(stream);
+  if (size <= 0) return BST_EXIT_OK;
+  const size_t got = fread(start, 1, sizeof start, stream);
+  rewind(stream);
+  for (size_t i = 0; i < sizeof kinds / sizeof *kinds; ++i) {
+    const size_t n = strlen(kinds[i].start);
+    if (got >= n && memcmp(start, kinds[i].start, n) == 0) {
+      return bst_complain(BST_EXIT_BAD_INPUT,
+                          "bestdeploy run reads it; bst_run takes raw uint8 frames, no header",
+                          "`%s` is %s, not raw frames", name, kinds[i].what);
+    }
+  }
+  const unsigned long frame_bytes = (unsigned long)info->frame_bytes;
+  const unsigned long rest = (unsigned long)size % frame_bytes;
+  if (rest == 0) return BST_EXIT_OK;
+  return bst_complain_frame(info, name, (unsigned long)size / frame_bytes, (size_t)rest);
+}
+
 /// Run all frames of a stream.
 static int bst_run_stream(bst_batch* batch, const char* name, FILE* stream) {
   const bst_model_info* const info = &batch->loaded->info;
   const size_t frame_bytes = (size_t)info->frame_bytes;
   const int n_threads = batch->loaded->n_threads;
-  const char* const hint = "give raw uint8 frames, one after another, no header";
   unsigned long n_done = 0;
   for (;;) {
     const size_t got = fread(batch->frames, 1, frame_bytes * (size_t)n_threads, stream);
@@ -84,17 +124,11 @@ static int bst_run_stream(bst_batch* batch, const char* name, FILE* stream) {
     }
     n_done += (unsigned long)n;
     if (failed) return bst_complain(BST_EXIT_BAD_INPUT, "check SOURCE", "cannot read `%s`", name);
-    if (got % frame_bytes != 0) {
-      return bst_complain(BST_EXIT_BAD_INPUT, hint,
-                          "`%s`: frame %lu has %zu bytes, the model takes %zu (%lux%lux%lux%lu)",
-                          name, n_done, got % frame_bytes, frame_bytes,
-                          (unsigned long)info->frame_steps, (unsigned long)info->height,
-                          (unsigned long)info->width, (unsigned long)info->channels);
-    }
+    if (got % frame_bytes != 0) return bst_complain_frame(info, name, n_done, got % frame_bytes);
     if (n < n_threads) break;
   }
-  if (n_done == 0) return bst_complain(BST_EXIT_BAD_INPUT, hint, "`%s` holds no frame", name);
-  return BST_EXIT_OK;
+  if (n_done > 0) return BST_EXIT_OK;
+  return bst_complain(BST_EXIT_BAD_INPUT, bst_frames_hint, "`%s` holds no frame", name);
 }
 
 static int bst_run_source(const bst_loaded* loaded, const char* name) {
@@ -106,11 +140,16 @@ static int bst_run_source(const bst_loaded* loaded, const char* name) {
   }
   const size_t n = (size_t)loaded->n_threads, frame_bytes = (size_t)loaded->info.frame_bytes;
   bst_batch batch = {.loaded = loaded};
+  int code = is_stdin ? BST_EXIT_OK : bst_check_frames(&loaded->info, name, stream);
+  if (code != BST_EXIT_OK) {
+    fclose(stream);
+    return code;
+  }
   batch.frames = frame_bytes > SIZE_MAX / n ? NULL : malloc(frame_bytes * n);
   batch.raw = malloc(loaded->info.n_classes * n * sizeof *batch.raw);
-  const int code = batch.frames == NULL || batch.raw == NULL
-                       ? bst_complain_memory("a frame per thread", frame_bytes)
-                       : bst_run_stream(&batch, name, stream);
+  code = batch.frames == NULL || batch.raw == NULL
+             ? bst_complain_memory("a frame per thread", frame_bytes)
+             : bst_run_stream(&batch, name, stream);
   free(batch.raw);
   free(batch.frames);
   if (!is_stdin) fclose(stream);

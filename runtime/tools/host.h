@@ -69,8 +69,8 @@ static inline int bst_flushed(int code) {
 static inline int bst_complain_status(const char* path, bst_status status) {
   if (status == BST_UNSUPPORTED) {
     return bst_complain(BST_EXIT_UNSUPPORTED,
-                        "use the program that was made with this file or a newer one",
-                        "`%s`: %s", path, bst_last_error());
+                        "use the program that was made with this file or a newer one", "`%s`: %s",
+                        path, bst_last_error());
   }
   return bst_complain(BST_EXIT_BAD_INPUT,
                       "copy the file again, or compile it again: bestdeploy compile",

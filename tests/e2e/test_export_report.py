@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from random_nets import Spec, images_of, save
 
-from bestdeploy import _summary, deploy, ir, onnxruntime, ops, passes, stages
+from bestdeploy import _summary, deploy, importers, ir, onnxruntime, ops, passes, stages
 
 SPEC = Spec(seed=41, dim=16, heads=2, depth=1, n_steps=4, size=8, channels=3, classes=5)
 
@@ -82,6 +82,30 @@ def test_what_is_no_bit_and_why(dumped):
     assert layers[1] == f"residual stream ({len(streams)} tensors)"
     names = [str(v.name) for v in stages.neuron_values(graph)]
     assert list(report["neuron_rules"]) == names == [name for name, _ in report["firing_rates"]]
+
+
+COUNTS, ROUNDED = "exact integer counts", "stream neuron in Q20, rounded"
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"binariser": "soft"}, COUNTS),
+        ({"binariser": "hard"}, COUNTS),
+        ({"binariser": "boolean"}, COUNTS),
+        ({"binariser": "boolean", "tau": 1.5, "attention": "kv"}, COUNTS),
+        ({"binariser": "hard", "n_steps": 16, "attention": "kv"}, COUNTS),
+        ({"binariser": "hard", "tau": 1.5}, ROUNDED),
+        ({"binariser": "soft", "tau": 1.5}, ROUNDED),
+    ],
+    ids=str,
+)
+def test_the_rule_of_neurons_on_attention_counts(tmp_path, changes, rule):
+    """A neuron that forgets, and halving for fewer steps than there are bits, round nothing."""
+    spec = Spec(**{**SPEC.__dict__, "variant": "paper", **changes})
+    model = importers.import_checkpoint(save(tmp_path / "ckpt.pt", spec))
+    passes.run(model)
+    assert _summary.neuron_rules(model)["block.0.attn.attn_lif0"] == rule
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,28 @@ def test_errors(tools, model, tmp_path):
     assert run(bst_run, "--help").stdout.startswith(b"usage: bst_run")
 
 
+def test_files_that_are_no_raw_frames_are_refused_before_any_result(tools, model, tmp_path):
+    program, path = model
+    frame = programs.random_frame(program, 0)
+    np.save(tmp_path / "a.npy", np.stack([frame] * 4))
+    np.savez(tmp_path / "a.npz", images=np.stack([frame] * 4))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(4 * frame.size - 8))
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff" + bytes(2 * frame.size))
+    (tmp_path / "cut.raw").write_bytes(bytes(2 * frame.size + 5))
+    for name, says in (
+        ("a.npy", "is a .npy array"),
+        ("a.npz", "is a .npz or zip archive"),
+        ("a.png", "is a PNG image"),
+        ("a.jpg", "is a JPEG image"),
+        ("cut.raw", f"frame 2 has 5 bytes, the model takes {frame.size}"),
+    ):
+        done = run(tools["bst_run"], path, tmp_path / name)
+        failed(done, 7, says)
+        assert done.stdout == b""
+    piped = run(tools["bst_run"], path, "-", data=(tmp_path / "a.png").read_bytes())
+    assert len(piped.stdout.splitlines()) == 4, "on standard input every byte is a pixel"
+
+
 def test_full_disk_is_an_error(tools, model):
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(

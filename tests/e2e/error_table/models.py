@@ -107,7 +107,7 @@ MODEL_CASES: tuple[Case, ...] = (
     Case(
         "run changed.bstm frames.npz",
         7,
-        "header: total_bytes = 10789, must be the size of the file (BAD_FILE)",
+        "header: total_bytes = *, must be the size of the file (BAD_FILE)",
         "compile the model again: bestdeploy compile model.onnx",
         make=bstm(lambda b: b[:-1]),
         site="runtime.py:_Library.call",
@@ -462,7 +462,7 @@ MODEL_CASES: tuple[Case, ...] = (
     Case(
         "inspect changed.bstm",
         7,
-        "not a valid .bstm: file has 10788 bytes, its header says 10789",
+        "not a valid .bstm: file has * bytes, its header says *",
         "write the file again: bestdeploy compile model.onnx",
         where="changed.bstm",
         make=bstm(lambda b: b[:-1]),
