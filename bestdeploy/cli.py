@@ -86,17 +86,19 @@ def export(
     """Turn a checkpoint into ONNX files; verify them."""
     from bestdeploy import deploy
 
-    report = deploy.export(
-        checkpoint,
-        output,
-        family=family,
-        config=config,
-        settings=_settings(settings),
-        data=data,
-        strict_events=strict_events,
-        dump_passes=dump_passes,
-        progress=say,
-    )
+    with progress_bar("verifying") as verifying:
+        report = deploy.export(
+            checkpoint,
+            output,
+            family=family,
+            config=config,
+            settings=_settings(settings),
+            data=data,
+            strict_events=strict_events,
+            dump_passes=dump_passes,
+            progress=say,
+            verifying=verifying,
+        )
     _printing.say_events(report.events)
     for warning in report.warnings:
         message("warning", warning)

@@ -43,6 +43,7 @@ def export(
     progress: Progress | None = None,
     *,
     strict_events: bool = False,
+    verifying: Callable[[int, int | None], None] | None = None,
 ) -> ExportReport:
     """Turn a checkpoint into model.onnx, model.std.onnx and model.float.onnx, and verify them.
 
@@ -56,6 +57,7 @@ def export(
         dump_passes: folder that receives the graph after every pass.
         progress: called with a sentence before every long step.
         strict_events: refuse event counts above 255 in `data` instead of taking them as 255.
+        verifying: called with the number of frames verified, and of all where it is known.
 
     Raises:
         UsageError: one of the three files is the checkpoint itself.
@@ -79,6 +81,7 @@ def export(
         strict_events=strict_events,
         dump_passes=dump_passes,
         progress=progress,
+        verifying=verifying,
     )
 
 

@@ -10,26 +10,59 @@ from pathlib import Path
 
 from bestdeploy.errors import OutputError
 
-__all__ = ["cannot_write", "replaced_folder", "work_folder", "write_file", "write_files"]
+__all__ = [
+    "cannot_write",
+    "check_writable",
+    "replaced_folder",
+    "work_folder",
+    "write_file",
+    "write_files",
+]
 
 
-def write_file(path: str | Path, data: bytes) -> None:
+def check_writable(path: Path, option: str = "-o") -> None:
+    """Try whether a file can be written, before long work; leave nothing behind.
+
+    Raises:
+        OutputError: it cannot; the hint names the command line's `option`.
+    """
+    made: list[Path] = []
+    probe = _name_beside(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        for folder in reversed([p for p in path.parents if not p.exists()]):
+            folder.mkdir()
+            made.append(folder)
+        probe.touch(exist_ok=False)
+    except OSError as e:
+        raise cannot_write(path, e, option) from e
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+        for folder in reversed(made):
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def write_file(path: str | Path, data: bytes, option: str = "-o") -> None:
     """Write one file atomically.
 
     Raises:
-        OutputError: the folder or the file cannot be written.
+        OutputError: the folder or the file cannot be written; the hint names the `option`.
     """
-    write_files({Path(path): data})
+    write_files({Path(path): data}, option)
 
 
-def write_files(contents: Mapping[Path, bytes]) -> None:
+def write_files(contents: Mapping[Path, bytes], option: str = "-o") -> None:
     """Write several files that belong together: all of them, or none.
 
     Every file is written under a temporary name beside its place first; only when all are complete
     are they renamed. A place that is a folder is refused before.
 
     Raises:
-        OutputError: a folder or file cannot be written; nothing was changed.
+        OutputError: a folder or file cannot be written; nothing was changed. The hint names the
+            command line's `option`.
     """
     beside = {path: _name_beside(path) for path in contents}
     path = Path()
@@ -43,19 +76,19 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
         for path, temporary in beside.items():
             temporary.replace(path)
     except OSError as e:
-        raise cannot_write(path, e) from e
+        raise cannot_write(path, e, option) from e
     finally:
         for temporary in beside.values():
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
 
-def cannot_write(path: Path, error: Exception) -> OutputError:
+def cannot_write(path: Path, error: Exception, option: str = "-o") -> OutputError:
     """Return the error of a file or folder that cannot be written, with the system's reason."""
     return OutputError(
         f"cannot write `{path}`: {getattr(error, 'strerror', None) or error}",
         where=str(path),
-        hint="choose a folder you may write to with -o",
+        hint=f"choose a folder you may write to with {option}",
     )
 
 

@@ -222,9 +222,30 @@ COMMAND_CASES: tuple[Case, ...] = (
     Case(
         "export ckpt.pt -o frames.npz/model.onnx",
         8,
-        "cannot write `frames.npz/model.float.onnx`: File exists",
+        "cannot write `frames.npz/model.onnx`: Not a directory",
         "choose a folder you may write to with -o",
-        where="frames.npz/model.float.onnx",
+        where="frames.npz/model.onnx",
+    ),
+    Case(
+        "export none.pt -o /proc/x/model.onnx",
+        8,
+        "cannot write `/proc/x/model.onnx`: No such file or directory",
+        "choose a folder you may write to with -o",
+        where="/proc/x/model.onnx",
+    ),
+    Case(
+        "export ckpt.pt -o own.onnx --dump-passes frames.npz",
+        8,
+        "cannot write `frames.npz/00_spiking.onnx`: Not a directory",
+        "choose a folder you may write to with --dump-passes",
+        where="frames.npz/00_spiking.onnx",
+    ),
+    Case(
+        "export ckpt.pt -o own.onnx --dump-passes mine",
+        8,
+        "`mine/00_spiking.onnx` was not written by an export and would be overwritten",
+        "choose another folder with --dump-passes",
+        make=both(folder("mine"), file("mine/00_spiking.onnx", "mine")),
     ),
     Case(
         "compile model.onnx -o frames.npz",
