@@ -25,7 +25,6 @@ from bestdeploy._forms import (
     is_checkpoint,
     open_form,
 )
-from bestdeploy._inspect.common import refuse_settings
 from bestdeploy.errors import BudgetError, InputError, UsageError
 
 __all__ = ["BUDGETS", "GoldenReport", "LayerReport", "VerifyReport", "verify"]
@@ -163,8 +162,12 @@ def verify(
     """
     _check_limits(budget or {})
     sources = _sources(a, against, data, golden, model)
-    if not any(map(is_checkpoint, sources)):
-        refuse_settings(sources, config, settings)
+    if (config or settings) and not any(map(is_checkpoint, sources)):
+        raise UsageError(
+            "--set and --config: settings are for checkpoints, which none of "
+            f"{', '.join(f'`{s}`' for s in sources)} is",
+            hint="leave them away, or export the checkpoint again with them",
+        )
     forms = [open_form(source, model, config, settings or {}) for source in sources]
     if forms[0].shape != forms[-1].shape:
         raise InputError(

@@ -25,8 +25,8 @@ __all__ = ["Request", "inspect_file"]
 def inspect_file(path: str | Path, request: Request) -> dict[str, Any]:
     """Describe a file or bundle; see `bestdeploy.deploy.inspect`."""
     path = Path(path)
-    if path.is_dir() or path.suffix not in CHECKPOINTS:
-        refuse_settings([path], request.config, request.settings)
+    if path.is_dir() or (path.exists() and path.suffix not in CHECKPOINTS):
+        refuse_settings(path, request)
     if path.is_dir():
         return inspect_bundle(path, request)
     if path.suffix == ".onnx":

@@ -17,7 +17,6 @@ from bestdeploy._inspect.common import (
     describe_network,
     describe_parameters,
     refuse_data,
-    refuse_settings,
 )
 from bestdeploy._inspect.graph import describe_graph
 from bestdeploy.errors import UnsupportedModelError, UsageError
@@ -60,7 +59,11 @@ def inspect_checkpoint(path: Path, request: Request) -> dict[str, Any]:
     if family is None:
         known = ", ".join(f.NAME for f in importers.FAMILIES)
         refuse_data(path, request, "its family is not imported", f"imported families: {known}")
-        refuse_settings([path], request.config, request.settings)
+        if request.config or request.settings:
+            raise UsageError(
+                f"--set and --config: the family of `{path}` is not imported",
+                hint=f"imported families: {known}",
+            )
         return {**base, "settings": None, "layers": [], "parameters": parameters}
     sources = _sources(content, net, request)
     _check_names(family, sources)

@@ -179,17 +179,13 @@ def refuse_data(path: Path, request: Request, why: str, hint: str) -> None:
         raise UsageError(f"--data: no spikes can be recorded of `{path}`, {why}", hint=hint)
 
 
-def refuse_settings(
-    sources: Sequence[str | Path], config: str | Path | None, settings: Mapping[str, Any] | None
-) -> None:
-    """Raise where settings were given for files that hold their own."""
-    if not config and not settings:
-        return
-    names = ", ".join(f"`{source}`" for source in sources)
-    raise UsageError(
-        f"--set and --config: settings are for checkpoints, not for {names}",
-        hint="leave them away, or export the checkpoint again with them",
-    )
+def refuse_settings(path: Path, request: Request) -> None:
+    """Raise where settings were given for a file that holds its own, or is not imported."""
+    if request.config or request.settings:
+        raise UsageError(
+            f"--set and --config: settings are for checkpoints, which `{path}` is not",
+            hint="leave them away, or export the checkpoint again with them",
+        )
 
 
 def parsed(text: str) -> Any:

@@ -208,6 +208,7 @@ def _check_header(content: bytes) -> int:
     _require(len(content) >= HEADER.size, f"{len(content)} bytes, shorter than the 64-byte header")
     magic, major, _, header_bytes, n_sections, total, crc, reserved = HEADER.unpack_from(content)
     _require(magic == MAGIC, f"magic is {magic!r}, expected {MAGIC!r}")
+    _require(major > 0, "format version 0")
     _require_known(major == MAJOR, f"format version {major}, this program reads {MAJOR}")
     _require(header_bytes == HEADER.size, f"header_bytes is {header_bytes}, expected 64")
     _require(total == len(content), f"file has {len(content)} bytes, its header says {total}")

@@ -308,6 +308,13 @@ CHECKPOINT_CASES: tuple[Case, ...] = (
         make=saved(spikingformer),
     ),
     Case(
+        "inspect changed.pt --set tau=2",
+        2,
+        "--set and --config: the family of `changed.pt` is not imported",
+        "imported families: bestformer",
+        make=saved(spikingformer),
+    ),
+    Case(
         "export changed.pt",
         4,
         "no known model family has these 4 tensors (`a`, `b`, `c`, ...)",

@@ -191,16 +191,21 @@ COMMAND_CASES: tuple[Case, ...] = (
         )
     ),
     *(
-        Case(words, 2, f"--set and --config: settings are for checkpoints, not for {names}", MORE)
+        Case(
+            words,
+            2,
+            f"--set and --config: settings are for checkpoints, which {names}",
+            MORE,
+        )
         for words, names in (
-            ("inspect model.onnx --set tua=1", "`model.onnx`"),
-            ("inspect bundle --config nonexist.toml", "`bundle`"),
-            ("inspect model.std.onnx --set tau=2", "`model.std.onnx`"),
+            ("inspect model.onnx --set tua=1", "`model.onnx` is not"),
+            ("inspect bundle --config nonexist.toml", "`bundle` is not"),
+            ("inspect model.std.onnx --set tau=2", "`model.std.onnx` is not"),
             (
                 "verify model.onnx --against model.std.onnx --set tau=7 --config nonexist.toml",
-                "`model.onnx`, `model.std.onnx`",
+                "none of `model.onnx`, `model.std.onnx` is",
             ),
-            ("verify bundle --golden --set tau=2", "`bundle`"),
+            ("verify bundle --golden --set tau=2", "none of `bundle` is"),
         )
     ),
     *(
