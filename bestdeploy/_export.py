@@ -15,11 +15,19 @@ from typing import Any
 import numpy as np
 
 from bestdeploy import _summary, images, importers, ir, onnxruntime, passes, runtime, stages
+from bestdeploy._comparison import Comparison
+from bestdeploy._forms import GraphForm
 from bestdeploy.emit import floating
 from bestdeploy.emit import onnx as emit_onnx
 from bestdeploy.emit.bstm import write_bstm
-from bestdeploy.errors import MissingToolError, UsageError, VerificationError
-from bestdeploy.files import write_file, write_files
+from bestdeploy.errors import (
+    BestDeployError,
+    MissingToolError,
+    OutputError,
+    UsageError,
+    VerificationError,
+)
+from bestdeploy.files import check_writable, write_file, write_files
 from bestdeploy.lower import lower
 
 __all__ = ["ExportReport", "export"]
@@ -86,11 +94,16 @@ def export(
     strict_events: bool = False,
     dump_passes: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
+    verifying: Callable[[int, int | None], None] | None = None,
 ) -> ExportReport:
     """Export a checkpoint; see `bestdeploy.deploy.export`."""
     start = time.perf_counter()
     say = progress or (lambda text: None)
     files = output_files(output)
+    for file in files.values():
+        check_writable(file)
+    if dump_passes is not None:
+        _check_dumps(Path(dump_passes))
     say(f"reading {checkpoint}")
     spiking = importers.import_checkpoint(
         checkpoint, family=family, config=config, overrides=settings
@@ -107,7 +120,7 @@ def export(
     check = _Check(spiking, packed)
     std_bytes = emit_onnx.standard_model(packed)
     engines, missing = _engines(packed, std_bytes)
-    parity = check.run(iter(source), engines)
+    parity = check.run(iter(source), engines, _counting(source, verifying))
     packed.metadata_props["golden"] = encode_golden(*check.golden)
     model_bytes = emit_onnx.function_model(packed)
     say("writing the files")
@@ -127,14 +140,51 @@ def export(
     )
 
 
+DUMP = "--dump-passes"
+
+
+def _dump_files(folder: Path) -> list[Path]:
+    """Return the files of `--dump-passes`: the spiking graph, then one per pass."""
+    names = ["spiking", *(step.name for step in passes.PIPELINE)]
+    return [folder / f"{number:02d}_{name}.onnx" for number, name in enumerate(names)]
+
+
+def _check_dumps(folder: Path) -> None:
+    """Refuse a folder that cannot be written, or that would lose a file of someone else."""
+    for file in _dump_files(folder):
+        check_writable(file, DUMP)
+        if file.exists() and not _is_ours(file):
+            raise OutputError(
+                f"`{file}` was not written by an export and would be overwritten",
+                hint=f"choose another folder with {DUMP}",
+            )
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        return bool(ir.load(file).producer_name == "bestdeploy")
+    except BestDeployError:
+        return False
+
+
 def _dumper(folder: Path, spiking: ir.Model) -> Callable[[int, Any, ir.Model], None]:
-    write_file(folder / "00_spiking.onnx", emit_onnx.function_model(ir.clone(spiking)))
+    files = _dump_files(folder)
+    write_file(files[0], emit_onnx.function_model(ir.clone(spiking)), DUMP)
 
     def dump(number: int, step: Any, model: ir.Model) -> None:
-        path = folder / f"{number:02d}_{step.name}.onnx"
-        write_file(path, emit_onnx.function_model(ir.clone(model)))
+        write_file(files[number], emit_onnx.function_model(ir.clone(model)), DUMP)
 
     return dump
+
+
+def _counting(
+    source: _Frames, verifying: Callable[[int, int | None], None] | None
+) -> Callable[[int], None]:
+    """Return what is called with the number of frames done."""
+    if verifying is None:
+        return lambda _done: None
+    total = source.count()
+    return lambda done: verifying(done, total)
 
 
 def _precision(model: ir.Model) -> list[str]:
@@ -172,6 +222,7 @@ class _Frames:
         self.shape, self.tally = stages.input_shape(model), images.Tally()
         self._data, self._strict, self._size = data, strict_events, stages.batch_size(model)
         self._rules = images.rules_of(model.metadata_props)
+        images.check_strict(strict_events, self.shape)
         sources = [data] if isinstance(data, str | Path) else data
         if sources is not None and "-" not in map(str, sources):
             next(self._read(batch_size=1, limit=1))
@@ -185,6 +236,10 @@ class _Frames:
             limit=limit,
             strict_events=self._strict,
         )
+
+    def count(self) -> int | None:
+        """Return how many frames there are, None where only reading them tells."""
+        return N_BUILTIN if self._data is None else images.count_frames(self._data, self.shape)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         if self._data is None:
@@ -207,14 +262,21 @@ class _Check:
         self.kept = stages.kept_spikes(packed)
         self.bits = int(packed.metadata_props["frac_bits"])
         self.agreement = 1.0
+        self.graphs = spiking, packed
+        self.first: str | None = None
         self.spikes = dict.fromkeys(self.names, 0)
         self.flips = dict.fromkeys(self.names, 0)
         self.steps = dict.fromkeys(self.names, 0)
         self.golden: tuple[np.ndarray, np.ndarray]
         self._kept: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def run(self, frames: Iterator[np.ndarray], engines: dict[str, Any]) -> dict[str, Any]:
-        """Compare everything on all frames.
+    def run(
+        self,
+        frames: Iterator[np.ndarray],
+        engines: dict[str, Any],
+        count: Callable[[int], None] = lambda _done: None,
+    ) -> dict[str, Any]:
+        """Compare everything on all frames; `count` is called with the number done.
 
         Raises:
             VerificationError: an engine gives other integers than the reference.
@@ -222,12 +284,14 @@ class _Check:
         n_frames, n_same, worst = 0, 0, 0.0
         for batch in frames:
             trained, integers = self.trained.run(batch), self.integers.run(batch)
-            self._count(trained, integers)
+            if self._count(trained, integers) and self.first is None:
+                self.first = self._divergence(batch, n_frames)
             for name, engine in engines.items():
                 self._compare(name, engine, batch, integers["raw"], n_frames)
             worst = max(worst, float(np.abs(trained["logits"] - integers["logits"]).max()))
             n_same += int((trained["logits"].argmax(1) == integers["logits"].argmax(1)).sum())
             n_frames += len(batch)
+            count(n_frames)
             self._keep(batch, integers["raw"])
         self.golden = (
             np.concatenate([f for f, _ in self._kept]),
@@ -240,6 +304,7 @@ class _Check:
             **dict.fromkeys(map(_differing, engines), 0),
             "spike flips against the trained model": sum(self.flips.values()),
             "neuron-steps": total,
+            "first divergence from the trained model": self.first,
             "flips per million neuron-steps": 1e6 * sum(self.flips.values()) / max(1, total),
             "largest logit difference to the trained model": worst,
             "top-1 agreement with the trained model": self.agreement,
@@ -253,13 +318,29 @@ class _Check:
             # The first built-in frames are constants; frames from the end say more.
             self._kept.append((batch[-room:], raw[-room:]))
 
-    def _count(self, trained: dict[str, Any], integers: dict[str, Any]) -> None:
+    def _divergence(self, batch: np.ndarray, n_before: int) -> str:
+        """Say where a batch strays first from the trained model, and how near the threshold."""
+        forms = [GraphForm(name, ir.clone(g)) for name, g in zip("ab", self.graphs, strict=True)]
+        comparison = Comparison(*forms)
+        for part in images.batches_of(batch, "frames", batch_size=len(batch)):
+            comparison.add(part)
+        report = comparison.report(None)
+        first = {**(report.first_divergence or {})}
+        first["frame"] += n_before
+        margin = next(x.min_margin for x in report.layers if x.name == first["layer"])
+        first["margin"] = "-" if margin is None else f"{margin:.2g}"
+        return ", ".join(f"{key} {value}" for key, value in first.items())
+
+    def _count(self, trained: dict[str, Any], integers: dict[str, Any]) -> int:
+        """Add up spikes and flips of a batch; return its flips."""
+        before = sum(self.flips.values())
         for name in self.names:
             ours = self.read(name, integers[name])
             self.spikes[name] += int(ours.sum())
             theirs = self.kept(name, trained[name])
             self.flips[name] += int((ours != theirs.reshape(ours.shape)).sum())
             self.steps[name] += ours.size
+        return sum(self.flips.values()) - before
 
     @staticmethod
     def _compare(name: str, engine: Any, batch: np.ndarray, raw: np.ndarray, n_before: int) -> None:

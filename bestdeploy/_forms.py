@@ -387,7 +387,7 @@ def open_form(
 
     Raises:
         UsageError: the name says no form, or `factory` is not usable.
-        ArtifactError, CheckpointError: the file cannot be read.
+        ArtifactError, CheckpointError, InputError: the file cannot be read.
     """
     text = str(source)
     if text.startswith(REFERENCE):
@@ -401,6 +401,10 @@ def open_form(
         model = ir.load(path)
         spiking = model.metadata_props.get("stage") == "spiking"
         return _graph_form(path, model) if spiking else _OrtForm(path, model)
+    if not path.exists():
+        raise InputError(
+            f"cannot read `{path}`: No such file or directory", hint="check the names of both forms"
+        )
     if not is_checkpoint(path):
         raise UsageError(
             f"`{path}`: cannot tell what it is",

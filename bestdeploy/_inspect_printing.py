@@ -169,7 +169,8 @@ def _size_lines(sizes: Found, parameters: Found | None) -> Iterator[Line]:
     if sizes["model_bytes"] is None:
         yield "buffers", "not known here: there is no compiler for the runtime that says it"
         return
-    yield "buffer 1", f"{sizes['model_bytes']} bytes (prepared model, one per model)"
+    kernels = f"{sizes['kernels']} kernels"
+    yield "buffer 1", f"{sizes['model_bytes']} bytes (prepared model, one per model; {kernels})"
     yield "buffer 2", f"{sizes['arena_bytes']} bytes (arena, one per session; more with threads)"
 
 
@@ -188,7 +189,8 @@ def _setting_lines(settings: Found) -> Iterator[Line]:
         yield f"not usable: {name}", text
     hints = " ".join(f"--set {x['name']}={x['usual'] or '...'}" for x in settings["missing"])
     if hints:
-        yield "published code uses", hints
+        published = any(x["usual"] for x in settings["missing"])
+        yield "published code uses" if published else "no published code, give", hints
 
 
 def _value(value: Any) -> str:
@@ -206,6 +208,8 @@ def _check_lines(found: Found) -> Iterator[Line]:
                 f"{net['classes']} classes, {net['channels']} input channels"
             ),
         )
+    if found["has_ema"]:
+        yield "averaged weights", "there too (state_dict_ema): --set ema=true takes them"
     if checks["tensors_not_finite"]:
         yield "not finite", ", ".join(checks["tensors_not_finite"][:5])
     if checks["lambda_range"] is not None:
@@ -305,7 +309,7 @@ def print_published(found: Found) -> None:
     )  # fmt: skip
     print("\nNS-ACE = SOPs b_w b_s")
     print_table(
-        ("model", "SOPs", "b_w", "b_s", "NS-ACE", "printed", "agrees"),
+        ("model", "SOPs", "b_w", "b_s", "NS-ACE", "before rounding", "printed", "agrees"),
         [
             (
                 row["model"],
@@ -313,6 +317,7 @@ def print_published(found: Found) -> None:
                 row["weight_bits"],
                 row["spike_bits"],
                 f"{row['ns_ace_g']:.2f} G",
+                f"{row['ns_ace_low_g']:.2f} .. {row['ns_ace_high_g']:.2f} G",
                 f"{row['printed_g']} G",
                 _yes(row["agrees"]),
             )

@@ -49,7 +49,8 @@ def say(text: str) -> None:
 def progress_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show a bar on stderr while something counts; nothing where stderr is no terminal.
 
-    Yields a function to call with the number done, and of all (None where it is not known).
+    The bar appears with the first count and goes with the last, so that lines may be printed before
+    and after. Yields a function to call with the number done, and of all (None where unknown).
     """
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
@@ -65,9 +66,20 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
 
     console = Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR")) or None)
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    bar = Progress(*columns, console=console, transient=True)
+    task = bar.add_task(label, total=None)
+
+    def count(done: int, total: int | None) -> None:
+        bar.update(task, completed=done, total=total)
+        if total is not None and done >= total:
+            bar.stop()
+        elif not bar.live.is_started:
+            bar.start()
+
+    try:
+        yield count
+    finally:
+        bar.stop()
 
 
 def printable(text: str) -> str:

@@ -174,6 +174,7 @@ def _open_onnx(path: Path, engine: str, threads: int) -> Engine:
 
         file = sibling(path, "std") if engine == "std" else path
         model = onnxruntime.load(file, threads)
+        ir.load(file)  # onnxruntime takes ops of a newer bestdeploy: they have bodies
         metadata, shape = model.metadata, model.input_shape
     if len(shape) not in (3, 4) or not all(isinstance(size, int) for size in shape):
         raise ArtifactError(

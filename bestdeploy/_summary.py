@@ -6,9 +6,13 @@ Everything is read from the packed graph and its metadata.
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from bestdeploy import ir, stages
+from bestdeploy.ops.neuron import RATE_BITS
 from bestdeploy.passes.threshold_tables import MAX_STEPS as MAX_EXACT_STEPS
 
 __all__ = ["neuron_rule", "neuron_rules", "settings_of", "unpacked"]
@@ -32,6 +36,7 @@ _RULES = {
     "SpikeKeyValuesStream": STREAM,
     "SpikeQueryValues": STREAM,
 }
+_ON_COUNTS = ("SpikeScoresStream", "SpikeKeyValuesStream")
 _STEMS = ("StemNeuron", "StemFrames")
 _READ_OUTS = ("SpikeReadOut", "ResidualReadOut")
 
@@ -61,8 +66,28 @@ def neuron_rules(model: ir.Model) -> dict[str, str]:
     for value in stages.neuron_values(model):
         node = value.producer()
         assert node is not None
-        found[str(value.name)] = _RULES[_name(node)].format(bits=_bits(model))
+        rule = COUNTS if _is_exact_on_counts(node, model) else _RULES[_name(node)]
+        found[str(value.name)] = rule.format(bits=_bits(model))
     return found
+
+
+def _is_exact_on_counts(node: ir.Node, model: ir.Model) -> bool:
+    """Tell whether a stream neuron that reads attention counts A 2^F rounds nothing.
+
+    Its threshold must be a whole number in Q(F). With tau = 1 the state is the input. With tau = 2
+    a state is halved once per step: a multiple of 2^F stays whole for F steps, and so does what is
+    added to it, v_reset or the threshold of a soft reset, where 2^T divides it.
+    """
+    config = json.loads(model.metadata_props.get("config", "{}"))
+    if _name(node) not in _ON_COUNTS or "v_threshold" not in config:
+        return False
+    a, bits, n_steps = ir.attributes(node), int(_bits(model)), int(config["n_steps"])
+    if Fraction(float(np.float32(config["v_threshold"]))) * 2**bits != a["v_threshold"]:
+        return False
+    if a["rate"] == (1 << RATE_BITS if a["decay_input"] else 0):
+        return True
+    added = a["v_threshold"] if a["soft_reset"] else a["v_reset"]
+    return a["rounding"] == 0 and n_steps <= bits and added % 2**n_steps == 0
 
 
 def _is_conv_fed_stream(node: ir.Node) -> bool:

@@ -156,11 +156,18 @@ def verify(
 
     Raises:
         BudgetError: a limit of `budget` is exceeded; it holds the report.
-        UsageError: a limit is no limit, or on what these two forms do not show; nothing to compare.
+        UsageError: a limit is no limit, or on what these two forms do not show; nothing to compare;
+            an option that neither form has a use for.
         InputError: the forms are of different models, or no form holds golden vectors.
     """
     _check_limits(budget or {})
     sources = _sources(a, against, data, golden, model)
+    if (config or settings) and not any(map(is_checkpoint, sources)):
+        raise UsageError(
+            "--set and --config: settings are for checkpoints, which none of "
+            f"{', '.join(f'`{s}`' for s in sources)} is",
+            hint="leave them away, or export the checkpoint again with them",
+        )
     forms = [open_form(source, model, config, settings or {}) for source in sources]
     if forms[0].shape != forms[-1].shape:
         raise InputError(
@@ -210,6 +217,7 @@ def _batches(
     forms: Sequence[Form], data: Data, stored: Stored | None, limit: int | None, strict: bool
 ) -> tuple[Iterator[images.Batch], int | None]:
     """Return the frames to compare on, and how many they are where that is known."""
+    images.check_strict(strict, forms[0].shape)
     first, size = forms[0], min(form.batch_size for form in forms)
     if data is not None:
         total = images.count_frames(data, first.shape)

@@ -86,17 +86,19 @@ def export(
     """Turn a checkpoint into ONNX files; verify them."""
     from bestdeploy import deploy
 
-    report = deploy.export(
-        checkpoint,
-        output,
-        family=family,
-        config=config,
-        settings=_settings(settings),
-        data=data,
-        strict_events=strict_events,
-        dump_passes=dump_passes,
-        progress=say,
-    )
+    with progress_bar("verifying") as verifying:
+        report = deploy.export(
+            checkpoint,
+            output,
+            family=family,
+            config=config,
+            settings=_settings(settings),
+            data=data,
+            strict_events=strict_events,
+            dump_passes=dump_passes,
+            progress=say,
+            verifying=verifying,
+        )
     _printing.say_events(report.events)
     for warning in report.warnings:
         message("warning", warning)
@@ -336,8 +338,9 @@ def inspect(
     data: Data = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Frames at most.")] = None,
     energy: Annotated[
-        str, typer.Option("--energy", metavar="mac=PJ,ac=PJ", help="Picojoule per operation.")
-    ] = "mac=4.6,ac=0.9",
+        str | None,
+        typer.Option("--energy", metavar="mac=PJ,ac=PJ", help="Picojoule; default mac=4.6,ac=0.9."),
+    ] = None,
     config: Config = None,
     settings: Setting = None,
     strict_events: StrictEvents = False,
@@ -352,6 +355,11 @@ def inspect(
     if published:
         if file is not None:
             raise UsageError("--published takes no FILE", hint="bestdeploy inspect --published")
+        if any((data, limit, energy, config, settings, strict_events)):
+            raise UsageError(
+                "--published takes no other option than --json",
+                hint="bestdeploy inspect --published",
+            )
         literature = deploy.published()
         if as_json:
             print_json("inspect", literature)

@@ -43,6 +43,7 @@ def export(
     progress: Progress | None = None,
     *,
     strict_events: bool = False,
+    verifying: Callable[[int, int | None], None] | None = None,
 ) -> ExportReport:
     """Turn a checkpoint into model.onnx, model.std.onnx and model.float.onnx, and verify them.
 
@@ -56,6 +57,7 @@ def export(
         dump_passes: folder that receives the graph after every pass.
         progress: called with a sentence before every long step.
         strict_events: refuse event counts above 255 in `data` instead of taking them as 255.
+        verifying: called with the number of frames verified, and of all where it is known.
 
     Raises:
         UsageError: one of the three files is the checkpoint itself.
@@ -79,6 +81,7 @@ def export(
         strict_events=strict_events,
         dump_passes=dump_passes,
         progress=progress,
+        verifying=verifying,
     )
 
 
@@ -258,7 +261,7 @@ def inspect(
     data: Source | None = None,
     *,
     limit: int | None = None,
-    energy: str = "mac=4.6,ac=0.9",
+    energy: str | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, str] | None = None,
     strict_events: bool = False,
@@ -270,20 +273,30 @@ def inspect(
         path: the file or folder.
         data: frames whose spikes are counted; None = dense work only.
         limit: frames at most.
-        energy: picojoule per operation, "mac=..,ac=..".
+        energy: picojoule per operation, "mac=..,ac=.."; None = the usual "mac=4.6,ac=0.9".
         config: TOML file with settings of a checkpoint.
         settings: single settings of a checkpoint.
         strict_events: refuse event counts above 255 instead of taking them as 255.
         progress: called with the frames done, and the frames there are (None = unknown).
+
+    Raises:
+        UsageError: an option about frames without `data`, or settings of what is no checkpoint.
     """
     from bestdeploy import report
     from bestdeploy._inspect import Request, inspect_file
 
+    prices = report.Energy.parse(energy or "")
+    about_frames = {"--limit": limit, "--energy": energy, "--strict-events": strict_events}
+    for option, value in about_frames.items():
+        if value and not data:
+            raise UsageError(
+                f"{option} is about frames, and there is no --data", hint="give frames with --data"
+            )
     request = Request(
         data=[data] if isinstance(data, str | Path) else data,
         limit=limit,
         strict_events=strict_events,
-        energy=report.Energy.parse(energy),
+        energy=prices,
         settings=dict(settings or {}),
         config=config,
         progress=progress or (lambda _done, _total: None),

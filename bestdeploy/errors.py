@@ -124,3 +124,5 @@ class NativeError(BestDeployError):
     def __init__(self, message: str, *, status: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.status = status
+        if status == "UNSUPPORTED":
+            self.exit_code = UnsupportedModelError.exit_code

@@ -7,6 +7,7 @@ onnx and onnx_ir are imported here and in the rooms above; `bestdeploy.runtime` 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as oir
 
-from bestdeploy.errors import ArtifactError, GraphError
+from bestdeploy.errors import ArtifactError, GraphError, UnsupportedModelError
 
 DOMAIN = "bestdeploy"
 DOMAIN_VERSION = 1
@@ -39,6 +40,7 @@ class Builder:
         self.initializers: dict[str, Value] = {}
         self._prefix = prefix
         self._count = 0
+        self._n_named = 0
 
     def _fresh(self) -> str:
         self._count += 1
@@ -69,6 +71,20 @@ class Builder:
         )
         self.nodes.append(node)
         return node.outputs[0] if len(names) == 1 else tuple(node.outputs)
+
+    def name_by_layer(self, layer: str) -> None:
+        """Name what was appended since the last call and has no name of its own.
+
+        Nodes become `<layer>/<Op>_<k>`; their outputs are named like their node.
+        """
+        count: Counter[str] = Counter()
+        for node in self.nodes[self._n_named :]:
+            count[node.op_type] += 1
+            if node.name == f"{node.op_type}_{node.outputs[0].name}":
+                node.name = f"{layer}/{node.op_type}_{count[node.op_type]}"
+            for i, output in enumerate(node.outputs):
+                output.name = f"{node.name}.{i}" if i else node.name
+        self._n_named = len(self.nodes)
 
     def constant(self, array: np.ndarray | np.generic | int | list[int]) -> Value:
         """Append a Constant node holding an array (int lists become int64)."""
@@ -328,7 +344,12 @@ def load(path: str | Path) -> Model:
 
 
 def from_bytes(data: bytes, where: str) -> Model:
-    """Parse a serialised ONNX model; `where` names it in errors."""
+    """Parse a serialised ONNX model; `where` names it in errors.
+
+    Raises:
+        ArtifactError: not an ONNX model.
+        UnsupportedModelError: written by a newer bestdeploy, or in a newer ONNX format.
+    """
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -346,4 +367,26 @@ def from_bytes(data: bytes, where: str) -> Model:
             where=where,
             hint="give a file that `bestdeploy export` wrote",
         )
+    _check_versions(proto, where)
     return oir.serde.deserialize_model(proto)
+
+
+def _check_versions(proto: Any, where: str) -> None:
+    """Refuse a ModelProto whose ops or encoding may mean something that is not known here."""
+    import onnx
+
+    imports = [x for part in (proto, *proto.functions) for x in part.opset_import]
+    version = max((x.version for x in imports if x.domain == DOMAIN), default=DOMAIN_VERSION)
+    if version > DOMAIN_VERSION:
+        raise UnsupportedModelError(
+            f"`{where}` has ops of bestdeploy version {version}, this is version {DOMAIN_VERSION}",
+            where=where,
+            hint="pip install -U bestdeploy",
+        )
+    if proto.ir_version > onnx.IR_VERSION:
+        raise UnsupportedModelError(
+            f"`{where}` is of ONNX IR version {proto.ir_version}, "
+            f"onnx {onnx.__version__} reads up to {onnx.IR_VERSION}",
+            where=where,
+            hint="pip install -U bestdeploy onnx",
+        )

@@ -16,7 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bestdeploy._inspect.common import CHECKPOINTS, Request
+from bestdeploy._inspect.common import CHECKPOINTS, Request, refuse_settings
 from bestdeploy._inspect.program import inspect_bstm, inspect_bundle
 
 __all__ = ["Request", "inspect_file"]
@@ -25,6 +25,8 @@ __all__ = ["Request", "inspect_file"]
 def inspect_file(path: str | Path, request: Request) -> dict[str, Any]:
     """Describe a file or bundle; see `bestdeploy.deploy.inspect`."""
     path = Path(path)
+    if path.is_dir() or (path.exists() and path.suffix not in CHECKPOINTS):
+        refuse_settings(path, request)
     if path.is_dir():
         return inspect_bundle(path, request)
     if path.suffix == ".onnx":

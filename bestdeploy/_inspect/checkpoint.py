@@ -35,7 +35,8 @@ Sources = Mapping[str, Mapping[str, Any]]
 
 def inspect_checkpoint(path: Path, request: Request) -> dict[str, Any]:
     """Describe a checkpoint; see `bestdeploy.deploy.inspect`."""
-    content = checkpoint.read(path)
+    stated = settings.read_config(request.config)
+    content = checkpoint.read(path, ema=settings.wants_ema(request.settings, stated))
     keys, shapes = set(content.tensors), {k: v.shape for k, v in content.tensors.items()}
     family = next((f for f in importers.FAMILIES if f.recognises(keys)), None)
     foreign = None if family else signatures.recognise(keys)
@@ -48,6 +49,7 @@ def inspect_checkpoint(path: Path, request: Request) -> dict[str, Any]:
         "family": family.NAME if family else None,
         "model_of_the_field": foreign,
         "exported": family is not None,
+        "has_ema": content.has_ema,
         "n_tensors": len(shapes),
         "skeleton": None if net is None else {**dataclasses.asdict(net), "dim": net.dim},
         "checks": _checks(content.tensors),
@@ -57,8 +59,15 @@ def inspect_checkpoint(path: Path, request: Request) -> dict[str, Any]:
     if family is None:
         known = ", ".join(f.NAME for f in importers.FAMILIES)
         refuse_data(path, request, "its family is not imported", f"imported families: {known}")
+        if request.config or request.settings:
+            raise UsageError(
+                f"--set and --config: the family of `{path}` is not imported",
+                hint=f"imported families: {known}",
+            )
         return {**base, "settings": None, "layers": [], "parameters": parameters}
-    found = _survey(family, _sources(content, net, request))
+    sources = _sources(content, net, request)
+    _check_names(family, sources)
+    found = _survey(family, family.schema(family.layout_of(keys), sources), sources)
     network = _network(path, net, found, request)
     return {**base, "settings": found, **network, "parameters": parameters}
 
@@ -111,12 +120,13 @@ def _sources(
     }
 
 
-def _survey(family: ModuleType, sources: Sources) -> dict[str, Any]:
+def _survey(
+    family: ModuleType, schema: Sequence[settings.Setting], sources: Sources
+) -> dict[str, Any]:
     """Return the settings that are found (value and source), missing, and not usable."""
-    _check_names(family, sources)
     found: dict[str, Any] = {}
     missing, unusable = [], {}
-    for setting in family.SETTINGS:
+    for setting in schema:
         names = (setting.name, *setting.aliases)
         held = {s: {k: v for k, v in t.items() if k in names} for s, t in sources.items()}
         implied = None if setting.implied is None else setting.implied(_values(found))

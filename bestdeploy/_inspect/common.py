@@ -26,6 +26,7 @@ __all__ = [
     "pruned_of",
     "record",
     "refuse_data",
+    "refuse_settings",
     "scales_are_per_head",
     "sentence",
 ]
@@ -176,6 +177,15 @@ def refuse_data(path: Path, request: Request, why: str, hint: str) -> None:
     """Raise where frames were given for a file whose spikes cannot be recorded."""
     if request.data:
         raise UsageError(f"--data: no spikes can be recorded of `{path}`, {why}", hint=hint)
+
+
+def refuse_settings(path: Path, request: Request) -> None:
+    """Raise where settings were given for a file that holds its own, or is not imported."""
+    if request.config or request.settings:
+        raise UsageError(
+            f"--set and --config: settings are for checkpoints, which `{path}` is not",
+            hint="leave them away, or export the checkpoint again with them",
+        )
 
 
 def parsed(text: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bestdeploy import images, runtime
+from bestdeploy import images, runtime, toolchain
 from bestdeploy._bundle import read_manifest
 from bestdeploy._inspect.common import (
     CHECKPOINTS,
@@ -24,7 +24,7 @@ from bestdeploy._inspect.common import (
     sentence,
 )
 from bestdeploy.emit import bstm
-from bestdeploy.errors import ArtifactError, MissingToolError
+from bestdeploy.errors import ArtifactError, MissingToolError, UnsupportedModelError
 from bestdeploy.program import BufferKind, Program
 from bestdeploy.report.of_program import layers_of_program, n_scales_of_program
 
@@ -45,15 +45,32 @@ def inspect_bundle(path: Path, request: Request) -> dict[str, Any]:
         )
     damaged = _damaged(path, manifest)
     inside = inspect_bstm(path / "model.bstm", request)
+    sizes = {**inside["sizes"], **_sizes_elsewhere(manifest)}
     files = {str(name): facts.get("bytes") for name, facts in manifest["files"].items()}
     return {
         **inside,
         "kind": "bundle",
         "what": f"bundle for target {manifest.get('target')}: {inside['what']}",
+        "sizes": sizes,
         "manifest": manifest,
         "files": files,
         "damaged_files": damaged,
     }
+
+
+def _sizes_elsewhere(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the buffers that the manifest states, where its target is not this machine.
+
+    They are those of the portable kernels; how many bytes others lay out, a device knows itself.
+    """
+    name, stated = manifest.get("target"), manifest.get("model")
+    row = next((t for t in toolchain.TARGETS if t.name == name), None)
+    runs_here = row is not None and not row.is_source and toolchain.runs_natively(row)
+    if runs_here or not isinstance(stated, dict):
+        return {}
+    found = {key: stated.get(key) for key in ("model_bytes", "arena_bytes")}
+    whole = all(isinstance(value, int) for value in found.values())
+    return {**found, "kernels": "portable"} if whole else {}
 
 
 def _damaged(folder: Path, manifest: dict[str, Any]) -> list[str]:
@@ -99,6 +116,9 @@ def _read(content: bytes, path: Path) -> Program:
             where=str(path),
             hint="write the file again: bestdeploy compile model.onnx",
         ) from error
+    except UnsupportedModelError as error:
+        error.where = str(path)
+        raise
 
 
 def describe_bstm(content: bytes, request: Request, path: Path) -> dict[str, Any]:
@@ -179,6 +199,7 @@ def _bstm_sizes(content: bytes, program: Program, model: runtime.Model | None) -
         "constant_bytes_by_type": dict(sorted(by_type.items())),
         "model_bytes": None if model is None else model.model_bytes,
         "arena_bytes": None if model is None else model.arena_bytes,
+        "kernels": None if model is None else model.isa,
     }
 
 

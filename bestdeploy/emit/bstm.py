@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bestdeploy.errors import ArtifactError
+from bestdeploy.errors import ArtifactError, UnsupportedModelError
 from bestdeploy.files import write_file
 from bestdeploy.program import (
     CONSTANT_DTYPES,
@@ -78,6 +78,7 @@ def read_bstm(content: bytes) -> Program:
 
     Raises:
         ArtifactError: the bytes are not a valid `.bstm`, with the rule that is broken.
+        UnsupportedModelError: a newer version of the format.
     """
     parts = _split(content)
     fields = MODEL.unpack(parts[K_MODEL][0])
@@ -187,6 +188,14 @@ def _require(condition: bool, message: str) -> None:
         raise ArtifactError(f"not a valid .bstm: {message}")
 
 
+def _require_known(condition: bool, message: str) -> None:
+    """Check what a newer version of the format may have more of."""
+    if not condition:
+        raise UnsupportedModelError(
+            f"newer than this program: {message}", hint="pip install -U bestdeploy"
+        )
+
+
 def _decode(content: bytes) -> str:
     try:
         return content.decode("utf-8")
@@ -199,7 +208,8 @@ def _check_header(content: bytes) -> int:
     _require(len(content) >= HEADER.size, f"{len(content)} bytes, shorter than the 64-byte header")
     magic, major, _, header_bytes, n_sections, total, crc, reserved = HEADER.unpack_from(content)
     _require(magic == MAGIC, f"magic is {magic!r}, expected {MAGIC!r}")
-    _require(major == MAJOR, f"format version {major}, this program reads {MAJOR}")
+    _require(major > 0, "format version 0")
+    _require_known(major == MAJOR, f"format version {major}, this program reads {MAJOR}")
     _require(header_bytes == HEADER.size, f"header_bytes is {header_bytes}, expected 64")
     _require(total == len(content), f"file has {len(content)} bytes, its header says {total}")
     _require(reserved == 0 and not any(content[32:64]), "reserved header bytes are not 0")
@@ -221,7 +231,7 @@ def _split(content: bytes) -> dict[int, tuple[bytes, int]]:
         )
         _require(kind > previous, f"section kind {kind} after {previous}, must ascend")
         known = kind in RECORD_BYTES or kind == K_GOLDEN or kind >= FIRST_OPTIONAL_KIND
-        _require(known, f"unknown section kind {kind}")
+        _require_known(known, f"unknown section kind {kind}")
         _require(reserved == 0, f"section {kind}: reserved is not 0")
         _require(offset == align(end, SECTION_ALIGN), f"section {kind}: offset {offset} is wrong")
         _require(offset + size <= len(content), f"section {kind} leaves the file")
@@ -240,7 +250,7 @@ def _split(content: bytes) -> dict[int, tuple[bytes, int]]:
 def _read_buffers(content: bytes) -> tuple[Buffer, ...]:
     buffers = []
     for i, (offset, size, kind, t, h, w, c, reserved) in enumerate(BUFFER.iter_unpack(content)):
-        _require(kind in list(BufferKind), f"buffer {i}: unknown kind {kind}")
+        _require_known(kind in list(BufferKind), f"buffer {i}: unknown kind {kind}")
         _require(reserved == 0, f"buffer {i}: reserved is not 0")
         buffer = Buffer(BufferKind(kind), t, h, w, c, offset)
         _require(buffer.n_bytes == size, f"buffer {i}: {size} bytes, its shape needs another size")
@@ -259,7 +269,7 @@ def _read_steps(content: bytes, names: bytes) -> tuple[Step, ...]:
     steps = []
     for i, fields in enumerate(STEP.iter_unpack(content)):
         op, name = fields[:2]
-        _require(op in list(Op), f"step {i}: unknown op {op}")
+        _require_known(op in list(Op), f"step {i}: unknown op {op}")
         starts = name < len(names) and (name == 0 or names[name - 1] == 0)
         _require(starts, f"step {i}: name offset {name} is not the start of a name")
         constants = [None if c == NONE else c for c in fields[8:16]]
@@ -287,7 +297,7 @@ def _read_constants(content: bytes, data: bytes) -> tuple[Constant, ...]:
             fields[2:6],
             fields[6:],
         )
-        _require(type_ in list(ConstantType), f"constant {i}: unknown type {type_}")
+        _require_known(type_ in list(ConstantType), f"constant {i}: unknown type {type_}")
         _require(reserved == 0 and 1 <= n_dims <= 4, f"constant {i}: bad record")
         _require(all(d == 1 for d in dims[n_dims:]), f"constant {i}: unused dims are not 1")
         _require(all(1 <= d < 1 << 31 for d in dims), f"constant {i}: dims {dims} out of range")

@@ -66,9 +66,11 @@ class _Floating:
         image = self.model.graph.inputs[0]
         source = ir.typed_value("image", np.uint8, ir.shape_of(image))
         self.pixels = self.normalised(source)
+        self.b.name_by_layer("image")
         for node in self.model.graph:
             row = stages.op_of(node)
             (self.standard[node.op_type] if row is None else self.ours[row[0].name])(node)
+            self.b.name_by_layer(str(node.name))
         logits = self.made[self.model.graph.outputs[0]]
         logits.name = "logits"
         ir.set_type(logits, np.float32, ["B", ir.size(self.model.graph.outputs[0], 1)])

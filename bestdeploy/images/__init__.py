@@ -49,7 +49,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bestdeploy.errors import BestDeployError, InputError
+from bestdeploy.errors import BestDeployError, InputError, UsageError
 from bestdeploy.images.arrays import count_array, count_idx, from_array, from_idx, from_stream
 from bestdeploy.images.builtin import builtin_images
 from bestdeploy.images.definition import Frame, Item, Shape
@@ -70,6 +70,7 @@ __all__ = [
     "Tally",
     "batches_of",
     "builtin_images",
+    "check_strict",
     "count_frames",
     "read_batches",
     "read_image",
@@ -117,6 +118,19 @@ def _parsed(value: Any) -> Any:
         return None
 
 
+def check_strict(strict_events: bool, shape: Shape) -> None:
+    """Refuse to be strict about the event counts of a model that takes none.
+
+    Raises:
+        UsageError: `strict_events` with frames (H, W, C).
+    """
+    if strict_events and len(shape) == 3:
+        raise UsageError(
+            f"--strict-events is for models of events, this one takes images {list(shape)}",
+            hint="leave --strict-events away",
+        )
+
+
 def read_batches(
     sources: str | Path | Sequence[str | Path],
     shape: Shape,
@@ -141,6 +155,7 @@ def read_batches(
         InputError: a source is missing, damaged, of the wrong type or of the wrong size.
         MissingToolError: a source needs an extra that is not installed.
     """
+    check_strict(strict_events, shape)
     names = [sources] if isinstance(sources, str | Path) else list(sources)
     rules = dict(preprocessing or {})
     items: list[Item] = []

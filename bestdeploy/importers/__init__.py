@@ -36,7 +36,7 @@ def import_checkpoint(
         CheckpointError, UnsupportedModelError, UsageError: see `importers.settings`.
     """
     stated = settings.read_config(config)
-    content = checkpoint.read(path)
+    content = checkpoint.read(path, ema=settings.wants_ema(overrides, stated))
     chosen = _choose(family or stated.pop("family", None), content)
     sources = {"--set": dict(overrides or {}), "--config": stated, "checkpoint args": content.args}
     return chosen.build(content, sources)

@@ -81,8 +81,10 @@ def _is_events(known: Mapping[str, Any]) -> bool:
     return bool(known["input"] == "events")
 
 
+INPUT = s.Setting("input", s.choice("image", "events"), "image or events", required=False)
+
 SETTINGS = (
-    s.Setting("input", s.choice("image", "events"), "image or events"),
+    dataclasses.replace(INPUT, required=True),
     s.Setting("variant", s.choice("official", "paper"), "official or paper", usual="official"),
     s.Setting("attention", s.choice("qk", "kv"), "qk or kv", aliases=("attn_form",)),
     s.Setting("image_size", s.image_size, "a number in 1..4096, or [height, width]",
@@ -115,6 +117,7 @@ SETTINGS = (
     s.Setting("crop_pct", s.number(0.1, 1.0), "a number in [0.1, 1]", default=1.0,
               required=False),
     s.Setting("class_names", s.names, "a list of names", required=False),
+    s.EMA,
 )  # fmt: skip
 
 
@@ -149,11 +152,23 @@ def build(checkpoint: Checkpoint, sources: Mapping[str, Mapping[str, Any]]) -> i
     if layout is None:
         layout = next(x for x in LAYOUTS if f"{x.key(0)}_conv.weight" in checkpoint.tensors)
     weights = {"input": "events" if _input_channels(checkpoint, layout) == 2 else "image"}
-    schema = tuple(
-        dataclasses.replace(x, usual=layout.usual.get(x.name, x.usual)) for x in SETTINGS
-    )
-    found = s.resolve(schema, {**sources, "the weights": weights}, family=NAME)
+    sources = {**sources, "the weights": weights}
+    found = s.resolve(schema(layout, sources), sources, family=NAME)
     return _Importer(checkpoint, layout, found).model()
+
+
+def schema(
+    layout: Layout | None, sources: Mapping[str, Mapping[str, Any]]
+) -> tuple[s.Setting, ...]:
+    """Return the settings with what the published code of a layout uses; nothing for events.
+
+    Event-camera models share a layout with ImageNet models and no published code.
+    """
+    given = {source: {k: v for k, v in t.items() if k == "input"} for source, t in sources.items()}
+    if s.resolve((INPUT,), given, family=NAME).values["input"] == "events":
+        return tuple(dataclasses.replace(x, usual=None) for x in SETTINGS)
+    usual = layout.usual if layout is not None else {}
+    return tuple(dataclasses.replace(x, usual=usual.get(x.name, x.usual)) for x in SETTINGS)
 
 
 def _input_channels(checkpoint: Checkpoint, layout: Layout) -> int:
@@ -169,6 +184,11 @@ class _Importer:
         self.config, self.origins = found.values, found.origins
         self.e = Emitter(checkpoint, self.config, 0)
         self.warnings = self.e.warnings
+        if checkpoint.has_ema:
+            self.warnings.append(
+                "the checkpoint holds averaged weights too (state_dict_ema), state_dict is taken: "
+                "--set ema=true takes the others"
+            )
         shapes = [self.e.t.shape(f"{layout.key(i)}_conv.weight", 4) for i in range(N_STAGES + 1)]
         self.channels = shapes[0][1]
         self.widths = [shape[0] for shape in shapes]

@@ -1,14 +1,15 @@
 """Reading a checkpoint file safely: tensors and plain values only, never arbitrary pickles.
 
 Understood layouts: the timm wrapper (`state_dict`, `args` as argparse.Namespace), `model`, and a
-bare dictionary of tensors; the prefix `module.` is dropped; so are `num_batches_tracked`. A
-`.safetensors` file holds the tensors alone: its settings come from elsewhere. Torch is imported
-here and nowhere else in the package.
+bare dictionary of tensors; where it is asked for, the timm wrapper's `state_dict_ema`. The prefix
+`module.` is dropped; so are `num_batches_tracked`. A `.safetensors` file holds the tensors alone:
+its settings come from elsewhere. Torch is imported here and nowhere else in the package.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -29,24 +30,32 @@ class Checkpoint:
         args: plain settings the file carries (empty when it carries none).
         sha256: of the file.
         path: where it was read.
+        has_ema: averaged weights (`state_dict_ema`) are there too, and were not taken.
     """
 
     tensors: dict[str, np.ndarray]
     args: dict[str, Any]
     sha256: str
     path: Path
+    has_ema: bool = False
 
 
+EMA_KEY = "state_dict_ema"
 _STATE_DICT = "save a file with only the state dict: torch.save(model.state_dict(), ...)"
 _WHOLE = "is the file whole? copy or download it again"
 _ANOTHER = "is this another family or variant? see `bestdeploy export --help`"
 
 
-def read(path: str | Path) -> Checkpoint:
+def read(path: str | Path, *, ema: bool = False) -> Checkpoint:
     """Read a checkpoint.
 
+    Args:
+        path: the file.
+        ema: take the averaged weights, `state_dict_ema`, instead of `state_dict`.
+
     Raises:
-        CheckpointError: unreadable, not a checkpoint, or holding anything but data.
+        CheckpointError: unreadable, not a checkpoint, or holding anything but data; no averaged
+            weights where they are asked for.
         MissingToolError: torch is not installed.
     """
     path = Path(path)
@@ -59,6 +68,8 @@ def read(path: str | Path) -> Checkpoint:
             hint="give a .pt, .pth, .pth.tar or .safetensors file",
         ) from e
     if path.suffix == ".safetensors":
+        if ema:
+            raise _no_ema(path)
         return _checkpoint(_load_safetensors(data, path), {}, data, path)
     content = _load_torch(path)
     if not isinstance(content, Mapping):
@@ -67,11 +78,24 @@ def read(path: str | Path) -> Checkpoint:
             where=str(path),
             hint=_STATE_DICT,
         )
-    state = _unwrap(content, path)
+    if ema and not isinstance(content.get(EMA_KEY), Mapping):
+        raise _no_ema(path)
+    state = content[EMA_KEY] if ema else _unwrap(content, path)
     args = content.get("args") if state is not content else None
     if isinstance(args, argparse.Namespace):
         args = vars(args)
-    return _checkpoint(state, dict(args) if isinstance(args, Mapping) else {}, data, path)
+    plain = dict(args) if isinstance(args, Mapping) else {}
+    plain.pop("ema", None)  # which weights are taken is decided before the file is read
+    read = _checkpoint(state, plain, data, path)
+    return dataclasses.replace(read, has_ema=not ema and isinstance(content.get(EMA_KEY), Mapping))
+
+
+def _no_ema(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"`{path}` holds no averaged weights (`{EMA_KEY}`)",
+        where="setting ema",
+        hint="leave ema=true away: the file has one set of weights",
+    )
 
 
 def _checkpoint(

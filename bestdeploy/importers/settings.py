@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 from bestdeploy.errors import InputError, UnsupportedModelError, UsageError
 
+UNPUBLISHED = "no code is published that says it, give what was trained"
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -40,6 +42,16 @@ class Setting:
     required: bool = True
     usual: str | None = None
     implied: Callable[[Mapping[str, Any]], Any] | None = None
+
+
+def wants_ema(overrides: Mapping[str, Any] | None, stated: Mapping[str, Any]) -> bool:
+    """Tell whether `--set` or `--config` asks for the averaged weights of a checkpoint.
+
+    Asked before the file is read, so never of the file itself.
+    """
+    tables = {"--set": overrides or {}, "--config": stated}
+    asked = {source: {k: v for k, v in t.items() if k == EMA.name} for source, t in tables.items()}
+    return bool(resolve((EMA,), asked, family="any").values[EMA.name])
 
 
 class Resolved(NamedTuple):
@@ -128,6 +140,10 @@ def image_size(value: Any) -> tuple[int, int]:
     return parsed[0], parsed[-1]
 
 
+EMA = Setting("ema", boolean, "true or false", default=False, required=False)
+"""Take `state_dict_ema`, the weights averaged over training, where a checkpoint holds both."""
+
+
 def read_config(path: str | Path | None) -> dict[str, Any]:
     """Read the settings of a TOML file: its `[model]` table where there is one, else all of it.
 
@@ -204,11 +220,12 @@ def resolve(
     if missing:
         names = ", ".join(f"`{s.name}`" for s in missing)
         usual = " ".join(f"--set {s.name}={s.usual or '...'}" for s in missing)
+        published = "the published code uses" if any(s.usual for s in missing) else UNPUBLISHED
         expected = "; ".join(f"{s.name}: {s.expected}" for s in missing)
         raise UnsupportedModelError(
             f"the checkpoint does not say {names} and nothing is guessed ({expected})",
             where=f"family {family}",
-            hint=f"the published code uses: {usual}",
+            hint=f"{published}: {usual}",
         )
     return Resolved(values, origins)
 

@@ -24,6 +24,10 @@ SIGNATURES: tuple[Signature, ...] = (
         "Spikingformer, CIFAR layout",
         _has("patch_embed.block0_conv.weight", "block.0.norm1.weight", without=_LAMBDA),
     ),
+    Signature(  # saved without the layer norms that nothing uses
+        "Spikingformer, CIFAR layout",
+        _has("patch_embed.block0_conv.weight", "block.0.mlp.mlp1_conv.weight", without=_LAMBDA),
+    ),
     Signature(
         "Spikingformer, ImageNet or event-camera layout",
         _has("patch_embed.proj1_conv.weight", "block.0.mlp.mlp1_conv.weight", without=_LAMBDA),

@@ -7,9 +7,11 @@ is switched off explicitly; its caches live in our cache folder.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -119,15 +121,36 @@ class _Build:
 
 
 def _execute(command: list[str], environment: dict[str, str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
+    """Run a compiler. Interrupted, it ends with all its children: none writes any more."""
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        try:
+            text = process.communicate()[1]
+        except BaseException:
+            _kill_group(process)
+            raise
+    if process.returncode != 0:
+        lines = [line for line in text.splitlines() if line.strip()]
         error = next((line for line in lines if "error" in line), lines[0] if lines else "no text")
         raise MissingToolError(
-            f"`{Path(command[0]).name}` failed (exit {done.returncode}): {error.strip()}",
+            f"`{Path(command[0]).name}` failed (exit {process.returncode}): {error.strip()}",
             where=shlex.join(command),
             hint="bestdeploy doctor shows the compilers found; set CC to use another one",
         )
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    """Kill a process started as a session of its own, with its children."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
 
 
 def build_library(target: str | Target = "host", *, extra_flags: Sequence[str] = ()) -> Path:

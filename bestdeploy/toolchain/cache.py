@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from bestdeploy.errors import OutputError
+from bestdeploy.files import work_folder
 
 __all__ = ["cache_folder", "cached"]
 
@@ -76,8 +77,7 @@ def cached(key: Sequence[str], name: str, make: Callable[[Path], None]) -> Path:
     with _locked(locks / entry.name):
         if (entry / name).exists():
             return entry / name
-        work = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", dir=root))
-        try:
+        with work_folder(entry) as work:
             make(work)
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(entry)  # a damaged entry: it exists without the file
@@ -86,6 +86,4 @@ def cached(key: Sequence[str], name: str, make: Callable[[Path], None]) -> Path:
             except OSError:
                 if not (entry / name).exists():  # else another process was first
                     raise
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
     return entry / name

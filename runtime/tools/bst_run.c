@@ -48,26 +48,60 @@ static int bst_run_frame(const bst_loaded* loaded, const char* name, unsigned lo
   return bst_flushed(BST_EXIT_OK);
 }
 
+static const char bst_frames_hint[] = "give raw uint8 frames, one after another, no header";
+
+static int bst_complain_frame(const bst_model_info* info, const char* name, unsigned long frame,
+                              size_t bytes) {
+  return bst_complain(BST_EXIT_BAD_INPUT, bst_frames_hint,
+                      "`%s`: frame %lu has %zu bytes, the model takes %zu (%lux%lux%lux%lu)", name,
+                      frame, bytes, (size_t)info->frame_bytes, (unsigned long)info->frame_steps,
+                      (unsigned long)info->height, (unsigned long)info->width,
+                      (unsigned long)info->channels);
+}
+
+/// Refuse a file, before anything is printed, that is of a known kind or ends within a frame. What
+/// cannot be rewound (a pipe) or has no size (a device) is read as it comes.
+static int bst_check_frames(const bst_model_info* info, const char* name, FILE* stream) {
+  static const struct {
+    const char *start, *what;
+  } kinds[] = {{"\x93NUMPY", "a .npy array"},
+               {"PK\x03\x04", "a .npz or zip archive"},
+               {"\x89PNG", "a PNG image"},
+               {"\xff\xd8\xff", "a JPEG image"}};
+  char start[8] = {0};
+  if (fseek(stream, 0, SEEK_END) != 0) return BST_EXIT_OK;
+  const long size = ftell(stream);
+  rewind(stream);
+  if (size <= 0) return BST_EXIT_OK;
+  const size_t got = fread(start, 1, sizeof start, stream);
+  rewind(stream);
+  for (size_t i = 0; i < sizeof kinds / sizeof *kinds; ++i) {
+    const size_t n = strlen(kinds[i].start);
+    if (got >= n && memcmp(start, kinds[i].start, n) == 0) {
+      return bst_complain(BST_EXIT_BAD_INPUT,
+                          "bestdeploy run reads it; bst_run takes raw uint8 frames, no header",
+                          "`%s` is %s, not raw frames", name, kinds[i].what);
+    }
+  }
+  const unsigned long frame_bytes = (unsigned long)info->frame_bytes;
+  const unsigned long rest = (unsigned long)size % frame_bytes;
+  if (rest == 0) return BST_EXIT_OK;
+  return bst_complain_frame(info, name, (unsigned long)size / frame_bytes, (size_t)rest);
+}
+
 /// Run all frames of a stream, each as it comes.
 static int bst_run_stream(const bst_loaded* loaded, const char* name, FILE* stream, uint8_t* frame,
                           int64_t* raw) {
   const bst_model_info* const info = &loaded->info;
   const size_t frame_bytes = (size_t)info->frame_bytes;
-  const char* const hint = "give raw uint8 frames, one after another, no header";
   for (unsigned long n_done = 0;; ++n_done) {
     const size_t got = fread(frame, 1, frame_bytes, stream);
     if (ferror(stream) != 0) {
       return bst_complain(BST_EXIT_BAD_INPUT, "check SOURCE", "cannot read `%s`", name);
     }
     if (got == 0 && n_done > 0) return BST_EXIT_OK;
-    if (got == 0) return bst_complain(BST_EXIT_BAD_INPUT, hint, "`%s` holds no frame", name);
-    if (got != frame_bytes) {
-      return bst_complain(BST_EXIT_BAD_INPUT, hint,
-                          "`%s`: frame %lu has %zu bytes, the model takes %zu (%lux%lux%lux%lu)",
-                          name, n_done, got, frame_bytes, (unsigned long)info->frame_steps,
-                          (unsigned long)info->height, (unsigned long)info->width,
-                          (unsigned long)info->channels);
-    }
+    if (got == 0) return bst_complain(BST_EXIT_BAD_INPUT, bst_frames_hint, "`%s` holds no frame", name);
+    if (got != frame_bytes) return bst_complain_frame(info, name, n_done, got);
     const int code = bst_run_frame(loaded, name, n_done, frame, raw);
     if (code != BST_EXIT_OK) return code;
   }
@@ -81,10 +115,15 @@ static int bst_run_source(const bst_loaded* loaded, const char* name) {
                         name, strerror(errno));
   }
   const size_t frame_bytes = (size_t)loaded->info.frame_bytes;
+  int code = is_stdin ? BST_EXIT_OK : bst_check_frames(&loaded->info, name, stream);
+  if (code != BST_EXIT_OK) {
+    fclose(stream);
+    return code;
+  }
   uint8_t* const frame = malloc(frame_bytes);
   int64_t* const raw = malloc(loaded->info.n_classes * sizeof *raw);
-  const int code = frame == NULL || raw == NULL ? bst_complain_memory("a frame", frame_bytes)
-                                                : bst_run_stream(loaded, name, stream, frame, raw);
+  code = frame == NULL || raw == NULL ? bst_complain_memory("a frame", frame_bytes)
+                                      : bst_run_stream(loaded, name, stream, frame, raw);
   free(raw);
   free(frame);
   if (!is_stdin) fclose(stream);

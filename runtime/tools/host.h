@@ -68,13 +68,19 @@ static inline int bst_flushed(int code) {
 static inline int bst_complain_status(const char* path, bst_status status) {
   if (status == BST_UNSUPPORTED) {
     return bst_complain(BST_EXIT_UNSUPPORTED,
-                        "use the program that was made with this file or a newer one; without "
-                        "--isa the best instruction set is taken",
-                        "`%s`: %s", path, bst_last_error());
+                        "use the program that was made with this file or a newer one", "`%s`: %s",
+                        path, bst_last_error());
   }
   return bst_complain(BST_EXIT_BAD_INPUT,
                       "copy the file again, or compile it again: bestdeploy compile",
                       "`%s`: %s: %s", path, bst_status_name(status), bst_last_error());
+}
+
+/// Whether the kernels of `isa` can be used here; NULL = the best ones.
+static inline bool bst_has_isa(const char* isa) {
+  uint32_t i = 0;
+  while (isa != NULL && bst_isa_name(i) != NULL && strcmp(bst_isa_name(i), isa) != 0) ++i;
+  return isa == NULL || bst_isa_name(i) != NULL;
 }
 
 /// malloc with alignment; `*piece` is what to free.
@@ -153,6 +159,10 @@ static inline int bst_load(const bst_options* options, bst_loaded* loaded) {
   const void* const file = bst_read_file(path, &file_bytes, &loaded->file_piece);
   if (file == NULL) return BST_EXIT_BAD_INPUT;
   bst_status status = bst_model_bytes(file, file_bytes, options->isa, &model_bytes);
+  if (status == BST_UNSUPPORTED && !bst_has_isa(options->isa)) {
+    return bst_complain(BST_EXIT_UNSUPPORTED, "leave --isa out: the best one is taken", "%s",
+                        bst_last_error());
+  }
   if (status != BST_OK) return bst_complain_status(path, status);
   void* const buffer = bst_allocate(model_bytes, &loaded->model_piece);
   if (buffer == NULL) return bst_complain_memory("the model", model_bytes);

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from tiny_bstm import CIN, H, K, W, tiny_bytes
 
-from bestdeploy import _run, _verify, cli, deploy, errors, images, runtime, toolchain
+from bestdeploy import _output, _run, _verify, cli, deploy, errors, images, runtime, toolchain
 
 TOOLS = toolchain.find_sources() / "tools" / "bst_run.c"
 needs_tools = pytest.mark.skipif(not TOOLS.is_file(), reason="runtime/tools/ is not there")
@@ -696,3 +696,24 @@ def test_a_damaged_manifest_makes_no_bundle(tmp_path):
     for text in ('{"kind": "bestdeploy bundle", "files": 3}', "[]", '{"kind": "other"}', "{"):
         (tmp_path / "manifest.json").write_text(text)
         assert read_manifest(tmp_path) is None
+
+
+def test_the_bar_is_there_while_something_counts(monkeypatch):
+    """Lines before the first count and after the last are not disturbed by it."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with _output.progress_bar("verifying") as count:
+        _output.say("before")
+        assert terminal.getvalue() == "before\n"
+        count(1, 2)
+        count(2, 2)
+        assert "verifying" in terminal.getvalue() and "2/2" in terminal.getvalue()
+        n = len(terminal.getvalue())
+        _output.say("after")
+        assert terminal.getvalue()[n:] == "after\n"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bestdeploy.errors import OutputError
-from bestdeploy.files import replaced_folder, write_file, write_files
+from bestdeploy.files import replaced_folder, work_folder, write_file, write_files
 
 
 def test_all_or_none(tmp_path):
@@ -55,3 +57,39 @@ def test_a_folder_in_an_impossible_place_is_an_error(tmp_path):
         replaced_folder(tmp_path / "file" / "folder"),
     ):
         raise AssertionError("nothing can be written there")
+
+
+def interrupt_after(monkeypatch, name):
+    """Let a signal arrive just after Path.<name> did its work, before it returns."""
+    original = getattr(Path, name)
+
+    def interrupted(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        if self.name.startswith("."):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, name, interrupted)
+
+
+@pytest.mark.parametrize("name", ["mkdir", "chmod"])
+def test_an_interrupt_while_a_work_folder_is_made_leaves_nothing(tmp_path, monkeypatch, name):
+    interrupt_after(monkeypatch, name)
+    with pytest.raises(KeyboardInterrupt), replaced_folder(tmp_path / "folder"):
+        raise AssertionError("the interrupt comes first")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_while_a_file_is_made_leaves_nothing(tmp_path, monkeypatch):
+    interrupt_after(monkeypatch, "open")
+    with pytest.raises(KeyboardInterrupt):
+        write_files({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_work_folder_goes_unless_it_was_renamed(tmp_path):
+    with work_folder(tmp_path / "entry") as work:
+        (work / "x").write_text("x")
+    assert list(tmp_path.iterdir()) == []
+    with work_folder(tmp_path / "entry") as work:
+        work.rename(tmp_path / "entry")
+    assert [p.name for p in tmp_path.iterdir()] == ["entry"]

@@ -491,6 +491,25 @@ def test_frames_that_do_not_fit(exported, tmp_path):
         deploy.inspect(exported / "model.bstm", tmp_path / "none.npy")
 
 
+@pytest.mark.parametrize("target", ["armv7", "c", "host"])
+def test_buffers_of_a_bundle_are_those_of_its_target(exported, tmp_path, capsys, target):
+    """Elsewhere the manifest's, of the portable kernels; here those that this machine lays out."""
+    content = (exported / "model.bstm").read_bytes()
+    (tmp_path / "model.bstm").write_bytes(content)
+    portable = runtime.load(content, isa="scalar")
+    stated = {"model_bytes": portable.model_bytes, "arena_bytes": portable.arena_bytes}
+    manifest = {"kind": "bestdeploy bundle", "target": target, "model": stated, "files": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    best = runtime.load(content)
+    expected = best if target == "host" else portable
+    sizes = deploy.inspect(tmp_path)["sizes"]
+    assert sizes["model_bytes"] == expected.model_bytes
+    assert sizes["kernels"] == (best.isa if target == "host" else "portable")
+    assert call(capsys, "inspect", tmp_path)[0] == 0
+    _, out, _ = call(capsys, "inspect", tmp_path)
+    assert f"one per model; {sizes['kernels']} kernels)" in out
+
+
 def test_without_a_compiler_a_program_is_still_described(exported, monkeypatch):
     def missing(*_arguments, **_options):
         raise MissingToolError("no compiler", hint="install one")
@@ -560,7 +579,7 @@ def test_json_holds_the_whole_answer(exported, capsys, name):
 def test_published_numbers_are_printed(capsys):
     code, out, _ = call(capsys, "inspect", "--published")
     assert code == 0
-    numbers = "9314884 30178064 2566676 1.1799 5.5723 932.7 8.272 369.1 104.32 4.12 4.11"
+    numbers = "9314884 30178064 2566676 1.1799 5.5723 932.7 8.272 369.1 104.32 4.12 4.11 4.13"
     for text in (*numbers.split(), "25.7 %", "6.4 %", "17.1 %"):
         assert text in out
     code, out, _ = call(capsys, "inspect", "--published", "--json")

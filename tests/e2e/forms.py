@@ -20,6 +20,7 @@ from bestdeploy.errors import MissingToolError
 
 EMULATED = ("arm64", "armv7")
 OLDEST = ("onnxruntime==1.17.3", "numpy<2")
+NO_WHEEL_FROM = (3, 13)  # Python versions that OLDEST has no wheel for
 
 
 def matrix() -> list[Spec]:
@@ -133,10 +134,34 @@ def hold(folder: Path, frames: np.ndarray) -> None:
     np.savez(folder / "held.npz", frames=frames, raw=raw)
 
 
+EMULATORS = ("qemu-x86_64-static", "qemu-x86_64")
+
+
+def _haswell() -> list[str] | None:
+    """Return the words before a Python script that runs on an emulated Haswell."""
+    emulator = next(filter(None, map(shutil.which, EMULATORS)), None)
+    if emulator is None or platform.machine() != "x86_64":
+        return None
+    return [emulator, "-cpu", "Haswell", sys.executable]
+
+
+def missing_elsewhere() -> str | None:
+    """Say what `bodies_elsewhere` leaves out here, None where it does all."""
+    reasons = []
+    if _haswell() is None:
+        reasons.append(f"no bodies on a Haswell: no {' or '.join(EMULATORS)} on an x86-64 machine")
+    if sys.version_info >= NO_WHEEL_FROM:
+        version = ".".join(map(str, sys.version_info[:2]))
+        reasons.append(f"no bodies in {OLDEST[0]}: it has no wheel for Python {version}")
+    return "; ".join(reasons) or None
+
+
 def bodies_elsewhere(
     folders: list[Path], environment: Path, emulated: list[Path] | None = None
 ) -> Iterator[tuple[str, str]]:
     """Run both ONNX files where int8 products saturate if they can, and in an old onnxruntime.
+
+    What cannot be done here is left out: `missing_elsewhere` says it.
 
     An emulated Haswell has AVX2 and no VNNI; onnxruntime 1.17.3 is the oldest that is promised.
 
@@ -146,11 +171,10 @@ def bodies_elsewhere(
         emulated: the folders for the Haswell, where loading a graph of 16 steps takes minutes;
             all of them if not given.
     """
-    emulator = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
-    if emulator is not None and platform.machine() == "x86_64":
-        command = [emulator, "-cpu", "Haswell", sys.executable]
+    command = _haswell()
+    if command is not None:
         yield "on an emulated Haswell", _run_elsewhere(command, emulated or folders)
-    if sys.version_info < (3, 13):  # onnxruntime 1.17.3 has no wheel for later ones
+    if sys.version_info < NO_WHEEL_FROM:
         if not environment.is_dir():
             subprocess.run([sys.executable, "-m", "venv", environment], check=True)
             install = [environment / "bin" / "pip", "install", "-q", *OLDEST]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from random_nets import Spec, images_of, save
 
-from bestdeploy import _summary, deploy, ir, onnxruntime, ops, passes, stages
+from bestdeploy import _summary, deploy, importers, ir, onnxruntime, ops, passes, stages
 
 SPEC = Spec(seed=41, dim=16, heads=2, depth=1, n_steps=4, size=8, channels=3, classes=5)
 
@@ -69,7 +69,33 @@ def test_parity_of_all_engines(dumped):
     for engine in engines:
         assert report["parity"][f"differing raw logits, reference against {engine}"] == 0
     assert report["parity"]["spike flips against the trained model"] == 0
+    assert report["parity"]["first divergence from the trained model"] is None
     assert 0 <= report["parity"]["largest logit difference to the trained model"] < 1e-3
+
+
+def test_flips_are_reported_with_the_first_and_its_margin(tmp_path):
+    """Statistics that leave the stream few fraction bits make it stray from the trained model."""
+    import torch
+
+    content = torch.load(save(tmp_path / "ckpt.pt", SPEC), weights_only=True)
+    for name, values in content["state_dict"].items():
+        if name.endswith("proj_bn.weight"):
+            values[0] *= 3e6  # one channel that needs the whole width
+    torch.save(content, tmp_path / "ckpt.pt")
+    counted = []
+    report = deploy.export(
+        tmp_path / "ckpt.pt", tmp_path / "model.onnx", verifying=lambda *n: counted.append(n)
+    )
+    assert counted[-1] == (16, 16) and counted == sorted(counted)
+    assert report.parity["spike flips against the trained model"] > 0
+    first = report.parity["first divergence from the trained model"]
+    found = re.fullmatch(
+        r"layer (\S+), step ([1-4]), neuron \[.*\], frame (\d+), spikes \[[01], [01]\], "
+        r"margin (\S+)",
+        first,
+    )
+    assert found and int(found[3]) < 16 and 0 < float(found[4]) < 1, first
+    assert found[1] in report.neuron_rules
 
 
 def test_what_is_no_bit_and_why(dumped):
@@ -82,6 +108,30 @@ def test_what_is_no_bit_and_why(dumped):
     assert layers[1] == f"residual stream ({len(streams)} tensors)"
     names = [str(v.name) for v in stages.neuron_values(graph)]
     assert list(report["neuron_rules"]) == names == [name for name, _ in report["firing_rates"]]
+
+
+COUNTS, ROUNDED = "exact integer counts", "stream neuron in Q20, rounded"
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"binariser": "soft"}, COUNTS),
+        ({"binariser": "hard"}, COUNTS),
+        ({"binariser": "boolean"}, COUNTS),
+        ({"binariser": "boolean", "tau": 1.5, "attention": "kv"}, COUNTS),
+        ({"binariser": "hard", "n_steps": 16, "attention": "kv"}, COUNTS),
+        ({"binariser": "hard", "tau": 1.5}, ROUNDED),
+        ({"binariser": "soft", "tau": 1.5}, ROUNDED),
+    ],
+    ids=str,
+)
+def test_the_rule_of_neurons_on_attention_counts(tmp_path, changes, rule):
+    """A neuron that forgets, and halving for fewer steps than there are bits, round nothing."""
+    spec = Spec(**{**SPEC.__dict__, "variant": "paper", **changes})
+    model = importers.import_checkpoint(save(tmp_path / "ckpt.pt", spec))
+    passes.run(model)
+    assert _summary.neuron_rules(model)["block.0.attn.attn_lif0"] == rule
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,21 @@ def test_the_float_network(exported):
     np.testing.assert_allclose(logits, expected["logits"], atol=1e-4, rtol=0)
 
 
-def test_the_integer_network_is_read_and_run(exported):
+def test_the_integer_network_runs_and_its_difference_is_reported(exported):
     frames = images_of(SPEC, 16)
     found = run(exported / "model.std.onnx", frames)
     assert found["raw"].shape == (16, 5) and found["raw"].dtype == np.int64
+    assert found["logits"].shape == (16, 5)
+    raw, logits = onnxruntime.load(exported / "model.std.onnx").infer(frames)
+    n_different = int((found["raw"] != raw).sum())
+    worst_raw = int(np.abs(found["raw"].astype(object) - raw).max())
+    worst_logit = float(np.abs(found["logits"].astype(np.float64) - logits).max())
+    n_same = int((found["logits"].argmax(1) == logits.argmax(1)).sum())
+    print(
+        f"\nmodel.std.onnx in OpenVINO {openvino.__version__}: ran, {n_different} of {raw.size} "
+        f"raw logits differ, by up to {worst_raw}; logits by up to {worst_logit:.3g} of "
+        f"{float(np.abs(logits).max()):.3g}; top-1 agrees on {n_same} of {len(raw)} frames"
+    )
 
 
 @pytest.mark.xfail(strict=True, reason="OpenVINO's CPU plugin computes int64 in 32 bits")
@@ -47,9 +58,7 @@ def test_the_integer_network_gives_the_same_integers(exported):
     """Stem sums, floor shifts (added 2^62) and the read-out are int64 in the standard-op bodies."""
     frames = images_of(SPEC, 16)
     raw, _ = onnxruntime.load(exported / "model.std.onnx").infer(frames)
-    found = run(exported / "model.std.onnx", frames)["raw"]
-    print(f"{int((found != raw).sum())} of {raw.size} raw logits differ")
-    np.testing.assert_array_equal(found, raw)
+    np.testing.assert_array_equal(run(exported / "model.std.onnx", frames)["raw"], raw)
 
 
 @pytest.mark.parametrize("name", ["openvino", "openvino-f32"])

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import stat
-import subprocess
 import sys
-import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
+from e2e.pages import ROOT, blocks, commands, install, run, shell
 from random_nets import Spec, images_of, save
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 EVENTS = Spec(seed=43, dim=16, heads=2, depth=1, n_steps=4, size=8, channels=2, classes=3,
               events=True)  # fmt: skip
@@ -23,33 +18,7 @@ SHELL = ("bestdeploy", "cat", "bst_run")
 PICTURE = "ckpt.pt ──export──>"
 
 
-def blocks(page: str) -> list[tuple[str, str]]:
-    """Return (kind, text) of every code block: "python", or "indented"."""
-    found = []
-    fenced = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-    either = re.compile(r"^```\w*\n.*?^```$|(?:^ {4}[^\n]*\n)+", re.DOTALL | re.MULTILINE)
-    for match in either.finditer(page):
-        inside = fenced.fullmatch(match[0])
-        if inside:
-            found.append((inside[1], inside[2]))
-        else:
-            found.append(("indented", textwrap.dedent(match[0])))
-    return found
-
-
-def commands(text: str) -> list[str]:
-    """Return the shell commands of a block, continued lines joined, comments dropped."""
-    joined = text.replace("\\\n", " ")
-    return [line.split("  #")[0].strip() for line in joined.splitlines() if line.strip()]
-
-
 BLOCKS = blocks(README)
-PAGES = (
-    "CONTRIBUTING.md",
-    "docs/benchmarks.md",
-    "runtime/README.md",
-    "examples/checkpoints/README.md",
-)
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +40,8 @@ def checkout(tmp_path_factory):
     columns = {key: rng.integers(0, top, 200) for key, top in (("x", 8), ("y", 8), ("p", 2))}
     np.savez(folder / "recording.npz", **columns)
     assert images_of(EVENTS, 1).shape == (1, 4, 8, 8, 2)
-    program = folder / "bin" / "bestdeploy"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m bestdeploy.cli "$@"\n')
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    install(folder)
     return folder
-
-
-def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
-    env = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
@@ -104,7 +65,7 @@ def test_block(checkout, number):
             for package, word in (("openvino", "openvino"), ("matplotlib", "--plot")):
                 if word in command and importlib.util.find_spec(package) is None:
                     pytest.skip(f"{package} is not installed (extra `bench`)")
-            done = run(["bash", "-o", "pipefail", "-c", command], checkout)
+            done = shell(command, checkout)
             if done.returncode == 3 and "--target arm" in command:
                 pytest.skip("no compiler for arm64 here")
         assert done.returncode == 0, (command, done.stderr)
@@ -126,29 +87,6 @@ def test_options_that_the_page_names_exist(checkout):
         known += run(["bestdeploy", command, "--help"], checkout).stdout
     known += (ROOT / "runtime" / "tools" / "bst_run.c").read_text()
     assert options and {o for o in options if o not in known} <= {"--help"}
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_commands_of_other_pages_exist(checkout, page):
-    """Their commands are run by other tests; here: the command and its options exist."""
-    seen = 0
-    for _, text in blocks((ROOT / page).read_text("utf-8")):
-        for command in commands(text):
-            words = command.split()
-            if words[0] == "make":
-                done = run(["make", "-n", "-C", str(ROOT), *words[1:2]], checkout)
-            elif words[0] == "bestdeploy":
-                done = run([*words[:2], "--help"], checkout)
-            elif words[:2] == ["python", "-m"]:
-                done = run([sys.executable, "-m", words[2], "--help"], checkout)
-            else:
-                continue
-            seen += 1
-            assert done.returncode == 0, (command, done.stderr)
-            if words[0] != "make":
-                options = {w.split("=")[0] for w in words if w.startswith("--")}
-                assert all(option in done.stdout for option in options), command
-    assert seen, f"{page} shows no command: take it out of PAGES"
 
 
 def test_links_and_shipped_files():

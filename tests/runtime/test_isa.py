@@ -129,6 +129,7 @@ def test_processors(tmp_path, target, cpu, usable):
         pytest.skip(f"no compiler for {target}: {error}")
     path = tmp_path / "net.bstm"
     path.write_bytes(CONTENT)
+    outcomes = []
     for isa in (None, "avx2", "neon", "scalar"):
         command = [emulator, "-cpu", cpu, bst_run, path, "--golden"]
         command += [] if isa is None else ["--isa", isa]
@@ -137,6 +138,9 @@ def test_processors(tmp_path, target, cpu, usable):
         if isa is None or isa in usable:
             assert done.returncode == 0, (isa, done.stderr)
             assert json.loads(done.stdout) == {"golden": 2, "equal": 2}
+            outcomes.append(f"{isa or 'best'} equal")
         else:
             assert done.returncode == 4, (isa, done.stderr)
             assert f"usable: {', '.join(usable)}\n" in done.stderr
+            outcomes.append(f"{isa} refused")
+    print(f"\n{target} -cpu {cpu}: {', '.join(outcomes)}")

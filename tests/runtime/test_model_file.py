@@ -17,10 +17,11 @@ from conftest import STATUS, aligned, copy_aligned
 
 from bestdeploy import toolchain
 from bestdeploy.emit.bstm import read_bstm, write_bstm
-from bestdeploy.errors import ArtifactError, MissingToolError
+from bestdeploy.errors import ArtifactError, MissingToolError, UnsupportedModelError
 from bestdeploy.program import Buffer, BufferKind, Op
 
 HEADER, SECTION = 64, 32
+REFUSED = (ArtifactError, UnsupportedModelError)
 MODEL, BUFFERS, STEPS, CONSTANTS, DATA, META, GOLDEN, NAMES = range(1, 9)
 RECORD = {MODEL: 64, BUFFERS: 40, STEPS: 96, CONSTANTS: 48, DATA: 1, META: 1, NAMES: 1}
 PROBE = ctypes.CFUNCTYPE(
@@ -505,7 +506,7 @@ def test_attack_is_refused(library, name):
     assert content != base.content
     got = status_of(library, content)
     assert STATUS[got] == STATUS[status], library.bst_last_error()
-    with pytest.raises(ArtifactError):
+    with pytest.raises(REFUSED):
         read_bstm(content)
 
 
@@ -529,15 +530,28 @@ def test_beyond_the_limits(library, monkeypatch, name):
         content = write_bstm(programs.network(**arguments).program())
     got = status_of(library, content)
     assert STATUS[got] == STATUS[status], library.bst_last_error()
-    with pytest.raises(ArtifactError):
+    with pytest.raises(REFUSED):
         read_bstm(content)
 
 
 @pytest.mark.parametrize("n_bytes", (0, 1, 63, 64, 65, 319, len(BASE) - 1))
 def test_truncated_file_is_refused(library, n_bytes):
     assert status_of(library, BASE[:n_bytes]) == 2
-    with pytest.raises(ArtifactError):
+    with pytest.raises(REFUSED):
         read_bstm(BASE[:n_bytes])
+
+
+NEWER = ("major", "kind-unknown", "buffer-kind", "constant-type", "op-unknown")
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_newer_file_is_unsupported_in_both_readers(library, name):
+    edit = Edit(BASE)
+    ALL_ATTACKS[name][1](edit)
+    assert STATUS[status_of(library, edit.done())] == "UNSUPPORTED"
+    with pytest.raises(UnsupportedModelError, match="newer than this program") as caught:
+        read_bstm(edit.done())
+    assert caught.value.hint == "pip install -U bestdeploy"
 
 
 def test_appended_byte_is_refused(library):
@@ -623,7 +637,7 @@ def changed(content, rng):
 def is_valid(content):
     try:
         read_bstm(content)
-    except ArtifactError:
+    except REFUSED:
         return False
     return True
 

@@ -103,7 +103,9 @@ def test_errors(tools, model, tmp_path):
     failed(run(bst_run, path), 2, "no SOURCE")
     failed(run(bst_run, path, "-", "more"), 2, "`more`")
     failed(run(bst_run, path, "-", "--fast"), 2, "`--fast`")
-    failed(run(bst_run, path, "-", "--isa", "avx9"), 4, "isa `avx9` cannot be used on this machine")
+    bad_isa = run(bst_run, path, "-", "--isa", "avx9")
+    failed(bad_isa, 4, "isa `avx9` cannot be used on this machine")
+    assert bad_isa.stderr.splitlines()[-1] == b"hint: leave --isa out: the best one is taken"
     failed(run(bst_run, path, "-", "--isa"), 2, "needs a value")
     for number in ("0", "257", "two", "", "1x"):
         failed(run(bst_run, path, "-", "--threads", number), 2, f"`{number}`, expected 1..256")
@@ -116,8 +118,39 @@ def test_errors(tools, model, tmp_path):
     broken = tmp_path / "broken.bstm"
     broken.write_bytes(path.read_bytes()[:-1])
     failed(run(bst_run, broken, "-"), 7, "BAD_FILE: header: total_bytes")
+    newer = bytearray(path.read_bytes())
+    newer[4] += 5
+    broken.write_bytes(newer)
+    for options in ((), ("--isa", "scalar")):
+        done = run(bst_run, broken, "-", *options)
+        failed(done, 4, "header: format version = 6, must be 1")
+        assert done.stderr.splitlines()[-1] == (
+            b"hint: use the program that was made with this file or a newer one"
+        )
     assert run(bst_run, path, "-", "--isa", "scalar", "--threads", "1", data=bytes(192)).stdout
     assert run(bst_run, "--help").stdout.startswith(b"usage: bst_run")
+
+
+def test_files_that_are_no_raw_frames_are_refused_before_any_result(tools, model, tmp_path):
+    program, path = model
+    frame = programs.random_frame(program, 0)
+    np.save(tmp_path / "a.npy", np.stack([frame] * 4))
+    np.savez(tmp_path / "a.npz", images=np.stack([frame] * 4))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(4 * frame.size - 8))
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff" + bytes(2 * frame.size))
+    (tmp_path / "cut.raw").write_bytes(bytes(2 * frame.size + 5))
+    for name, says in (
+        ("a.npy", "is a .npy array"),
+        ("a.npz", "is a .npz or zip archive"),
+        ("a.png", "is a PNG image"),
+        ("a.jpg", "is a JPEG image"),
+        ("cut.raw", f"frame 2 has 5 bytes, the model takes {frame.size}"),
+    ):
+        done = run(tools["bst_run"], path, tmp_path / name)
+        failed(done, 7, says)
+        assert done.stdout == b""
+    piped = run(tools["bst_run"], path, "-", data=(tmp_path / "a.png").read_bytes())
+    assert len(piped.stdout.splitlines()) == 4, "on standard input every byte is a pixel"
 
 
 def test_full_disk_is_an_error(tools, model):

@@ -47,6 +47,34 @@ def test_every_wrapper_gives_the_same_network(tmp_path, wrapper):
     np.testing.assert_allclose(stages.run(model, images)["logits"], expected, atol=1e-12, rtol=0)
 
 
+def test_averaged_weights_are_taken_when_asked_for(tmp_path, content):
+    """A file with both sets says so; `ema` is never read from the file itself."""
+    head = content["state_dict"]["head.weight"]
+    averaged = {**content["state_dict"], "head.weight": head / 2}
+    both = write(tmp_path, {**content, "state_dict_ema": averaged})
+    frames = images_of(SPEC, 2)
+
+    def logits(**settings):
+        model = importers.import_checkpoint(both, overrides=settings)
+        return model, stages.run(model, frames)["logits"]
+
+    model, plain = logits()
+    assert "--set ema=true takes the others" in model.metadata_props["warnings"]
+    expected = importers.import_checkpoint(write(tmp_path, content, "one.pt"))
+    np.testing.assert_array_equal(plain, stages.run(expected, frames)["logits"])
+    model, found = logits(ema="true")
+    assert "ema" not in model.metadata_props.get("warnings", "")
+    alone = write(tmp_path, {**content, "state_dict": averaged}, "ema.pt")
+    expected = importers.import_checkpoint(alone)
+    np.testing.assert_array_equal(found, stages.run(expected, frames)["logits"])
+    assert not np.array_equal(found, plain)
+    (tmp_path / "c.toml").write_text("ema = true")
+    model = importers.import_checkpoint(both, config=tmp_path / "c.toml")
+    np.testing.assert_array_equal(stages.run(model, frames)["logits"], found)
+    content["args"]["ema"] = 0.9999
+    importers.import_checkpoint(write(tmp_path, content, "args.pt"))
+
+
 def test_published_file_names_every_missing_key(golden_checkpoint):
     with pytest.raises(UnsupportedModelError) as e:
         importers.import_checkpoint(golden_checkpoint)

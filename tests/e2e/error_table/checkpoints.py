@@ -115,6 +115,32 @@ def unknown() -> object:
     return {"state_dict": dict.fromkeys("abcd", torch.zeros(1))}
 
 
+def spikingformer() -> object:
+    """Tensor names of a Spikingformer saved without its unused layer norms."""
+    import torch
+
+    names = ("patch_embed.block0_conv.weight", "block.0.mlp.mlp1_conv.weight")
+    return {"state_dict": dict.fromkeys(names, torch.zeros(1))}
+
+
+def bare_events(folder: Path) -> None:
+    """The state dict alone of the event-camera network."""
+    import torch
+
+    content = torch.load(folder / "events.pt", weights_only=True)
+    torch.save(content["state_dict"], folder / "changed.pt")
+
+
+UNKNOWN_WORDS = (  # setting, what it expects, what the published code uses
+    ("variant", "official or paper", "official"),
+    ("attention", "qk or kv", "qk"),
+    ("binariser", "soft, hard or boolean", "..."),
+    ("residual", "reversible or plain", "..."),
+    ("readout", "average, classification or distillation", "..."),
+    ("input", "image or events", "..."),
+)
+
+
 def cut_checkpoint(folder: Path) -> None:
     content = (folder / "ckpt.pt").read_bytes()
     (folder / "cut.pt").write_bytes(content[: len(content) // 2])
@@ -276,6 +302,21 @@ CHECKPOINT_CASES: tuple[Case, ...] = (
     Case(
         "export changed.pt",
         4,
+        "this is a checkpoint of Spikingformer, CIFAR layout, which is recognised but not imported",
+        "imported families: bestformer",
+        where="changed.pt",
+        make=saved(spikingformer),
+    ),
+    Case(
+        "inspect changed.pt --set tau=2",
+        2,
+        "--set and --config: the family of `changed.pt` is not imported",
+        "imported families: bestformer",
+        make=saved(spikingformer),
+    ),
+    Case(
+        "export changed.pt",
+        4,
         "no known model family has these 4 tensors (`a`, `b`, `c`, ...)",
         "known families: bestformer; name one with --family",
         where="changed.pt",
@@ -412,6 +453,40 @@ CHECKPOINT_CASES: tuple[Case, ...] = (
         "--config colour: family `bestformer` has no such setting",
         "known settings: *",
         make=file("own.toml", "colour = 3"),
+    ),
+    *(
+        Case(
+            f"export ckpt.pt --set {name}=dream",
+            2,
+            f"{name}='dream' (from --set): must be {expected}",
+            f"override it with --set {name}={usual}",
+            where=f"setting {name}",
+        )
+        for name, expected, usual in UNKNOWN_WORDS
+    ),
+    Case(
+        "export changed.pt",
+        4,
+        "the checkpoint does not say `variant`, `attention`, `image_size`, `tau`, `decay_input` "
+        "and nothing is guessed (*)",
+        "no code is published that says it, give what was trained: --set variant=... "
+        "--set attention=... --set image_size=... --set tau=... --set decay_input=...",
+        where="family bestformer",
+        make=bare_events,
+    ),
+    Case(
+        "export ckpt.pt --set ema=true",
+        7,
+        "`ckpt.pt` holds no averaged weights (`state_dict_ema`)",
+        "leave ema=true away: the file has one set of weights",
+        where="setting ema",
+    ),
+    Case(
+        "inspect ckpt.pt --set ema=some",
+        2,
+        "ema='some' (from --set): must be true or false",
+        "override it with --set ema=...",
+        where="setting ema",
     ),
     Case(
         "export ckpt.pt --set tau=few",

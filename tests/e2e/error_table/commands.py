@@ -13,6 +13,7 @@ from error_table.makers import both, changed_onnx, file, folder, metadata
 from error_table.shared import IMAGES
 
 ENGINE = "use --engine c"
+MORE = "leave them away, or export the checkpoint again with them"
 SAME = "are both of the same model?"
 
 
@@ -241,13 +242,87 @@ COMMAND_CASES: tuple[Case, ...] = (
         "--energy mac=few is not of the form mac=PICOJOULE,ac=PICOJOULE",
         "--energy mac=4.6,ac=0.9",
     ),
+    Case(
+        "inspect --published --limit 3",
+        2,
+        "--published takes no other option than --json",
+        "bestdeploy inspect --published",
+    ),
+    # options that nothing would use
+    *(
+        Case(
+            f"inspect {words}",
+            2,
+            f"{words.split()[1]} is about frames, and there is no --data",
+            "give frames with --data",
+        )
+        for words in (
+            "model.onnx --limit 3",
+            "bundle --energy mac=4",
+            "events.bstm --strict-events",
+        )
+    ),
+    *(
+        Case(
+            words,
+            2,
+            f"--set and --config: settings are for checkpoints, which {names}",
+            MORE,
+        )
+        for words, names in (
+            ("inspect model.onnx --set tua=1", "`model.onnx` is not"),
+            ("inspect bundle --config nonexist.toml", "`bundle` is not"),
+            ("inspect model.std.onnx --set tau=2", "`model.std.onnx` is not"),
+            (
+                "verify model.onnx --against model.std.onnx --set tau=7 --config nonexist.toml",
+                "none of `model.onnx`, `model.std.onnx` is",
+            ),
+            ("verify bundle --golden --set tau=2", "none of `bundle` is"),
+        )
+    ),
+    *(
+        Case(
+            f"{words} --strict-events",
+            2,
+            "--strict-events is for models of events, this one takes images [8, 8, 1]",
+            "leave --strict-events away",
+        )
+        for words in (
+            "run bundle frames.npz",
+            "export ckpt.pt",
+            "verify bundle --against model.onnx",
+            "verify bundle --golden",
+            "inspect bundle --data frames.npz",
+        )
+    ),
     # outputs
     Case(
         "export ckpt.pt -o frames.npz/model.onnx",
         8,
-        "cannot write `frames.npz/model.float.onnx`: File exists",
+        "cannot write `frames.npz/model.onnx`: Not a directory",
         "choose a folder you may write to with -o",
-        where="frames.npz/model.float.onnx",
+        where="frames.npz/model.onnx",
+    ),
+    Case(
+        "export none.pt -o /proc/x/model.onnx",
+        8,
+        "cannot write `/proc/x/model.onnx`: No such file or directory",
+        "choose a folder you may write to with -o",
+        where="/proc/x/model.onnx",
+    ),
+    Case(
+        "export ckpt.pt -o own.onnx --dump-passes frames.npz",
+        8,
+        "cannot write `frames.npz/00_spiking.onnx`: Not a directory",
+        "choose a folder you may write to with --dump-passes",
+        where="frames.npz/00_spiking.onnx",
+    ),
+    Case(
+        "export ckpt.pt -o own.onnx --dump-passes mine",
+        8,
+        "`mine/00_spiking.onnx` was not written by an export and would be overwritten",
+        "choose another folder with --dump-passes",
+        make=both(folder("mine"), file("mine/00_spiking.onnx", "mine")),
     ),
     Case(
         "compile model.onnx -o frames.npz",
@@ -292,6 +367,15 @@ COMMAND_CASES: tuple[Case, ...] = (
         7,
         "ckpt.pt (float64): no golden vectors in there",
         "a model.onnx of `bestdeploy export` and what is compiled from it hold some",
+    ),
+    *(
+        Case(
+            words,
+            7,
+            "cannot read `nonexist`: No such file or directory",
+            "check the names of both forms",
+        )
+        for words in ("verify nonexist --against model.onnx", "verify bundle --against nonexist")
     ),
     Case(
         "verify frames.npz --against bundle",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,28 @@ def attribute(op_type: str, name: str, value: Any) -> Make:
     return changed_onnx(change)
 
 
+def newer_bstm(content: bytes) -> bytes:
+    """Count the major version of the format up by five."""
+    (major,) = struct.unpack_from("<H", content, 4)
+    return content[:4] + struct.pack("<H", major + 5) + content[6:]
+
+
+def newer_domain(model: Any) -> None:
+    model.opset_imports["bestdeploy"] += 1
+
+
+def newer_function(model: Any) -> None:
+    next(iter(model.functions.values())).opset_imports["bestdeploy"] = 2
+
+
+def newer_encoding(model: Any) -> None:
+    model.ir_version = 99
+
+
+NEWER_OPS = "`changed.onnx` has ops of bestdeploy version 2, this is version 1"
+UPDATE = "pip install -U bestdeploy"
+
+
 def another_input(model: Any) -> None:
     model.graph.inputs[0].name = "picture"
 
@@ -84,7 +107,7 @@ MODEL_CASES: tuple[Case, ...] = (
     Case(
         "run changed.bstm frames.npz",
         7,
-        "header: total_bytes = 10789, must be the size of the file (BAD_FILE)",
+        "header: total_bytes = *, must be the size of the file (BAD_FILE)",
         "compile the model again: bestdeploy compile model.onnx",
         make=bstm(lambda b: b[:-1]),
         site="runtime.py:_Library.call",
@@ -95,6 +118,38 @@ MODEL_CASES: tuple[Case, ...] = (
         "header: crc32 = *, must be the checksum of the file: it is damaged (BAD_FILE)",
         "compile the model again: bestdeploy compile model.onnx",
         make=bstm(lambda b: b[:200] + b"x" + b[201:]),
+    ),
+    Case(
+        "run changed.bstm frames.npz",
+        4,
+        "header: format version = 6, must be 1 (UNSUPPORTED)",
+        "the file is newer than this runtime: pip install -U bestdeploy",
+        make=bstm(newer_bstm),
+        site="runtime.py:_Library.call",
+    ),
+    Case(
+        "verify changed.bstm --golden",
+        4,
+        "header: format version = 6, must be 1 (UNSUPPORTED)",
+        "the file is newer than this runtime: pip install -U bestdeploy",
+        make=bstm(newer_bstm),
+        site="runtime.py:_Library.call",
+    ),
+    Case(
+        "compile changed.bstm -o out",
+        4,
+        "header: format version = 6, must be 1 (UNSUPPORTED)",
+        "the file is newer than this runtime: pip install -U bestdeploy",
+        make=bstm(newer_bstm),
+        site="runtime.py:_Library.call",
+    ),
+    Case(
+        "inspect changed.bstm",
+        4,
+        "newer than this program: format version 6, this program reads 1",
+        UPDATE,
+        where="changed.bstm",
+        make=bstm(newer_bstm),
     ),
     Case(
         "run text.bstm frames.npz",
@@ -235,6 +290,33 @@ MODEL_CASES: tuple[Case, ...] = (
         "`foreign.onnx` has outputs ['y'], expected logits",
         "give an .onnx file of `bestdeploy export`",
         make=foreign(),
+    ),
+    # newer files
+    *(
+        Case(words, 4, NEWER_OPS, UPDATE, where="changed.onnx", make=changed_onnx(newer_domain))
+        for words in (
+            "run changed.onnx frames.npz",
+            "run changed.onnx frames.npz --engine ort",
+            "run changed.onnx frames.npz --engine reference",
+            "verify changed.onnx --against model.onnx",
+            "compile changed.onnx -o out",
+        )
+    ),
+    Case(
+        "inspect changed.onnx",
+        4,
+        NEWER_OPS,
+        UPDATE,
+        where="changed.onnx",
+        make=changed_onnx(newer_function),
+    ),
+    Case(
+        "run changed.onnx frames.npz",
+        4,
+        "`changed.onnx` is of ONNX IR version 99, onnx * reads up to *",
+        "pip install -U bestdeploy onnx",
+        where="changed.onnx",
+        make=changed_onnx(newer_encoding),
     ),
     # metadata
     Case(
@@ -380,7 +462,7 @@ MODEL_CASES: tuple[Case, ...] = (
     Case(
         "inspect changed.bstm",
         7,
-        "not a valid .bstm: file has 10788 bytes, its header says 10789",
+        "not a valid .bstm: file has * bytes, its header says *",
         "write the file again: bestdeploy compile model.onnx",
         where="changed.bstm",
         make=bstm(lambda b: b[:-1]),
