@@ -326,7 +326,8 @@ BST_INLINE void bst_attention_vector(bst_attention_kind kind, int n_planes, int 
     bst_vec spikes;
     bst_attention_count(&events[t], p->y.words + (size_t)t * p->y.step + w * p->y.word_stride,
                         p->y.stride, n_planes, planes);
-    for (int i = n_planes; i < BST_ATTENTION_PLANES; ++i) planes[i] = bst_vec_zero();
+    const int n_zeroed = kind == BST_ATTENTION_LANES ? BST_ATTENTION_PLANES : n_planes + 1;
+    for (int i = n_planes; i < n_zeroed; ++i) planes[i] = bst_vec_zero();
     if (kind == BST_ATTENTION_SOFT) {
       spikes = bst_attention_soft_step(rule->threshold[0], n_planes, planes, state);
     } else if (kind == BST_ATTENTION_HARD) {
