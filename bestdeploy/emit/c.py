@@ -29,7 +29,7 @@ __all__ = ["ModelFacts", "amalgamation", "model_header", "source_bundle"]
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^">]+)[">]')
 _CONDITION = re.compile(r"^\s*#\s*(if|endif)")
-_VECTORS = re.compile(r"\bbst_vec(_\w+)?\b", re.IGNORECASE)
+_VECTORS = re.compile(r"\b(bst_(vec|bits)(_\w+)?|BST_SUM_VEC)\b", re.IGNORECASE)
 _NAME = re.compile(r"\bbst_\w+", re.IGNORECASE)
 _GUARD = re.compile(r"^#ifndef (BST_\w+_H_)$", re.MULTILINE)
 _MEMORY = "memory.h"
@@ -183,7 +183,7 @@ class _Amalgamation:
 class _VectorFiles:
     """Which files are written in the vectors of an instruction set, and their private names.
 
-    A file is where it says `bst_vec`, or includes a file that does; a name is private to them where
+    A file is where it says `bst_vec` or `bst_bits`, or includes a file that does; a name is private to them where
     no other file has it.
 
     Attributes:

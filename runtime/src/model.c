@@ -435,7 +435,7 @@ static bst_status bst_prepare(const bst_file* file, const bst_isa* isa, bst_bump
   uint64_t scratch_bytes = 0;
   for (uint32_t i = 0; i < file->n_steps; ++i) {
     bst_call call;
-    bst_prepared prepared = {NULL, NULL};
+    bst_prepared prepared = {NULL, NULL, 0};
     bst_call_open(file, isa, i, &call);
     if (call.op->scratch_bytes != NULL) {
       const uint64_t bytes = call.op->scratch_bytes(&call, &bump->overflow);

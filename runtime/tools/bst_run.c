@@ -100,7 +100,8 @@ static int bst_run_stream(const bst_loaded* loaded, const char* name, FILE* stre
       return bst_complain(BST_EXIT_BAD_INPUT, "check SOURCE", "cannot read `%s`", name);
     }
     if (got == 0 && n_done > 0) return BST_EXIT_OK;
-    if (got == 0) return bst_complain(BST_EXIT_BAD_INPUT, bst_frames_hint, "`%s` holds no frame", name);
+    if (got == 0)
+      return bst_complain(BST_EXIT_BAD_INPUT, bst_frames_hint, "`%s` holds no frame", name);
     if (got != frame_bytes) return bst_complain_frame(info, name, n_done, got);
     const int code = bst_run_frame(loaded, name, n_done, frame, raw);
     if (code != BST_EXIT_OK) return code;

@@ -213,6 +213,7 @@ static inline void bst_vec_transpose_square(uint64_t* m) {
   for (int i = 0; i < 8; ++i) {  // the zips leave the pieces in bit-reversed order of i
     bst_vec_store(m + 8 * ((i & 1) << 2 | (i & 2) | i >> 2), v[i]);
   }
+}
 
 // ---- Streams, the stem and the read-out ---------------------------------------------------------
 

@@ -41,39 +41,42 @@ BST_INLINE void bst_bits_store(uint64_t* out, size_t n_words, uint64_t last, bst
   out[n_words - 1] = words[n_words - 1] & last;
 }
 
-#define BST_SUM(name) bst_sum1_##name
+#define BST_SUM1(name) bst_sum1_##name
+#define BST_SUM BST_SUM1
 #define BST_SUM_VEC uint64_t
 #define BST_SUM_WORDS_OF 1
-BST_INLINE uint64_t bst_sum1_splat(uint64_t a) { return a; }
-BST_INLINE uint64_t bst_sum1_add(uint64_t* sum, uint64_t a, uint64_t b) {
+BST_INLINE uint64_t BST_SUM1(splat)(uint64_t a) { return a; }
+BST_INLINE uint64_t BST_SUM1(add)(uint64_t* sum, uint64_t a, uint64_t b) {
   const uint64_t half = a ^ b, c = *sum;
   *sum = half ^ c;
   return (a & b) | (half & c);
 }
 #include "sum.h"
 
-#define BST_SUM(name) bst_sum2_##name
+#define BST_SUM2(name) bst_sum2_##name
+#define BST_SUM BST_SUM2
 #define BST_SUM_VEC __m128i
 #define BST_SUM_WORDS_OF 2
-BST_INLINE __m128i bst_sum2_splat(uint64_t a) { return _mm_set1_epi64x((long long)a); }
-BST_INLINE __m128i bst_sum2_add(__m128i* sum, __m128i a, __m128i b) {
+BST_INLINE __m128i BST_SUM2(splat)(uint64_t a) { return _mm_set1_epi64x((long long)a); }
+BST_INLINE __m128i BST_SUM2(add)(__m128i* sum, __m128i a, __m128i b) {
   const __m128i half = a ^ b, c = *sum;
   *sum = half ^ c;
   return (a & b) | (half & c);
 }
 #include "sum.h"
 
-#define BST_SUM(name) bst_sum4_##name
+#define BST_SUM4(name) bst_sum4_##name
+#define BST_SUM BST_SUM4
 #define BST_SUM_VEC __m256i
 #define BST_SUM_WORDS_OF 4
-BST_INLINE __m256i bst_sum4_splat(uint64_t a) { return bst_bits_splat(a); }
-BST_INLINE __m256i bst_sum4_add(__m256i* sum, __m256i a, __m256i b) {
+BST_INLINE __m256i BST_SUM4(splat)(uint64_t a) { return bst_bits_splat(a); }
+BST_INLINE __m256i BST_SUM4(add)(__m256i* sum, __m256i a, __m256i b) {
   return bst_bits_add(sum, a, b);
 }
 #include "sum.h"
 
-static bst_sum_piece* const bst_sum_pieces[] = {bst_sum1_function, bst_sum2_function,
-                                                bst_sum4_function};
+static bst_sum_piece* const bst_sum_pieces[] = {BST_SUM1(function), BST_SUM2(function),
+                                                BST_SUM4(function)};
 
 /// Append the positions of the set bits of `n_words` words, times 8, to `first`. May write 8
 /// entries beyond the new length.

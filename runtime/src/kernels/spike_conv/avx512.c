@@ -70,41 +70,44 @@ BST_INLINE void bst_bits_store(uint64_t* out, size_t n_words, uint64_t last, bst
 
 #include "sum_common.h"
 
-#define BST_SUM(name) bst_sum2_##name
+#define BST_SUM2(name) bst_sum2_##name
+#define BST_SUM BST_SUM2
 #define BST_SUM_VEC __m128i
 #define BST_SUM_WORDS_OF 2
-BST_INLINE __m128i bst_sum2_splat(uint64_t a) { return _mm_set1_epi64x((long long)a); }
-BST_INLINE __m128i bst_sum2_add(__m128i* sum, __m128i a, __m128i b) {
+BST_INLINE __m128i BST_SUM2(splat)(uint64_t a) { return _mm_set1_epi64x((long long)a); }
+BST_INLINE __m128i BST_SUM2(add)(__m128i* sum, __m128i a, __m128i b) {
   const __m128i half = bst_kept2(a ^ b), c = *sum;
   *sum = half ^ c;
   return _mm_ternarylogic_epi64(half, c, a, BST_TABLE_SELECT);
 }
 #include "sum.h"
 
-#define BST_SUM(name) bst_sum4_##name
+#define BST_SUM4(name) bst_sum4_##name
+#define BST_SUM BST_SUM4
 #define BST_SUM_VEC __m256i
 #define BST_SUM_WORDS_OF 4
-BST_INLINE __m256i bst_sum4_splat(uint64_t a) { return _mm256_set1_epi64x((long long)a); }
-BST_INLINE __m256i bst_sum4_add(__m256i* sum, __m256i a, __m256i b) {
+BST_INLINE __m256i BST_SUM4(splat)(uint64_t a) { return _mm256_set1_epi64x((long long)a); }
+BST_INLINE __m256i BST_SUM4(add)(__m256i* sum, __m256i a, __m256i b) {
   const __m256i half = bst_kept4(a ^ b), c = *sum;
   *sum = half ^ c;
   return _mm256_ternarylogic_epi64(half, c, a, BST_TABLE_SELECT);
 }
 #include "sum.h"
 
-#define BST_SUM(name) bst_sum8_##name
+#define BST_SUM8(name) bst_sum8_##name
+#define BST_SUM BST_SUM8
 #define BST_SUM_VEC __m512i
 #define BST_SUM_WORDS_OF 8
-BST_INLINE __m512i bst_sum8_splat(uint64_t a) { return _mm512_set1_epi64((long long)a); }
-BST_INLINE __m512i bst_sum8_add(__m512i* sum, __m512i a, __m512i b) {
+BST_INLINE __m512i BST_SUM8(splat)(uint64_t a) { return _mm512_set1_epi64((long long)a); }
+BST_INLINE __m512i BST_SUM8(add)(__m512i* sum, __m512i a, __m512i b) {
   const __m512i half = bst_kept8(a ^ b), c = *sum;
   *sum = half ^ c;
   return _mm512_ternarylogic_epi64(half, c, a, BST_TABLE_SELECT);
 }
 #include "sum.h"
 
-static bst_sum_piece* const bst_sum_pieces[] = {bst_sum2_function, bst_sum4_function,
-                                                bst_sum8_function};
+static bst_sum_piece* const bst_sum_pieces[] = {BST_SUM2(function), BST_SUM4(function),
+                                                BST_SUM8(function)};
 
 /// Append the positions of the set bits of `n_words` words, times 8, to `first`. May write 32
 /// entries beyond the new length.
@@ -151,7 +154,7 @@ static inline size_t bst_bits_pad(bst_entry zero_row, bst_entry* list, size_t n)
 }
 
 #define BST_FIRE_FIXED
-#define BST_WHOLE_SUM(name) bst_sum8_##name
+#define BST_WHOLE_SUM BST_SUM8
 
 /// Eight planes to bytes: byte b of 16-byte piece L of o[j] is the number of lane 128L + 16j + b.
 /// Interleaving puts the eight bytes of eight lanes side by side, the highest plane first as the

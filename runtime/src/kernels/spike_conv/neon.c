@@ -42,27 +42,29 @@ BST_INLINE void bst_bits_store(uint64_t* out, size_t n_words, uint64_t last, bst
   }
 }
 
-#define BST_SUM(name) bst_sum1_##name
+#define BST_SUM1(name) bst_sum1_##name
+#define BST_SUM BST_SUM1
 #define BST_SUM_VEC uint64x1_t
 #define BST_SUM_WORDS_OF 1
-BST_INLINE uint64x1_t bst_sum1_splat(uint64_t a) { return vdup_n_u64(a); }
-BST_INLINE uint64x1_t bst_sum1_add(uint64x1_t* sum, uint64x1_t a, uint64x1_t b) {
+BST_INLINE uint64x1_t BST_SUM1(splat)(uint64_t a) { return vdup_n_u64(a); }
+BST_INLINE uint64x1_t BST_SUM1(add)(uint64x1_t* sum, uint64x1_t a, uint64x1_t b) {
   const uint64x1_t half = veor_u64(a, b), c = *sum;
   *sum = veor_u64(half, c);
   return vbsl_u64(half, c, a);
 }
 #include "sum.h"
 
-#define BST_SUM(name) bst_sum2_##name
+#define BST_SUM2(name) bst_sum2_##name
+#define BST_SUM BST_SUM2
 #define BST_SUM_VEC uint64x2_t
 #define BST_SUM_WORDS_OF 2
-BST_INLINE uint64x2_t bst_sum2_splat(uint64_t a) { return vdupq_n_u64(a); }
-BST_INLINE uint64x2_t bst_sum2_add(uint64x2_t* sum, uint64x2_t a, uint64x2_t b) {
+BST_INLINE uint64x2_t BST_SUM2(splat)(uint64_t a) { return vdupq_n_u64(a); }
+BST_INLINE uint64x2_t BST_SUM2(add)(uint64x2_t* sum, uint64x2_t a, uint64x2_t b) {
   return bst_bits_add(sum, a, b);
 }
 #include "sum.h"
 
-static bst_sum_piece* const bst_sum_pieces[] = {bst_sum1_function, bst_sum2_function};
+static bst_sum_piece* const bst_sum_pieces[] = {BST_SUM1(function), BST_SUM2(function)};
 
 /// Append the positions of the set bits of `n_words` words, times 8, to `first`. May write 8
 /// entries beyond the new length.
@@ -135,7 +137,7 @@ static inline void bst_bits_scale(const uint16_t* count, int32_t n_events, size_
 #ifdef __aarch64__  // armv7 has half as many registers
 #define BST_FIRE_FIXED
 #endif
-#define BST_WHOLE_SUM(name) bst_sum2_##name
+#define BST_WHOLE_SUM BST_SUM2
 #include "sliced.h"
 
 const bst_spike_conv bst_spike_conv__neon = BST_SLICED_VERSION;

@@ -464,22 +464,23 @@ BST_INLINE bst_bits bst_load_bits(const void* from) {
   return v;
 }
 
-#define BST_FIRE(name) bst_fire_##name
+#define BST_FIRE_ANY(name) bst_fire_##name
+#define BST_FIRE BST_FIRE_ANY
 #define BST_FIRE_UNROLL
 #include "fire.h"
 
 /// All steps of one vector of neurons, any T and number of planes.
 /// @param sums [n_steps][n_planes], @param odd [n_steps], @param spikes out: [n_steps]
-static void bst_fire_any(int n_steps, int n_planes, const bst_theta_head* head,
-                         const bst_bits* theta, const bst_bits* sums, const bst_bits* odd,
-                         bst_bits* spikes) {
+static void bst_fire_steps(int n_steps, int n_planes, const bst_theta_head* head,
+                           const bst_bits* theta, const bst_bits* sums, const bst_bits* odd,
+                           bst_bits* spikes) {
   bst_bits charge[BST_MAX_CHARGE_PLANES];
   int n_before = 0;
   for (int t = 1; t <= n_steps; ++t) {
     const int width = head->widths[t - 1], most = BST_CHARGE_PLANES(n_planes, t);
     const int n_here = width < most ? width : most;
-    spikes[t - 1] = bst_fire_step(t, n_planes, n_before, n_here, width, theta,
-                                  sums + (t - 1) * n_planes, odd[t - 1], spikes, charge);
+    spikes[t - 1] = BST_FIRE_ANY(step)(t, n_planes, n_before, n_here, width, theta,
+                                       sums + (t - 1) * n_planes, odd[t - 1], spikes, charge);
     theta += width * t;
     n_before = n_here;
   }
@@ -550,7 +551,7 @@ static inline void bst_run_group(const bst_conv_work* w, const bst_block* b,
 #ifdef BST_FIRE_FIXED
   const bool fixed = bst_is_fixed(n_steps, n_planes, head);
   if (fixed && b->n_pixels == 1 && !w->periodic && !bst_any_inverted(tile, i)) {
-    bst_sum_and_fire_4_functions[n_planes - BST_MIN_SUM_PLANES](
+    bst_sum_and_fire_4_table[n_planes - BST_MIN_SUM_PLANES](
         head, theta, b->rows, tile->list + i * 4, tile->n_padded + i * 4, tile->n_active + i * 4,
         group->spikes);
     return;
@@ -573,12 +574,12 @@ static inline void bst_run_group(const bst_conv_work* w, const bst_block* b,
   if (w->periodic) bst_add_periods(n_steps, n_planes, group->sums);
 #ifdef BST_FIRE_FIXED
   if (fixed) {
-    bst_fire_4_functions[n_planes - BST_MIN_SUM_PLANES](head, theta, group->sums, group->odd,
-                                                        group->spikes);
+    bst_fire_4_table[n_planes - BST_MIN_SUM_PLANES](head, theta, group->sums, group->odd,
+                                                    group->spikes);
     return;
   }
 #endif
-  bst_fire_any(n_steps, n_planes, head, theta, group->sums, group->odd, group->spikes);
+  bst_fire_steps(n_steps, n_planes, head, theta, group->sums, group->odd, group->spikes);
 }
 
 /// Write the spikes of pixel `k` of a group; bits beyond the outputs are zero.

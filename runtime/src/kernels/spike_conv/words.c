@@ -31,16 +31,17 @@ BST_INLINE void bst_bits_store(uint64_t* out, size_t n_words, uint64_t last, bst
   *out = v & last;
 }
 
-#define BST_SUM(name) bst_sum1_##name
+#define BST_SUM1(name) bst_sum1_##name
+#define BST_SUM BST_SUM1
 #define BST_SUM_VEC uint64_t
 #define BST_SUM_WORDS_OF 1
-BST_INLINE uint64_t bst_sum1_splat(uint64_t a) { return a; }
-BST_INLINE uint64_t bst_sum1_add(uint64_t* sum, uint64_t a, uint64_t b) {
+BST_INLINE uint64_t BST_SUM1(splat)(uint64_t a) { return a; }
+BST_INLINE uint64_t BST_SUM1(add)(uint64_t* sum, uint64_t a, uint64_t b) {
   return bst_bits_add(sum, a, b);
 }
 #include "sum.h"
 
-static bst_sum_piece* const bst_sum_pieces[] = {bst_sum1_function};
+static bst_sum_piece* const bst_sum_pieces[] = {BST_SUM1(function)};
 
 /// Append the positions of the set bits of `n_words` words, times 8, to `first`.
 static inline size_t bst_bits_list(const uint64_t* words, size_t n_words, bst_entry first,
