@@ -166,8 +166,7 @@ def _ours(path: Path, threads: int) -> Opened:
     from bestdeploy import runtime
 
     model = runtime.load(path, threads=threads)
-    # The runtime's threads take frames of a batch each: one frame keeps one of them busy.
-    return Opened(_same, model.run, 1, f"kernels {model.isa}")
+    return Opened(_same, model.run, threads, f"kernels {model.isa}")
 
 
 def _onnxruntime(path: Path, threads: int, shape: tuple[int, ...]) -> Opened:

@@ -183,8 +183,8 @@ class _Amalgamation:
 class _VectorFiles:
     """Which files are written in the vectors of an instruction set, and their private names.
 
-    A file is where it says `bst_vec` or `bst_bits`, or includes a file that does; a name is private to them where
-    no other file has it.
+    A file is where it says `bst_vec` or `bst_bits`, or includes a file that does; a name is private
+    to them where no other file has it.
 
     Attributes:
         files: resolved paths.

@@ -79,8 +79,9 @@ static void bst_conv_prepare(const bst_call* call, bst_bump* bump, bst_prepared*
   const bst_spike_conv* const kernel = call->isa->spike_conv;
   const uint32_t* const d = call->constants[0]->dims;
   const int o = (int)d[0], kh = (int)d[1], kw = (int)d[2], i = (int)d[3];
-  uint64_t* const rows = bst_take(bump, kernel->rows_bytes(o, kh, kw, i), 1);
-  if (rows != NULL) kernel->prepare_rows(o, kh, kw, i, call->data[0], rows);
+  const int stride = call->step->params[0];
+  uint64_t* const rows = bst_take(bump, kernel->rows_bytes(o, kh, kw, i, stride), 1);
+  if (rows != NULL) kernel->prepare_rows(o, kh, kw, i, stride, call->data[0], rows);
   prepared->rows = rows;
 }
 
@@ -114,8 +115,8 @@ static void bst_conv_neuron_prepare(const bst_call* call, bst_bump* bump, bst_pr
 static uint64_t bst_conv_scratch(const bst_call* call, bool* overflow) {
   const uint32_t* const d = call->constants[0]->dims;
   (void)overflow;  // sides, fan-in and T are capped
-  return call->isa->spike_conv->scratch_bytes(call->n_t, (int)call->inputs[0]->w, (int)d[1],
-                                              (int)d[2], (int)d[3]);
+  return call->isa->spike_conv->scratch_bytes(call->n_t, (int)call->inputs[0]->w, (int)d[0], (int)d[1],
+                                              (int)d[2], (int)d[3], call->step->params[0]);
 }
 
 #define BST_CONV_ARGS(call)                                                                     \

@@ -304,12 +304,12 @@ def conv_case(version, rng, n_t, c_in, c_out, window, rate=0.3, side=5, periodic
     spikes = make(rng, n_t, side, side + 1, c_in, rate=rate)
     bits = rng.random((c_out, kh, kw, c_in)) < 0.5
     packed = np.ascontiguousarray(np.packbits(bits, axis=-1, bitorder="little"))
-    rows = version.memory("spike_conv.rows_bytes", c_out, kh, kw, c_in)
-    version.call("spike_conv.prepare_rows", c_out, kh, kw, c_in, packed, rows)
+    rows = version.memory("spike_conv.rows_bytes", c_out, kh, kw, c_in, stride)
+    version.call("spike_conv.prepare_rows", c_out, kh, kw, c_in, stride, packed, rows)
     rows.take()
     n = reference.conv_counts(spikes, 2 * bits.astype(np.int8) - 1, stride, pad)
     geometry = (n_t, side, side + 1, c_in, c_out, kh, kw, stride, pad)
-    space = version.memory("spike_conv.scratch_bytes", n_t, side + 1, kh, kw, c_in)
+    space = version.memory("spike_conv.scratch_bytes", n_t, side + 1, c_out, kh, kw, c_in, stride)
     return spikes, packed, rows, n, geometry, space
 
 
@@ -384,13 +384,13 @@ def test_conv_neuron_at_the_ends_of_its_range(version, rng, n_t, fan_in):
     packed = np.ascontiguousarray(np.packbits(bits, axis=-1, bitorder="little"))
     spikes = np.ones((n_t, 1, 2, fan_in), np.uint8)
     spikes[:, 0, 1] = rng.random((n_t, fan_in)) < 0.999
-    rows = version.memory("spike_conv.rows_bytes", 5, 1, 1, fan_in)
-    version.call("spike_conv.prepare_rows", 5, 1, 1, fan_in, packed, rows)
+    rows = version.memory("spike_conv.rows_bytes", 5, 1, 1, fan_in, 1)
+    version.call("spike_conv.prepare_rows", 5, 1, 1, fan_in, 1, packed, rows)
     n = reference.conv_counts(spikes, 2 * bits.astype(np.int8) - 1, 1, 0)
     most = (2**n_t - 1) * fan_in
     ends = np.array([0, 1, most - 1, most, most + 1, 2**15 - 2, 2**15 - 1, 2**15, 2**31 - 1])
     index, zero = np.arange(5, dtype=np.int32), np.zeros(5, np.int32)
-    space = version.memory("spike_conv.scratch_bytes", n_t, 2, 1, 1, fan_in)
+    space = version.memory("spike_conv.scratch_bytes", n_t, 2, 5, 1, 1, fan_in, 1)
     for _ in range(6):
         signs = rng.choice([-1, 1], (5, n_t * (n_t + 1) // 2))
         tables = (rng.choice(ends, signs.shape) * signs).astype(np.int32)
@@ -414,9 +414,9 @@ def test_conv_list_lengths(version, rng, n_active):
     bits = np.ones((c_out, 1, 1, c_in), bool)
     bits[::2] = rng.random((c_out // 2, 1, 1, c_in)) < 0.5
     packed = np.ascontiguousarray(np.packbits(bits, axis=-1, bitorder="little"))
-    rows = version.memory("spike_conv.rows_bytes", c_out, 1, 1, c_in)
-    version.call("spike_conv.prepare_rows", c_out, 1, 1, c_in, packed, rows)
-    space = version.memory("spike_conv.scratch_bytes", 1, 1, 1, 1, c_in)
+    rows = version.memory("spike_conv.rows_bytes", c_out, 1, 1, c_in, 1)
+    version.call("spike_conv.prepare_rows", c_out, 1, 1, c_in, 1, packed, rows)
+    space = version.memory("spike_conv.scratch_bytes", 1, 1, c_out, 1, 1, c_in, 1)
     out = Guarded((1, 1, 1, c_out), np.int32)
     ai, af, b = np.ones(c_out, np.int32), np.zeros(c_out, np.int16), np.zeros(c_out, np.int32)
     version.run(

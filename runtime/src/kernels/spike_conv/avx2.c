@@ -65,6 +65,7 @@ BST_INLINE __m128i BST_SUM2(add)(__m128i* sum, __m128i a, __m128i b) {
 }
 #include "sum.h"
 
+#define BST_SUM_IS_WHOLE
 #define BST_SUM4(name) bst_sum4_##name
 #define BST_SUM BST_SUM4
 #define BST_SUM_VEC __m256i
@@ -146,6 +147,7 @@ static inline void bst_bits_scale(const uint16_t* count, int32_t n_events, size_
   }
 }
 
+#define BST_WHOLE_SUM BST_SUM4
 #include "sliced.h"
 
 const bst_spike_conv bst_spike_conv__avx2 = BST_SLICED_VERSION;

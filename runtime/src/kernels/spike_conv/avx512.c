@@ -94,6 +94,7 @@ BST_INLINE __m256i BST_SUM4(add)(__m256i* sum, __m256i a, __m256i b) {
 }
 #include "sum.h"
 
+#define BST_SUM_IS_WHOLE
 #define BST_SUM8(name) bst_sum8_##name
 #define BST_SUM BST_SUM8
 #define BST_SUM_VEC __m512i

@@ -59,8 +59,10 @@ static inline uint64_t bst_transpose_8x8(uint64_t m) {
 /// `row_words` words, is bit i of (o, tap). Eight outputs by eight inputs at a time.
 /// @param bits [n_out, n_taps] rows of ceil(n_in / 8) bytes
 /// @param rows zero where no output lies
+/// @param kw, columns, shift tap (ky, kx) goes to row (ky * columns + kx + shift, i)
 static inline void bst_conv_fill_rows(size_t n_out, size_t n_taps, size_t n_in, const uint8_t* bits,
-                                      size_t row_words, uint64_t* rows) {
+                                      size_t kw, size_t columns, size_t shift, size_t row_words,
+                                      uint64_t* rows) {
   const size_t in_bytes = (n_in + 7) / 8, out_bytes = n_taps * in_bytes;
   for (size_t o = 0; o < n_out; o += 8, bits += 8 * out_bytes) {
     const size_t n_here = n_out - o < 8 ? n_out - o : 8;
@@ -69,7 +71,8 @@ static inline void bst_conv_fill_rows(size_t n_out, size_t n_taps, size_t n_in, 
       uint64_t m = 0;
       for (size_t r = 0; r < n_here; ++r) m |= (uint64_t)bits[r * out_bytes + byte] << (8 * r);
       m = bst_transpose_8x8(m);
-      uint64_t* row = rows + (byte / in_bytes * n_in + first) * row_words + o / 64;
+      const size_t tap = byte / in_bytes, place = tap / kw * columns + tap % kw + shift;
+      uint64_t* row = rows + (place * n_in + first) * row_words + o / 64;
       for (size_t k = 0; k < (left < 8 ? left : 8); ++k, m >>= 8, row += row_words) {
         *row |= (m & 0xFF) << (o % 64);
       }

@@ -21,8 +21,8 @@ size_t bst_spike_conv_rows_bytes(int n_out, int kh, int kw, int n_in) {
 void bst_spike_conv_prepare_rows(int n_out, int kh, int kw, int n_in, const uint8_t* bits,
                                  uint64_t* rows) {
   memset(rows, 0, bst_spike_conv_rows_bytes(n_out, kh, kw, n_in));
-  bst_conv_fill_rows((size_t)n_out, (size_t)kh * (size_t)kw, (size_t)n_in, bits,
-                     bst_conv_words(n_out), rows);
+  bst_conv_fill_rows((size_t)n_out, (size_t)kh * (size_t)kw, (size_t)n_in, bits, (size_t)kw,
+                     (size_t)kw, 0, bst_conv_words(n_out), rows);
 }
 
 size_t bst_spike_conv_theta_bytes(int n_steps, int n_out) {

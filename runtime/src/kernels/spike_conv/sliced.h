@@ -16,8 +16,10 @@
 // put together from one slice per image row. Where more than half of a whole window is active, its
 // silent inputs are listed instead: with P_z of them under a +1 weight, P = total - P_z.
 //
-// Narrow blocks. The counters of several pixels are added up one after the other and meet in one
-// vector, so that no lane idles in the neuron.
+// Narrow outputs. Several pixels share a vector, so that no lane idles in the neuron. Where their
+// windows overlap they are one strip, listed and added up once: a row of weights then holds, for
+// each pixel of the strip, the weights of the tap under which it sees that input, or zeros. Else
+// the counters of the pixels are added up one after the other and meet in the vector.
 //
 // Periodic trains. Behind the encoder of a still image an input fires at p, 2p, 3p, .. or never
 // (../stem_neuron). Step t then counts the inputs of the periods that divide t: each active input
@@ -40,7 +42,7 @@
 #include "spike_conv.h"
 
 enum {
-  BST_TILE_PIXELS = 32,
+  BST_TILE_PLACES = 32,
   BST_TILE_ENTRIES = 8192,  // of lists, beyond those of one pixel
   BST_LIST_SLACK = 64,      // entries that may be written beyond the end of a list
   BST_CONV_MAX_T = 16,
@@ -68,9 +70,27 @@ static inline size_t bst_blocks_words(int n_out) {
 /// Rows of a block: weights, zeros, planes of `total`.
 static inline size_t bst_block_rows(size_t fan_in) { return fan_in + 1 + BST_MAX_SLICED_PLANES; }
 
-static inline size_t bst_sliced_rows_bytes(int n_out, int kh, int kw, int n_in) {
-  const size_t n_rows = bst_block_rows(bst_conv_fan_in(kh, kw, n_in));
-  return n_rows * bst_blocks_words(n_out) * sizeof(uint64_t);
+static inline bool bst_fits_lists(size_t fan_in) { return fan_in < BST_MAX_ENTRY_ROWS; }
+
+/// Neighbouring outputs of a row of pixels that share a vector, and what they see together.
+typedef struct bst_strip {
+  int n_pixels;  // 1: no strips
+  int columns;   // of the image
+  size_t fan_in;
+} bst_strip;
+
+static inline bst_strip bst_strip_of(int n_out, int kh, int kw, int n_in, int stride) {
+  const int n = (int)(BST_BITS_WORDS / bst_block_words(bst_conv_words(n_out), 0));
+  const int columns = kw + (n - 1) * stride;
+  const bst_strip one = {1, kw, bst_conv_fan_in(kh, kw, n_in)};
+  const bst_strip all = {n, columns, bst_conv_fan_in(kh, columns, n_in)};
+  return n > 1 && kw > stride && bst_fits_lists(all.fan_in) ? all : one;
+}
+
+static inline size_t bst_sliced_rows_bytes(int n_out, int kh, int kw, int n_in, int stride) {
+  const bst_strip strip = bst_strip_of(n_out, kh, kw, n_in, stride);
+  const size_t words = strip.n_pixels > 1 ? BST_BITS_WORDS : bst_blocks_words(n_out);
+  return bst_block_rows(strip.fan_in) * words * sizeof(uint64_t);
 }
 
 static inline uint32_t bst_ones(const uint8_t* bytes, size_t n) {
@@ -81,23 +101,41 @@ static inline uint32_t bst_ones(const uint8_t* bytes, size_t n) {
   return ones;
 }
 
-static inline void bst_sliced_prepare_rows(int n_out, int kh, int kw, int n_in, const uint8_t* bits,
-                                           uint64_t* rows) {
-  const size_t n_taps = (size_t)kh * (size_t)kw, fan_in = bst_conv_fan_in(kh, kw, n_in);
-  const size_t out_bytes = n_taps * (((size_t)n_in + 7) / 8), words = bst_conv_words(n_out);
-  memset(rows, 0, bst_sliced_rows_bytes(n_out, kh, kw, n_in));
+/// Outputs `n_here` of one pixel of a block: weights and planes of `total`, from the first of its
+/// words in the rows on.
+/// @param at place of the pixel in the strip
+static inline void bst_fill_block(const bst_strip* strip, size_t n_here, int kh, int kw, int n_in,
+                                  int stride, int at, const uint8_t* bits, size_t row_words,
+                                  uint64_t* rows) {
+  const size_t n_taps = (size_t)kh * (size_t)kw, out_bytes = n_taps * (((size_t)n_in + 7) / 8);
+  uint64_t* const total = rows + (strip->fan_in + 1) * row_words;
+  bst_conv_fill_rows(n_here, n_taps, (size_t)n_in, bits, (size_t)kw, (size_t)strip->columns,
+                     (size_t)(at * stride), row_words, rows);
+  for (size_t o = 0; o < n_here; ++o, bits += out_bytes) {
+    const uint64_t ones = bst_ones(bits, out_bytes);
+    for (int p = 0; p < BST_MAX_SLICED_PLANES; ++p) {
+      total[(size_t)p * row_words + o / 64] |= (ones >> p & 1) << (o % 64);
+    }
+  }
+}
+
+static inline void bst_sliced_prepare_rows(int n_out, int kh, int kw, int n_in, int stride,
+                                           const uint8_t* bits, uint64_t* rows) {
+  const bst_strip strip = bst_strip_of(n_out, kh, kw, n_in, stride);
+  const size_t words = bst_conv_words(n_out), narrow = bst_block_words(words, 0);
+  const size_t out_bytes = (size_t)kh * (size_t)kw * (((size_t)n_in + 7) / 8);
+  memset(rows, 0, bst_sliced_rows_bytes(n_out, kh, kw, n_in, stride));
+  for (int at = 0; at < strip.n_pixels && strip.n_pixels > 1; ++at) {
+    bst_fill_block(&strip, (size_t)n_out, kh, kw, n_in, stride, at, bits, BST_BITS_WORDS,
+                   rows + (size_t)at * narrow);
+  }
+  if (strip.n_pixels > 1) return;
   for (size_t first = 0; first < words; first += BST_BITS_WORDS) {
     const size_t left = (size_t)n_out - 64 * first, row = bst_block_words(words, first);
     const size_t n_here = left < 64 * row ? left : 64 * row;
-    bst_conv_fill_rows(n_here, n_taps, (size_t)n_in, bits, row, rows);
-    uint64_t* const total = rows + (fan_in + 1) * row;
-    for (size_t o = 0; o < n_here; ++o, bits += out_bytes) {
-      const uint64_t ones = bst_ones(bits, out_bytes);
-      for (int p = 0; p < BST_MAX_SLICED_PLANES; ++p) {
-        total[(size_t)p * row + o / 64] |= (ones >> p & 1) << (o % 64);
-      }
-    }
-    rows += bst_block_rows(fan_in) * row;
+    bst_fill_block(&strip, n_here, kh, kw, n_in, stride, 0, bits, row, rows);
+    bits += n_here * out_bytes;
+    rows += bst_block_rows(strip.fan_in) * row;
   }
 }
 
@@ -207,14 +245,15 @@ static inline uint64_t bst_pixel_entries(int n_steps, uint64_t fan_in) {
 
 static inline uint64_t bst_tile_entries(int n_steps, uint64_t fan_in) {
   const uint64_t pixel = bst_pixel_entries(n_steps, fan_in);
-  const uint64_t others = (BST_TILE_PIXELS - 1) * pixel;
+  const uint64_t others = (BST_TILE_PLACES - 1) * pixel;
   return pixel + (others < BST_TILE_ENTRIES ? others : BST_TILE_ENTRIES);
 }
 
 /// Bytes of starts, lists of a tile, lists of rows; below 2^50 for any sizes that the caller lets
 /// through.
-static inline uint64_t bst_sliced_scratch_bytes(int n_steps, int width, int kh, int kw, int n_in) {
-  uint64_t entries = bst_tile_entries(n_steps, bst_conv_fan_in(kh, kw, n_in));
+static inline uint64_t bst_sliced_scratch_bytes(int n_steps, int width, int n_out, int kh, int kw,
+                                                int n_in, int stride) {
+  uint64_t entries = bst_tile_entries(n_steps, bst_strip_of(n_out, kh, kw, n_in, stride).fan_in);
   if (kh * kw > 1) {
     entries += (uint64_t)n_steps * (uint64_t)kh *
                (bst_row_entries(width, n_in) + 2 * ((uint64_t)width + 1));
@@ -277,44 +316,70 @@ static inline void bst_list_rows(const bst_conv_geometry* g, bool periodic, cons
   }
 }
 
-/// The events of output column x of a row of outputs at step t, put together from the lists of
-/// rows.
+/// Image columns first .. end - 1 from column `from` on, as many as `columns`, that exist.
+typedef struct bst_columns {
+  int first, end;
+} bst_columns;
+
+static inline bst_columns bst_columns_of(const bst_conv_geometry* g, int from, int columns) {
+  const int end = from + columns < g->width ? from + columns : g->width;
+  const bst_columns found = {from < 0 ? 0 : from, end};
+  return found;
+}
+
+/// The events of a row of outputs at step t in `columns` image columns from `from` on, put together
+/// from the lists of rows.
 static inline size_t bst_join_rows(const bst_conv_geometry* g, const bst_row_lists* rows, int t,
-                                   int x, bst_entry* list) {
-  const int first_x = x * g->stride - g->pad;
-  const int from = first_x < 0 ? 0 : first_x;
-  const int to = first_x + g->kw < g->width ? first_x + g->kw : g->width;
+                                   int from, int columns, bst_entry* list) {
+  const bst_columns c = bst_columns_of(g, from, columns);
   size_t n = 0;
-  if (from >= to) return 0;
+  if (c.first >= c.end) return 0;
   for (int ky = rows->first_ky; ky < rows->end_ky; ++ky) {
     const size_t slot = (size_t)(t * g->kh + rows->slot[ky]);
     const uint32_t* const starts = rows->starts + slot * ((size_t)g->width + 1);
-    const bst_entry shift = (bst_entry)((ky * g->kw - first_x) * g->n_in * BST_ENTRY);
-    n = bst_bits_copy(rows->entries + slot * rows->row_entries + starts[from],
-                      starts[to] - starts[from], shift, list, n);
+    const bst_entry shift = (bst_entry)((ky * columns - from) * g->n_in * BST_ENTRY);
+    n = bst_bits_copy(rows->entries + slot * rows->row_entries + starts[c.first],
+                      starts[c.end] - starts[c.first], shift, list, n);
+  }
+  return n;
+}
+
+/// Their number.
+static inline uint32_t bst_count_rows(const bst_conv_geometry* g, const bst_row_lists* rows, int t,
+                                      int from, int columns) {
+  const bst_columns c = bst_columns_of(g, from, columns);
+  uint32_t n = 0;
+  if (c.first >= c.end) return 0;
+  for (int ky = rows->first_ky; ky < rows->end_ky; ++ky) {
+    const size_t slot = (size_t)(t * g->kh + rows->slot[ky]);
+    const uint32_t* const starts = rows->starts + slot * ((size_t)g->width + 1);
+    n += starts[c.end] - starts[c.first];
   }
   return n;
 }
 
 // ---- Tiles --------------------------------------------------------------------------------------
 
-/// Lists of the outputs of a tile: those of pixel i and step t at i * n_steps + t.
+/// Lists of the places of a tile, a pixel or strip of pixels each: those of place i and step t at
+/// i * n_steps + t.
 typedef struct bst_tile {
-  int n_pixels;
-  const bst_entry* list[BST_TILE_PIXELS * BST_CONV_MAX_T];
-  uint32_t n_active[BST_TILE_PIXELS * BST_CONV_MAX_T];  // S
-  uint32_t n_padded[BST_TILE_PIXELS * BST_CONV_MAX_T];
-  bool is_inverted[BST_TILE_PIXELS * BST_CONV_MAX_T];  // the silent inputs are listed
+  int n_places;
+  const bst_entry* list[BST_TILE_PLACES * BST_CONV_MAX_T];
+  uint32_t n_padded[BST_TILE_PLACES * BST_CONV_MAX_T];
+  bool is_inverted[BST_TILE_PLACES * BST_CONV_MAX_T];  // the silent inputs are listed
+  /// S of pixel k of a strip at (i * n_steps + t) * strip + k.
+  uint32_t n_active[BST_TILE_PLACES * BST_CONV_MAX_T * BST_BITS_WORDS];
 } bst_tile;
 
 /// What a call works on.
 typedef struct bst_conv_work {
   bst_conv_geometry g;
+  bst_strip strip;
   bool pointwise;  // a window of one pixel that never leaves the image: cells in a row
   bool periodic;
   const uint64_t *spikes, *rows;
   bst_entry* lists;  // of a tile
-  size_t n_list_entries, fan_in;
+  size_t n_list_entries;
   bst_row_lists row_lists;
 } bst_conv_work;
 
@@ -323,9 +388,9 @@ static inline bst_conv_work bst_conv_work_of(bst_conv_geometry g, bool periodic,
                                              void* scratch) {
   bst_conv_work w = {.g = g, .periodic = periodic, .spikes = spikes, .rows = rows};
   w.pointwise = g.kh * g.kw == 1 && g.stride == 1 && g.pad == 0;
-  w.fan_in = bst_conv_fan_in(g.kh, g.kw, g.n_in);
+  w.strip = bst_strip_of(g.n_out, g.kh, g.kw, g.n_in, g.stride);
   const size_t n_rows = (size_t)g.n_steps * (size_t)g.kh;
-  w.n_list_entries = (size_t)bst_tile_entries(g.n_steps, w.fan_in);
+  w.n_list_entries = (size_t)bst_tile_entries(g.n_steps, w.strip.fan_in);
   w.row_lists.row_entries = (size_t)bst_row_entries(g.width, g.n_in);
   w.row_lists.starts = scratch;
   w.lists = (bst_entry*)scratch;
@@ -334,22 +399,24 @@ static inline bst_conv_work bst_conv_work_of(bst_conv_geometry g, bool periodic,
   return w;
 }
 
-/// The window lies inside the image.
-static inline bool bst_is_whole(const bst_conv_geometry* g, int y, int x) {
+/// The windows of a place lie inside the image.
+static inline bool bst_is_whole(const bst_conv_work* w, int y, int x) {
+  const bst_conv_geometry* const g = &w->g;
   const int in_y = y * g->stride - g->pad, in_x = x * g->stride - g->pad;
-  return in_y >= 0 && in_x >= 0 && in_y + g->kh <= g->height && in_x + g->kw <= g->width;
+  return in_y >= 0 && in_x >= 0 && in_y + g->kh <= g->height && in_x + w->strip.columns <= g->width;
 }
 
-/// The silent inputs of a whole window.
+/// The silent inputs of whole windows.
 static inline size_t bst_list_silent(const bst_conv_work* w, int t, int y, int x, bst_entry* list) {
   const bst_conv_geometry* const g = &w->g;
   const size_t frame_words = (size_t)g->height * (size_t)g->width * g->in_words;
+  const int columns = w->strip.columns;
   size_t n = 0;
   for (int ky = 0; ky < g->kh; ++ky) {
-    for (int kx = 0; kx < g->kw; ++kx) {
+    for (int kx = 0; kx < columns; ++kx) {
       const size_t cell = (size_t)(y * g->stride - g->pad + ky) * (size_t)g->width +
                           (size_t)(x * g->stride - g->pad + kx);
-      const size_t first = (size_t)((ky * g->kw + kx) * g->n_in);
+      const size_t first = (size_t)((ky * columns + kx) * g->n_in);
       for (size_t i = 0; i < g->in_words; ++i) {
         const size_t left = (size_t)g->n_in - 64 * i;
         const uint64_t lanes = left < 64 ? (UINT64_C(1) << left) - 1 : UINT64_MAX;
@@ -362,30 +429,40 @@ static inline size_t bst_list_silent(const bst_conv_work* w, int t, int y, int x
   return n;
 }
 
-/// The list of output pixel (y, x) at step t, at the end of `list`.
+/// The list of the place at (y, x) and step t, at the end of `list`.
 static inline size_t bst_list_window(const bst_conv_work* w, int t, int y, int x, bst_entry* list) {
   const bst_conv_geometry* const g = &w->g;
   const size_t frame_words = (size_t)g->height * (size_t)g->width * g->in_words;
-  if (g->kh * g->kw > 1) return bst_join_rows(g, &w->row_lists, t, x, list);
   const int in_y = y * g->stride - g->pad, in_x = x * g->stride - g->pad;
+  if (g->kh * g->kw > 1) return bst_join_rows(g, &w->row_lists, t, in_x, w->strip.columns, list);
   if (in_y < 0 || in_y >= g->height || in_x < 0 || in_x >= g->width) return 0;
   const size_t cell = (size_t)in_y * (size_t)g->width + (size_t)in_x;
   return bst_list_pixel(g, w->periodic, w->spikes + cell * g->in_words, frame_words, t, 0, list, 0);
 }
 
-/// Make the lists of the pixels from x on of output row y, as many as have room; at least one.
+/// S of the pixels of a place whose list has `n` entries.
+static inline void bst_count_pixels(const bst_conv_work* w, int t, int x, size_t n,
+                                    uint32_t* n_active) {
+  const bst_conv_geometry* const g = &w->g;
+  n_active[0] = (uint32_t)n;
+  for (int k = 0; k < w->strip.n_pixels && w->strip.n_pixels > 1; ++k) {
+    n_active[k] = bst_count_rows(g, &w->row_lists, t, (x + k) * g->stride - g->pad, g->kw);
+  }
+}
+
+/// Make the lists of the places from x on of output row y, as many as have room; at least one.
 static inline void bst_make_tile(const bst_conv_work* w, int y, int x, int end, bst_tile* tile) {
-  const bst_entry zero_row = (bst_entry)(w->fan_in * BST_ENTRY);
-  const size_t most = (size_t)bst_pixel_entries(w->g.n_steps, w->fan_in);
+  const size_t fan_in = w->strip.fan_in, most = (size_t)bst_pixel_entries(w->g.n_steps, fan_in);
+  const bst_entry zero_row = (bst_entry)(fan_in * BST_ENTRY);
   bst_entry* list = w->lists;
   int i = 0;
-  tile->n_pixels = 0;
-  for (; x < end && tile->n_pixels < BST_TILE_PIXELS; ++x, ++tile->n_pixels) {
+  tile->n_places = 0;
+  for (; x < end && tile->n_places < BST_TILE_PLACES; x += w->strip.n_pixels, ++tile->n_places) {
     if ((size_t)(w->lists + w->n_list_entries - list) < most) break;
     for (int t = 0; t < w->g.n_steps; ++t, ++i) {
       size_t n = bst_list_window(w, t, y, x, list);
-      tile->n_active[i] = (uint32_t)n;
-      tile->is_inverted[i] = 2 * n > w->fan_in && !w->periodic && bst_is_whole(&w->g, y, x);
+      bst_count_pixels(w, t, x, n, tile->n_active + i * w->strip.n_pixels);
+      tile->is_inverted[i] = 2 * n > fan_in && !w->periodic && bst_is_whole(w, y, x);
       if (tile->is_inverted[i]) n = bst_list_silent(w, t, y, x, list);
       tile->list[i] = list;
       tile->n_padded[i] = (uint32_t)bst_bits_pad(zero_row, list, n);
@@ -400,18 +477,23 @@ static inline void bst_make_tile(const bst_conv_work* w, int y, int x, int end, 
 typedef struct bst_block {
   const uint8_t* rows;
   const uint8_t* total;  // planes, a row each
-  size_t first_word, row_words, n_words;
-  int n_pixels;  // that meet in one vector
+  size_t first_word, n_words;
+  size_t row_words;    // of the rows
+  size_t pixel_words;  // of a vector, for one pixel
+  int n_pixels;        // that meet in one vector
+  int n_places;        // of a tile, that meet in one vector
   bst_sum_function* (*function)(int n_planes);
 } bst_block;
 
 static inline bst_block bst_block_at(const bst_conv_work* w, size_t first) {
-  const size_t n_rows = bst_block_rows(w->fan_in), left = w->g.out_words - first;
-  bst_block b = {.first_word = first, .row_words = bst_block_words(w->g.out_words, first)};
+  const size_t n_rows = bst_block_rows(w->strip.fan_in), left = w->g.out_words - first;
+  bst_block b = {.first_word = first, .pixel_words = bst_block_words(w->g.out_words, first)};
+  b.row_words = w->strip.n_pixels > 1 ? BST_BITS_WORDS : b.pixel_words;
   b.rows = (const uint8_t*)(w->rows + n_rows * first);
-  b.total = b.rows + (w->fan_in + 1) * b.row_words * sizeof(uint64_t);
-  b.n_words = left < b.row_words ? left : b.row_words;
-  b.n_pixels = (int)(BST_BITS_WORDS / b.row_words);
+  b.total = b.rows + (w->strip.fan_in + 1) * b.row_words * sizeof(uint64_t);
+  b.n_words = left < b.pixel_words ? left : b.pixel_words;
+  b.n_pixels = (int)(BST_BITS_WORDS / b.pixel_words);
+  b.n_places = b.n_pixels / w->strip.n_pixels;
   b.function = bst_sum_pieces[0];
   for (size_t words = BST_NARROWEST_WORDS, i = 0; words < b.row_words; words *= 2) {
     b.function = bst_sum_pieces[++i];
@@ -440,15 +522,54 @@ static inline void bst_from_total(const bst_block* b, int n_planes, uint64_t* co
   }
 }
 
-/// Counters of pixel `i` (of the tile) as pixel `at` of a vector.
-/// @param start of the sum P, modulo 2^n_planes
-static inline void bst_sum_pixel(const bst_block* b, const bst_tile* tile, size_t i, int at,
-                                 int n_planes, uint32_t start, uint64_t* planes) {
-  uint64_t* const out = planes + (size_t)at * b->row_words;
-  const bool inverted = tile->is_inverted[i];
-  b->function(n_planes)(b->rows, tile->list[i], tile->n_padded[i], inverted ? 0 - start : start,
-                        out, BST_BITS_WORDS);
-  if (inverted) bst_from_total(b, n_planes, out);
+BST_INLINE bst_bits bst_load_bits(const void* from) {
+  bst_bits v;
+  memcpy(&v, from, sizeof v);
+  return v;
+}
+
+/// S and the beginnings of the counters of the pixels of one vector at one step: word by word, the
+/// same in the words of a pixel.
+typedef struct bst_counts {
+  uint64_t n_active[BST_BITS_WORDS], start[BST_BITS_WORDS];
+} bst_counts;
+
+/// Bit p of each word, in all its lanes.
+BST_INLINE bst_bits bst_spread_bit(const uint64_t* words, int p) {
+  const bst_bits v = bst_load_bits(words), one = bst_bits_splat(1);
+  return (v ^ v) - (v >> p & one);
+}
+
+/// Counters of a place that fills a vector.
+static inline void bst_sum_strip(const bst_block* b, const bst_tile* tile, size_t at, int n_planes,
+                                 const uint64_t* start, uint64_t* planes) {
+  const bool inverted = tile->is_inverted[at];
+  uint64_t begin[BST_BITS_WORDS];
+  for (size_t k = 0; k < BST_BITS_WORDS; ++k) begin[k] = inverted ? 0 - start[k] : start[k];
+  for (int p = 0; p < n_planes; ++p) {
+    const bst_bits plane = bst_spread_bit(begin, p);
+    memcpy(planes + (size_t)p * BST_BITS_WORDS, &plane, sizeof plane);
+  }
+  BST_WHOLE_SUM(more_function)(n_planes)(b->rows, tile->list[at], tile->n_padded[at], planes);
+  if (inverted) bst_from_total(b, n_planes, planes);
+}
+
+/// Counters of places i .. i + n - 1 of a tile at step t, in one vector.
+static inline void bst_sum_places(const bst_conv_work* w, const bst_block* b, const bst_tile* tile,
+                                  int t, int i, int n, int n_planes, const bst_counts* counts,
+                                  uint64_t* planes) {
+  if (w->strip.n_pixels > 1) {
+    bst_sum_strip(b, tile, (size_t)(i * w->g.n_steps + t), n_planes, counts->start, planes);
+    return;
+  }
+  for (int k = 0; k < n; ++k) {
+    const size_t at = (size_t)((i + k) * w->g.n_steps + t), word = (size_t)k * b->row_words;
+    const uint32_t start = (uint32_t)counts->start[word];
+    const bool inverted = tile->is_inverted[at];
+    b->function(n_planes)(b->rows, tile->list[at], tile->n_padded[at], inverted ? 0 - start : start,
+                          planes + word, BST_BITS_WORDS);
+    if (inverted) bst_from_total(b, n_planes, planes + word);
+  }
 }
 
 // ---- Neuron -------------------------------------------------------------------------------------
@@ -457,12 +578,6 @@ static inline void bst_sum_pixel(const bst_block* b, const bst_tile* tile, size_
 #define BST_CHARGE_PLANES(n_planes, t) ((n_planes) + ((t) == 1 ? 1 : (t) + 1))
 
 enum { BST_MAX_CHARGE_PLANES = BST_MAX_SLICED_PLANES + BST_CONV_NEURON_T + 1 };
-
-BST_INLINE bst_bits bst_load_bits(const void* from) {
-  bst_bits v;
-  memcpy(&v, from, sizeof v);
-  return v;
-}
 
 #define BST_FIRE_ANY(name) bst_fire_##name
 #define BST_FIRE BST_FIRE_ANY
@@ -513,15 +628,16 @@ static inline void bst_add_periods(int n_steps, int n_planes, bst_bits* sums) {
   }
 }
 
-/// S of every step from the lengths of the lists, and what each list's counter begins with, so that
-/// the counters of step t end up below P by ceil(S/2).
-static inline void bst_starts(const bst_conv_work* w, const uint32_t* lengths, uint32_t* n_active,
-                              uint32_t* start) {
+/// S of every step of one pixel from the lengths of its lists, and what each list's counter begins
+/// with, so that the counters of step t end up below P by ceil(S/2).
+/// @param lengths those of step t at t * n_apart
+static inline void bst_starts(const bst_conv_work* w, const uint32_t* lengths, size_t n_apart,
+                              uint32_t* n_active, uint32_t* start) {
   for (int t = 1; t <= w->g.n_steps; ++t) {
-    uint32_t active = lengths[t - 1], begun = 0;
+    uint32_t active = lengths[(size_t)(t - 1) * n_apart], begun = 0;
     for (int d = 1; w->periodic && d <= t / 2; ++d) {
       if (t % d != 0) continue;
-      active += lengths[d - 1];
+      active += lengths[(size_t)(d - 1) * n_apart];
       begun += start[d - 1];
     }
     n_active[t - 1] = active;
@@ -529,51 +645,70 @@ static inline void bst_starts(const bst_conv_work* w, const uint32_t* lengths, u
   }
 }
 
+/// bst_counts of every step of places i .. i + n - 1; returns the largest S.
+static inline uint32_t bst_count_group(const bst_conv_work* w, const bst_block* b,
+                                       const bst_tile* tile, int i, int n, bst_counts* counts) {
+  const size_t strip = (size_t)w->strip.n_pixels, n_steps = (size_t)w->g.n_steps;
+  uint32_t most = 0;
+  memset(counts, 0, n_steps * sizeof *counts);
+  for (size_t pixel = 0; pixel < (size_t)n * strip; ++pixel) {
+    uint32_t active[BST_CONV_NEURON_T] = {0}, start[BST_CONV_NEURON_T] = {0};
+    const size_t place = (size_t)i + pixel / strip;
+    bst_starts(w, tile->n_active + place * n_steps * strip + pixel % strip, strip, active, start);
+    for (size_t t = 0; t < n_steps; ++t) {
+      most = active[t] > most ? active[t] : most;
+      for (size_t k = pixel * b->pixel_words; k < (pixel + 1) * b->pixel_words; ++k) {
+        counts[t].n_active[k] = active[t];
+        counts[t].start[k] = start[t];
+      }
+    }
+  }
+  return most;
+}
+
 #ifdef BST_FIRE_FIXED
 static inline bool bst_any_inverted(const bst_tile* tile, int i) {
   const bool* const inverted = tile->is_inverted + i * 4;
   return inverted[0] || inverted[1] || inverted[2] || inverted[3];
 }
+
+/// Sum up and fire a place that fills a vector, without going through memory; false where that
+/// cannot be.
+static inline bool bst_run_whole(const bst_conv_work* w, const bst_block* b,
+                                 const bst_theta_head* head, const bst_bits* theta,
+                                 const bst_tile* tile, int i, bst_group* group) {
+  if (w->g.n_steps != 4 || b->n_pixels > 1 || w->periodic || bst_any_inverted(tile, i)) {
+    return false;
+  }
+  const uint32_t* const active = tile->n_active + i * 4;
+  uint32_t most = 0;
+  for (int t = 0; t < 4; ++t) most = active[t] > most ? active[t] : most;
+  const int n_planes = bst_sum_planes(most);
+  if (!bst_is_fixed(4, n_planes, head)) return false;
+  bst_sum_and_fire_4_table[n_planes - BST_MIN_SUM_PLANES](
+      head, theta, b->rows, tile->list + i * 4, tile->n_padded + i * 4, active, group->spikes);
+  return true;
+}
 #endif
 
-/// Sum up and fire pixels i .. i + n - 1 of a tile in one vector.
+/// Sum up and fire places i .. i + n - 1 of a tile in one vector.
 static inline void bst_run_group(const bst_conv_work* w, const bst_block* b,
                                  const bst_theta_head* head, const bst_bits* theta,
                                  const bst_tile* tile, int i, int n, bst_group* group) {
-  const int n_steps = w->g.n_steps;
-  uint32_t active[BST_BITS_WORDS][BST_CONV_NEURON_T], start[BST_BITS_WORDS][BST_CONV_NEURON_T];
-  uint32_t most = 0;
-  for (int k = 0; k < n; ++k) {
-    bst_starts(w, tile->n_active + (i + k) * n_steps, active[k], start[k]);
-    for (int t = 0; t < n_steps; ++t) most = active[k][t] > most ? active[k][t] : most;
-  }
-  const int n_planes = bst_sum_planes(most);
 #ifdef BST_FIRE_FIXED
-  const bool fixed = bst_is_fixed(n_steps, n_planes, head);
-  if (fixed && b->n_pixels == 1 && !w->periodic && !bst_any_inverted(tile, i)) {
-    bst_sum_and_fire_4_table[n_planes - BST_MIN_SUM_PLANES](
-        head, theta, b->rows, tile->list + i * 4, tile->n_padded + i * 4, tile->n_active + i * 4,
-        group->spikes);
-    return;
-  }
+  if (bst_run_whole(w, b, head, theta, tile, i, group)) return;
 #endif
+  const int n_steps = w->g.n_steps;
+  bst_counts counts[BST_CONV_NEURON_T];
+  const int n_planes = bst_sum_planes(bst_count_group(w, b, tile, i, n, counts));
   for (int t = 0; t < n_steps; ++t) {
     uint64_t* const planes = (uint64_t*)(void*)(group->sums + t * n_planes);
-    uint64_t* const odd = (uint64_t*)(void*)(group->odd + t);
-    for (int k = 0; k < n; ++k) {
-      bst_sum_pixel(b, tile, (size_t)((i + k) * n_steps + t), k, n_planes, start[k][t], planes);
-      if (b->n_pixels == 1) {
-        group->odd[t] = bst_bits_splat(bst_all_or_none[active[k][t] & 1]);
-        continue;
-      }
-      for (size_t j = 0; j < b->row_words; ++j) {
-        odd[(size_t)k * b->row_words + j] = bst_all_or_none[active[k][t] & 1];
-      }
-    }
+    bst_sum_places(w, b, tile, t, i, n, n_planes, &counts[t], planes);
+    group->odd[t] = bst_spread_bit(counts[t].n_active, 0);
   }
   if (w->periodic) bst_add_periods(n_steps, n_planes, group->sums);
 #ifdef BST_FIRE_FIXED
-  if (fixed) {
+  if (bst_is_fixed(n_steps, n_planes, head)) {
     bst_fire_4_table[n_planes - BST_MIN_SUM_PLANES](head, theta, group->sums, group->odd,
                                                     group->spikes);
     return;
@@ -598,25 +733,29 @@ static inline void bst_put_spikes(const bst_conv_work* w, const bst_block* b,
   for (int t = 0; t < w->g.n_steps; ++t) {
     uint64_t words[BST_BITS_WORDS];
     memcpy(words, &group->spikes[t], sizeof words);
-    const uint64_t* const mine = words + (size_t)k * b->row_words;
+    const uint64_t* const mine = words + (size_t)k * b->pixel_words;
     uint64_t* const out = pixel + (size_t)t * out_frame + b->first_word;
     for (size_t j = 0; j + 1 < b->n_words; ++j) out[j] = mine[j];
     out[b->n_words - 1] = mine[b->n_words - 1] & last;
   }
 }
 
+/// @param n_pixels from the first of the tile to the end of the row
+/// @param out      of the first pixel of the tile
 static inline void bst_neuron_tile(const bst_conv_work* w, const bst_tile* tile, const void* theta,
-                                   uint64_t* out, size_t out_frame, bst_group* group) {
+                                   int n_pixels, uint64_t* out, size_t out_frame,
+                                   bst_group* group) {
   const bst_theta_head* const head = theta;
   const bst_bits* planes =
       (const bst_bits*)(const void*)((const uint8_t*)theta + BST_THETA_HEAD_BYTES);
   for (size_t first = 0; first < w->g.out_words; first += BST_BITS_WORDS) {
     const bst_block b = bst_block_at(w, first);
-    for (int i = 0; i < tile->n_pixels; i += b.n_pixels) {
-      const int left = tile->n_pixels - i, n = left < b.n_pixels ? left : b.n_pixels;
+    for (int i = 0; i < tile->n_places; i += b.n_places) {
+      const int left = tile->n_places - i, n = left < b.n_places ? left : b.n_places;
+      const int pixel = i * w->strip.n_pixels;
       bst_run_group(w, &b, head, planes, tile, i, n, group);
-      for (int k = 0; k < n; ++k) {
-        bst_put_spikes(w, &b, group, k, out + (size_t)(i + k) * w->g.out_words, out_frame);
+      for (int k = 0; k < n * w->strip.n_pixels && pixel + k < n_pixels; ++k) {
+        bst_put_spikes(w, &b, group, k, out + (size_t)(pixel + k) * w->g.out_words, out_frame);
       }
     }
     planes += head->block_planes;
@@ -671,10 +810,11 @@ static inline void bst_sliced_neuron(int part, int n_parts, int n_steps, int hei
   memset(&group, 0, sizeof group);
   for (int y = share.first_y; y < share.end_y; ++y) {
     bst_list_for(&w, y);
-    for (int x = share.first_x; x < share.end_x; x += tile.n_pixels) {
+    for (int x = share.first_x; x < share.end_x; x += tile.n_places * w.strip.n_pixels) {
       bst_make_tile(&w, y, x, share.end_x, &tile);
       const size_t pixel = (size_t)y * (size_t)g.out_w + (size_t)x;
-      bst_neuron_tile(&w, &tile, theta, out + pixel * g.out_words, out_frame, &group);
+      bst_neuron_tile(&w, &tile, theta, share.end_x - x, out + pixel * g.out_words, out_frame,
+                      &group);
     }
   }
 }
@@ -687,44 +827,47 @@ typedef struct bst_affine_group {
   uint16_t counts[BST_BITS_BYTES * 8];
 } bst_affine_group;
 
-/// Step t of pixels i .. i + n - 1 of a tile.
-/// @param out of pixel i
+/// Step t of places i .. i + n - 1 of a tile, `n_pixels` of which exist.
+/// @param out of the first pixel
 static inline void bst_affine_group_run(const bst_conv_work* w, const bst_block* b,
-                                        const bst_tile* tile, int t, int i, int n,
+                                        const bst_tile* tile, int t, int i, int n, int n_pixels,
                                         const int32_t* ai, const int16_t* af, const int32_t* bias,
                                         int32_t* out, bst_affine_group* group) {
-  const int n_steps = w->g.n_steps;
-  uint32_t most = 0;
-  for (int k = 0; k < n; ++k) {
-    const uint32_t active = tile->n_active[(i + k) * n_steps + t];
-    most = active > most ? active : most;
+  const size_t strip = (size_t)w->strip.n_pixels, n_steps = (size_t)w->g.n_steps;
+  static const bst_counts from_zero = {{0}, {0}};
+  uint32_t most = 0, active[BST_BITS_WORDS];
+  for (size_t k = 0; k < (size_t)n * strip; ++k) {
+    active[k] = tile->n_active[(((size_t)i + k / strip) * n_steps + (size_t)t) * strip + k % strip];
+    most = active[k] > most ? active[k] : most;
   }
   const int n_planes = bst_sum_planes(most);
-  uint64_t* const planes = (uint64_t*)(void*)group->planes;
-  for (int k = 0; k < n; ++k) {
-    bst_sum_pixel(b, tile, (size_t)((i + k) * n_steps + t), k, n_planes, 0, planes);
-  }
+  bst_sum_places(w, b, tile, t, i, n, n_planes, &from_zero, (uint64_t*)(void*)group->planes);
   for (int p = n_planes; p % 8 != 0; ++p) group->planes[p] = group->planes[0] ^ group->planes[0];
   bst_bits_unpack(group->planes, n_planes, group->counts);
   const size_t first = 64 * b->first_word, left = (size_t)w->g.n_out - first;
   const size_t n_lanes = left < 64 * b->n_words ? left : 64 * b->n_words;
-  for (int k = 0; k < n; ++k) {
-    bst_bits_scale(group->counts + (size_t)k * b->row_words * 64,
-                   (int32_t)tile->n_active[(i + k) * n_steps + t], n_lanes, ai + first, af + first,
-                   bias + first, out + (size_t)k * (size_t)w->g.n_out + first);
+  for (int k = 0; k < n_pixels; ++k) {
+    bst_bits_scale(group->counts + (size_t)k * b->pixel_words * 64, (int32_t)active[k], n_lanes,
+                   ai + first, af + first, bias + first,
+                   out + (size_t)k * (size_t)w->g.n_out + first);
   }
 }
 
-static inline void bst_affine_tile(const bst_conv_work* w, const bst_tile* tile, const int32_t* ai,
-                                   const int16_t* af, const int32_t* bias, int32_t* out,
-                                   size_t out_frame, bst_affine_group* group) {
+/// @param n_pixels from the first of the tile to the end of the row
+/// @param out      of the first pixel of the tile
+static inline void bst_affine_tile(const bst_conv_work* w, const bst_tile* tile, int n_pixels,
+                                   const int32_t* ai, const int16_t* af, const int32_t* bias,
+                                   int32_t* out, size_t out_frame, bst_affine_group* group) {
   for (size_t first = 0; first < w->g.out_words; first += BST_BITS_WORDS) {
     const bst_block b = bst_block_at(w, first);
-    for (int i = 0; i < tile->n_pixels; i += b.n_pixels) {
-      const int left = tile->n_pixels - i, n = left < b.n_pixels ? left : b.n_pixels;
+    for (int i = 0; i < tile->n_places; i += b.n_places) {
+      const int left = tile->n_places - i, n = left < b.n_places ? left : b.n_places;
+      const int pixel = i * w->strip.n_pixels, here = n * w->strip.n_pixels;
+      const int exist = here < n_pixels - pixel ? here : n_pixels - pixel;
       for (int t = 0; t < w->g.n_steps; ++t) {
-        bst_affine_group_run(w, &b, tile, t, i, n, ai, af, bias,
-                             out + (size_t)t * out_frame + (size_t)i * (size_t)w->g.n_out, group);
+        bst_affine_group_run(w, &b, tile, t, i, n, exist, ai, af, bias,
+                             out + (size_t)t * out_frame + (size_t)pixel * (size_t)w->g.n_out,
+                             group);
       }
     }
   }
@@ -745,10 +888,11 @@ static inline void bst_sliced_affine(int part, int n_parts, int n_steps, int hei
   memset(&group, 0, sizeof group);
   for (int y = share.first_y; y < share.end_y; ++y) {
     bst_list_for(&w, y);
-    for (int x = share.first_x; x < share.end_x; x += tile.n_pixels) {
+    for (int x = share.first_x; x < share.end_x; x += tile.n_places * w.strip.n_pixels) {
       bst_make_tile(&w, y, x, share.end_x, &tile);
       const size_t pixel = (size_t)y * (size_t)g.out_w + (size_t)x;
-      bst_affine_tile(&w, &tile, ai, af, b, out + pixel * (size_t)n_out, out_frame, &group);
+      bst_affine_tile(&w, &tile, share.end_x - x, ai, af, b, out + pixel * (size_t)n_out, out_frame,
+                      &group);
     }
   }
 }
@@ -757,18 +901,16 @@ static inline void bst_sliced_affine(int part, int n_parts, int n_steps, int hei
 
 // Windows of more inputs than entries of lists can name are left to the plain kernels of scalar.c.
 
-static inline bool bst_fits_lists(size_t fan_in) { return fan_in < BST_MAX_ENTRY_ROWS; }
-
-static size_t bst_version_rows_bytes(int n_out, int kh, int kw, int n_in) {
+static size_t bst_version_rows_bytes(int n_out, int kh, int kw, int n_in, int stride) {
   return bst_fits_lists(bst_conv_fan_in(kh, kw, n_in))
-             ? bst_sliced_rows_bytes(n_out, kh, kw, n_in)
+             ? bst_sliced_rows_bytes(n_out, kh, kw, n_in, stride)
              : bst_spike_conv_rows_bytes(n_out, kh, kw, n_in);
 }
 
-static void bst_version_prepare_rows(int n_out, int kh, int kw, int n_in, const uint8_t* bits,
-                                     uint64_t* rows) {
+static void bst_version_prepare_rows(int n_out, int kh, int kw, int n_in, int stride,
+                                     const uint8_t* bits, uint64_t* rows) {
   if (bst_fits_lists(bst_conv_fan_in(kh, kw, n_in))) {
-    bst_sliced_prepare_rows(n_out, kh, kw, n_in, bits, rows);
+    bst_sliced_prepare_rows(n_out, kh, kw, n_in, stride, bits, rows);
   } else {
     bst_spike_conv_prepare_rows(n_out, kh, kw, n_in, bits, rows);
   }
@@ -792,9 +934,10 @@ static void bst_version_prepare_theta(int n_steps, int n_out, int kh, int kw, in
   }
 }
 
-static uint64_t bst_version_scratch_bytes(int n_steps, int width, int kh, int kw, int n_in) {
+static uint64_t bst_version_scratch_bytes(int n_steps, int width, int n_out, int kh, int kw,
+                                          int n_in, int stride) {
   return bst_fits_lists(bst_conv_fan_in(kh, kw, n_in))
-             ? bst_sliced_scratch_bytes(n_steps, width, kh, kw, n_in)
+             ? bst_sliced_scratch_bytes(n_steps, width, n_out, kh, kw, n_in, stride)
              : bst_spike_conv_scratch_bytes(n_steps, kh, kw, n_in);
 }
 

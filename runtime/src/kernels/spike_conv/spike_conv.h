@@ -57,13 +57,15 @@ bst_spike_conv_affine_kernel bst_spike_conv_affine__scalar;
 /// A version of the kernel for one instruction set: its own layouts, made once at load, and the
 /// kernels that read them. Arguments as above; `scratch_bytes` is below 2^50.
 typedef struct bst_spike_conv {
-  size_t (*rows_bytes)(int n_out, int kh, int kw, int n_in);
-  void (*prepare_rows)(int n_out, int kh, int kw, int n_in, const uint8_t* bits, uint64_t* rows);
+  size_t (*rows_bytes)(int n_out, int kh, int kw, int n_in, int stride);
+  void (*prepare_rows)(int n_out, int kh, int kw, int n_in, int stride, const uint8_t* bits,
+                       uint64_t* rows);
   size_t (*theta_bytes)(int n_steps, int n_out, int fan_in);
   void (*prepare_theta)(int n_steps, int n_out, int kh, int kw, int n_in, const uint8_t* bits,
                         const int32_t* theta_u, const int32_t* theta_w, int n_explicit,
                         const int32_t* index, const int32_t* explicit_theta, void* theta);
-  uint64_t (*scratch_bytes)(int n_steps, int width, int kh, int kw, int n_in);
+  uint64_t (*scratch_bytes)(int n_steps, int width, int n_out, int kh, int kw, int n_in,
+                            int stride);
   bst_spike_conv_neuron_kernel* neuron;
   bst_spike_conv_affine_kernel* affine;
 } bst_spike_conv;

@@ -80,6 +80,17 @@ BST_INLINE void BST_SUM(rows)(int n_planes, const uint8_t* rows, const bst_entry
   for (int i = 0; i < n_planes; ++i) memcpy(out + (size_t)i * out_words, &p[i], sizeof p[i]);
 }
 
+/// Onto the planes in memory.
+BST_INLINE void BST_SUM(more)(int n_planes, const uint8_t* rows, const bst_entry* list,
+                              size_t n_padded, uint64_t* planes, size_t plane_words) {
+  BST_SUM(vec) p[BST_MAX_SLICED_PLANES];
+  BST_UNROLL
+  for (int i = 0; i < n_planes; ++i) p[i] = BST_SUM(load)(planes + (size_t)i * plane_words);
+  BST_SUM(planes)(n_planes, rows, list, n_padded, p);
+  BST_UNROLL
+  for (int i = 0; i < n_planes; ++i) memcpy(planes + (size_t)i * plane_words, &p[i], sizeof p[i]);
+}
+
 // One function per number of planes.
 #define BST_SUM_PLANES(n)                                                                    \
   static void BST_SUM(rows_##n)(const uint8_t* rows, const bst_entry* list, size_t n_padded, \
@@ -101,6 +112,30 @@ static inline bst_sum_function* BST_SUM(function)(int n_planes) {
                                                 BST_SUM(rows_8), BST_SUM(rows_9), BST_SUM(rows_10)};
   return n_planes > BST_MAX_SUM_PLANES ? BST_SUM(rows_13) : functions[n_planes - 5];
 }
+
+#ifdef BST_SUM_IS_WHOLE
+#define BST_MORE_PLANES(n)                                                                   \
+  static void BST_SUM(more_##n)(const uint8_t* rows, const bst_entry* list, size_t n_padded, \
+                                uint64_t* planes) {                                          \
+    BST_SUM(more)(n, rows, list, n_padded, planes, BST_SUM_WORDS_OF);                        \
+  }
+BST_MORE_PLANES(5)
+BST_MORE_PLANES(6)
+BST_MORE_PLANES(7)
+BST_MORE_PLANES(8)
+BST_MORE_PLANES(9)
+BST_MORE_PLANES(10)
+BST_MORE_PLANES(13)
+#undef BST_MORE_PLANES
+
+/// The function onto `n_planes` planes, one after the other.
+static inline bst_more_function* BST_SUM(more_function)(int n_planes) {
+  static bst_more_function* const functions[] = {BST_SUM(more_5), BST_SUM(more_6),
+                                                 BST_SUM(more_7), BST_SUM(more_8),
+                                                 BST_SUM(more_9), BST_SUM(more_10)};
+  return n_planes > BST_MAX_SUM_PLANES ? BST_SUM(more_13) : functions[n_planes - 5];
+}
+#endif
 
 #undef BST_SUM
 #undef BST_SUM_VEC

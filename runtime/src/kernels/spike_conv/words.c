@@ -31,6 +31,7 @@ BST_INLINE void bst_bits_store(uint64_t* out, size_t n_words, uint64_t last, bst
   *out = v & last;
 }
 
+#define BST_SUM_IS_WHOLE
 #define BST_SUM1(name) bst_sum1_##name
 #define BST_SUM BST_SUM1
 #define BST_SUM_VEC uint64_t
@@ -91,6 +92,7 @@ static inline void bst_bits_scale(const uint16_t* count, int32_t n_events, size_
   }
 }
 
+#define BST_WHOLE_SUM BST_SUM1
 #include "sliced.h"
 
 const bst_spike_conv bst_spike_conv__scalar = BST_SLICED_VERSION;
