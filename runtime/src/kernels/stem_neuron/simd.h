@@ -30,7 +30,7 @@ enum {
   BST_STEM_VEC_LANES = BST_VEC_BYTES / 4,
   BST_STEM_VEC_ITEMS = BST_VEC_BYTES / 2,               // int16
   BST_STEM_LANES = BST_STEM_VECS * BST_STEM_VEC_LANES,  // 64, 16 or 8: divides a word
-  BST_STEM_MAX_STEPS = 16,                              // BST_MAX_T of internal.h
+  BST_STEM_MAX_STEPS = 16,                              // the most time steps of a model
 };
 
 static inline bool bst_stem_has_digits(int kh, int kw, int n_in) {
