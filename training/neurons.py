@@ -185,6 +185,11 @@ def use_compiled(on: bool = True) -> None:
         _COMPILED["backward"] = torch.compile(_unrolled_backward, dynamic=True)
 
 
+def _flat(x: Tensor) -> Tensor:
+    """[T, n], dense, no view of anything: what compiled code is specialised on is the same."""
+    return x.detach().reshape(len(x), -1).contiguous().detach()
+
+
 class _MultiStepLIF(torch.autograd.Function):
     """All T steps at once; only the charged membranes are kept for the backward pass."""
 
@@ -194,7 +199,9 @@ class _MultiStepLIF(torch.autograd.Function):
         # threshold is wider than the deployed arithmetic's.
         wide = x if x.dtype == torch.float64 else x.float()
         if "forward" in _COMPILED:
-            h, s = _COMPILED["forward"](wide, p)
+            # one shape [T, n] for all, so that each kind of neuron compiles once
+            h, s = _COMPILED["forward"](_flat(wide), p)
+            s = s.view(x.shape)
         else:
             h = torch.empty_like(wide, memory_format=torch.contiguous_format)
             s = torch.empty_like(h)
@@ -207,8 +214,13 @@ class _MultiStepLIF(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_s: Tensor):
         (h,) = ctx.saved_tensors
-        backward = _COMPILED.get("backward", _backward)
-        return backward(grad_s.to(h.dtype), h, ctx.parameters).to(grad_s.dtype), None
+        grad = grad_s.to(h.dtype)
+        if h.shape == grad.shape:
+            found = _backward(grad, h, ctx.parameters)
+        else:  # flattened by the compiled path
+            backward = _COMPILED.get("backward", _unrolled_backward)
+            found = backward(_flat(grad), h, ctx.parameters).view(grad.shape)
+        return found.to(grad_s.dtype), None
 
 
 class LIF(nn.Module):

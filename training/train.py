@@ -137,7 +137,8 @@ def _resume(path: Path, trainer: engine.Trainer, args: dict) -> tuple[engine.Pro
             f"{path} is not a resume file: {', '.join(missing)} missing",
             hint="train without --resume",
         )
-    differ = _differences(state["args"], args)
+    held = state["args"] | {"train": asdict(TrainConfig()) | state["args"].get("train", {})}
+    differ = _differences(held, args)
     if differ:
         raise CheckpointError(
             f"{path} was made with another configuration; these differ: {', '.join(differ)}",
@@ -276,7 +277,7 @@ def run(
             if w.total([float(stop.asked)])[0]:
                 save_resume()
                 raise InterruptedTraining(
-                    f"stopped in epoch {p.epoch} after step {p.step}; the state is in {resume_path}",
+                    f"stopped in epoch {p.epoch} after step {p.step}; {resume_path} has the state",
                     hint="the same command with --resume goes on from there",
                 )
             if w.first and c.save_every and time.monotonic() - saved_at > c.save_every:

@@ -263,7 +263,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     logs = [(tmp_path / f"{n}.csv").read_text().splitlines() for n in ("whole", "parts")]
     assert len(logs[0]) == len(logs[1]) == 4
     assert [line.split(",")[:5] for line in logs[0]] == [line.split(",")[:5] for line in logs[1]]
-    with pytest.raises(checkpoint.CheckpointError, match="these differ: train.lr"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"these differ: train\.lr"):
         train.run(
             FASHION, splits(), MODEL, replace(TRAIN, lr=1e-3), tmp_path / "parts.pt", resume=True
         )
