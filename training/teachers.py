@@ -91,6 +91,12 @@ def _load_weights(module: nn.Module, path: str) -> None:
 
 
 def _module(d: DistillConfig, classes: int) -> nn.Module:
+    if not d.teacher:
+        raise ConfigError(
+            "no teacher is given",
+            where="[distill] teacher",
+            hint="--teacher PATH, timm:NAME, torchvision:NAME or pkg.mod:factory",
+        )
     if ":" not in d.teacher or Path(d.teacher).exists():
         return load(d.teacher)
     module = _factory(d.teacher, classes)

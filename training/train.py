@@ -102,9 +102,10 @@ def check_together(
         )
 
 
-def _checkpoint_args(
+def checkpoint_args(
     model: SkeletonConfig, c: TrainConfig, distill: DistillConfig | None, dataset: data.Dataset
 ) -> dict:
+    """What a checkpoint says about itself: network, preprocessing, recipe; plain values."""
     return model.to_args() | {
         "dataset": dataset.name,
         "mean": list(dataset.mean),
@@ -117,16 +118,21 @@ def _checkpoint_args(
     }
 
 
-def _differences(held: dict, wanted: dict) -> list[str]:
-    """Dotted names of settings that differ."""
+def differences(held: dict, wanted: dict) -> list[str]:
+    """Dotted names of settings that differ between the args of two checkpoints."""
     found = []
     for key in sorted(held.keys() | wanted.keys()):
         a, b = held.get(key), wanted.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += [f"{key}.{k}" for k in _differences(a, b)]
+            found += [f"{key}.{k}" for k in differences(a, b)]
         elif a != b and key not in FREE_TO_CHANGE:
             found.append(key)
     return found
+
+
+def with_defaults(args: dict) -> dict:
+    """The args of a checkpoint, [train] keys that did not exist yet at their defaults."""
+    return args | {"train": asdict(TrainConfig()) | args.get("train", {})}
 
 
 def _resume(path: Path, trainer: engine.Trainer, args: dict) -> tuple[engine.Progress, list]:
@@ -137,8 +143,7 @@ def _resume(path: Path, trainer: engine.Trainer, args: dict) -> tuple[engine.Pro
             f"{path} is not a resume file: {', '.join(missing)} missing",
             hint="train without --resume",
         )
-    held = state["args"] | {"train": asdict(TrainConfig()) | state["args"].get("train", {})}
-    differ = _differences(held, args)
+    differ = differences(with_defaults(state["args"]), args)
     if differ:
         raise CheckpointError(
             f"{path} was made with another configuration; these differ: {', '.join(differ)}",
@@ -261,7 +266,7 @@ def run(
     require_packages(c)
     resume_path = out.with_suffix(".resume")
     trainer = build(dataset, model_config, c, distill, init=init, world=w)
-    args = _checkpoint_args(model_config, c, distill, dataset)
+    args = checkpoint_args(model_config, c, distill, dataset)
     p, log = _resume(resume_path, trainer, args) if resume else (engine.Progress(), [])
     saved_at = time.monotonic()
 

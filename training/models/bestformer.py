@@ -20,6 +20,7 @@ input decay; that is ``decay_input=False``, a setting of its own.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -133,18 +134,23 @@ class BESTformer(Network):
 
     def streams(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The pair of streams [T, B, D, H', W'] that the heads read."""
-        x1 = self.patch_embed(x)
-        if self.config.residual == "plain":
-            for block in self.block:
-                x2 = block.attend(x1) + x1
-                x1 = block.mlp(x2) + x2
-            return x1, x1
         if self.recompute and torch.is_grad_enabled():
-            return reversible.encode(self.block, x1)
-        x0 = x1
-        for block in self.block:
-            x0, x1 = block(x0, x1)
+            return reversible.encode(self.block, self.patch_embed(x))
+        for pair in self.walk(x):
+            x0, x1 = pair
         return x0, x1
+
+    def walk(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The pair of streams after the tokenizer and after every block."""
+        x0 = x1 = self.patch_embed(x)
+        yield x0, x1
+        for block in self.block:
+            if self.config.residual == "plain":
+                x2 = block.attend(x1) + x1
+                x0 = x1 = block.mlp(x2) + x2
+            else:
+                x0, x1 = block(x0, x1)
+            yield x0, x1
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Logits: of every head in training mode, those of the read-out in evaluation."""

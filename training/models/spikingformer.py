@@ -10,6 +10,7 @@ published code, without its norm1 and norm2, which nothing uses.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -58,11 +59,18 @@ class Spikingformer(Network):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor]:
         """Logits; in training mode a tuple of one, as of a network with one head."""
-        x = self.patch_embed(x)
-        for block in self.block:
-            x = block(x)
+        for pair in self.walk(x):
+            x = pair[1]
         y = self.head(x.mean((0, 3, 4)))
         return (y,) if self.training else y
+
+    def walk(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The stream, twice, after the tokenizer and after every block."""
+        x = self.patch_embed(x)
+        yield x, x
+        for block in self.block:
+            x = block(x)
+            yield x, x
 
 
 Config, Model = SpikingformerConfig, Spikingformer
