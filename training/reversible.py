@@ -94,7 +94,7 @@ def frozen_statistics(modules: Sequence[nn.Module]) -> Iterator[None]:
 def _branch_gradients(branch, x: Tensor, grad: Tensor, parameters: list[Tensor]):
     """Value of ``branch(x)``, and ``grad`` times its derivative by x and by the parameters."""
     with torch.enable_grad():
-        leaf = x.float().requires_grad_()
+        leaf = x.float().detach().requires_grad_()
         y = branch(leaf)
         grads = torch.autograd.grad(y, [leaf, *parameters], grad.to(y.dtype), allow_unused=True)
     return y.detach(), grads[0].double(), grads[1:]
@@ -113,7 +113,7 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g2: Tensor, g3: Tensor):
         """G2, g3 are the gradients of the two last streams, as of each block in turn."""
-        x2, x3 = ctx.saved_tensors
+        x2, x3 = (x.detach() for x in ctx.saved_tensors)  # their graph is this very function
         grid = _grid(len(ctx.blocks))
         found: list[tuple[Tensor | None, ...]] = []
         device, dtype, enabled = ctx.autocast
