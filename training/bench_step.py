@@ -1,6 +1,6 @@
 """Time of a training step against the same network with spikingjelly's neurons.
 
-    python -m training.bench_step [--dim 64] [--depth 1] [--batch 32] [--device cpu] [--compile]
+    python -m training.bench_step [--dim 64] [--depth 1] [--batch 32] [--amp bf16] [--compile]
 
 One BESTformer, the same weights and images, the neurons exchanged in place for
     plain          ordinary autograd operations, step by step (the reference)
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training import neurons
+from training.config import AMP
+from training.engine import DTYPES
 from training.errors import ConfigError, guarded
 from training.models.bestformer import BESTformer, BESTformerConfig
 from training.neurons import LIF, LIFParameters, plain_lif
@@ -81,10 +83,12 @@ def with_neurons(model: nn.Module, make: Callable[[LIFParameters], nn.Module]) -
     return model
 
 
-def step(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def step(model: nn.Module, x: Tensor, y: Tensor, amp: str = "none") -> Tensor:
     """Forward, loss, backward; returns the loss."""
     model.zero_grad(set_to_none=True)
-    value = sum(F.cross_entropy(out, y) for out in model(x))
+    with torch.autocast(x.device.type, DTYPES.get(amp), enabled=amp != "none"):
+        outputs = model(x)
+    value = sum(F.cross_entropy(out.float(), y) for out in outputs)
     value.backward()
     if x.is_cuda:
         torch.cuda.synchronize()
@@ -125,15 +129,15 @@ def _work(args: argparse.Namespace) -> None:
         for name, model in models.items():
             neurons.use_compiled(name == "compiled")
             if name == "compiled":
-                step(model, x, y)
+                step(model, x, y, args.amp)
             began, began_wall = time.process_time(), time.perf_counter()
-            losses[name] = float(step(model, x, y))
+            losses[name] = float(step(model, x, y, args.amp))
             if turn:
                 cpu.setdefault(name, []).append(time.process_time() - began)
                 wall.setdefault(name, []).append(time.perf_counter() - began_wall)
     neurons.use_compiled(False)
     network = f"BESTformer-{args.depth}-{args.dim}, T 4, 28x28x1, batch {args.batch}"
-    where = f"{args.device}, {args.threads} thread(s), torch {torch.__version__}"
+    where = f"{args.device}, {args.threads} thread(s), amp {args.amp}, torch {torch.__version__}"
     print(f"{network}, {where}, best of {args.repeat}")
     print("| neurons | CPU ms | wall ms | loss |")
     print("|---|---|---|---|")
@@ -152,6 +156,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--amp", default="none", choices=AMP)
     parser.add_argument("--compile", action="store_true", help="also through torch.compile")
     return parser.parse_args(argv)
 
