@@ -7,6 +7,7 @@ The config is a recipe ([model], [train], [data], [distill]) with
 
     title = "..."                what the table is called
     seeds = [1, 2, 3]
+    average = true               a last row with the mean over cases, as of a cross-validation
     [teacher.model] ..           a network that is trained first (tables as in a recipe; [data] is
     [teacher.train] ..           shared) and becomes the teacher of every case with [distill]
     [[case]]
@@ -25,6 +26,7 @@ import argparse
 import csv
 import io
 import re
+import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,7 @@ from training import checkpoint, config, data, engine, plots, train
 from training.errors import CheckpointError, ConfigError, OutputError, guarded
 from training.measure import mean_and_deviation
 
-KEYS = {"title", "seeds", "teacher", "case", *config.TABLES}
+KEYS = {"title", "seeds", "average", "teacher", "case", *config.TABLES}
 CASE_KEYS = {"name", "series", "x", "set"}
 
 
@@ -57,6 +59,7 @@ class Grid:
     seeds: tuple[int, ...]
     teacher: dict | None
     cases: tuple[Case, ...]
+    average: bool = False
 
 
 def _case(case: dict, base: dict, where: str) -> Case:
@@ -97,7 +100,8 @@ def parse(tables: dict, where: str) -> Grid:
     seeds = tables.get("seeds", [42])
     if not seeds or not all(isinstance(s, int) for s in seeds):
         raise ConfigError(f"seeds is {seeds!r}, expected a list of whole numbers", where=where)
-    return Grid(tables.get("title", "Ablation"), tuple(seeds), tables.get("teacher"), cases)
+    title, teacher = tables.get("title", "Ablation"), tables.get("teacher")
+    return Grid(title, tuple(seeds), teacher, cases, tables.get("average") is True)
 
 
 def _finished(path: Path, c: config.Config, dataset: data.Dataset) -> bool:
@@ -171,6 +175,9 @@ def _table(grid: Grid, found: dict[str, list[float]]) -> tuple[str, str]:
         each = ", ".join(f"{v:.2f}" for v in values)
         lines.append(f"| {name} | {mean:.2f} +- {deviation:.2f} | {len(values)} | {each} |")
         writer.writerow([name, f"{mean:.4f}", f"{deviation:.4f}", *(f"{v:.4f}" for v in values)])
+    if grid.average:
+        mean, deviation = mean_and_deviation([statistics.fmean(v) for v in found.values()])
+        lines.append(f"| mean of {len(found)} cases | {mean:.2f} +- {deviation:.2f} | | |")
     return "\n".join(lines) + "\n", text.getvalue()
 
 

@@ -23,6 +23,7 @@ CONFIGS = Path(train.__file__).parent / "configs"
 
 GRID = """
 title = "Small"
+average = true
 seeds = [1, 2]
 [model]
 depth = 1
@@ -88,6 +89,7 @@ def test_a_grid_trains_every_case_with_every_seed(grid, capsys):
     table = (out / "table.md").read_text()
     assert table.startswith("# Small")
     assert "| base |" in table and "| both |" in table
+    assert table.splitlines()[-1].startswith("| mean of 2 cases |")
     assert (out / "table.csv").read_text().splitlines()[0] == "case,mean,deviation,1,2"
     assert (out / "plot.png").stat().st_size > 1000
     before = {p.name: p.stat().st_mtime_ns for p in out.glob("*.pt")}
