@@ -95,8 +95,7 @@ def _module(d: DistillConfig, classes: int) -> nn.Module:
         raise ConfigError(
             "no teacher is given",
             where="[distill] teacher",
-            hint="--teacher PATH, timm:NAME, torchvision:NAME or pkg.mod:factory; or take [distill] "
-            "out",
+            hint="--teacher PATH, timm:NAME, torchvision:NAME or pkg.mod:factory, or no table",
         )
     if ":" not in d.teacher or Path(d.teacher).exists():
         return load(d.teacher)
