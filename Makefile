@@ -18,8 +18,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed\nhint: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[events,bench]' || \
-	  echo "warning: not installed: expelliarmus, openvino, matplotlib (their tests are skipped)"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[events,bench,train]' || \
+	  echo "warning: not installed: expelliarmus, openvino, kornia, matplotlib (their tests are skipped)"
 	@touch $@
 
 tools: ## ARM cross compilers and emulators, CMake, pkg-config, with apt when root

@@ -16,11 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from training.errors import CheckpointError, OutputError
+
 KEYS = ("state_dict", "args", "epoch", "metric", "arch")
-
-
-class CheckpointError(Exception):
-    """A checkpoint file is missing, damaged or not ours."""
 
 
 def _check_plain(value, where: str) -> None:
@@ -39,7 +37,12 @@ def _check_plain(value, where: str) -> None:
 def save_atomic(obj, path) -> None:
     """``torch.save`` into a temporary file beside ``path``, then rename over it."""
     path = Path(path)
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}", hint="does the folder exist?"
+        ) from error
     try:
         with os.fdopen(fd, "wb") as file:
             torch.save(obj, file)
@@ -67,11 +70,15 @@ def load_any(path) -> dict:
     """Read a dict of tensors and plain values."""
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist")
+        raise CheckpointError(f"checkpoint {path} does not exist", hint="check the path")
     try:
         obj = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
-        raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise CheckpointError(
+            f"{path} is not a readable checkpoint: {reason}",
+            hint="is the file whole? take an earlier one, or train again",
+        ) from error
     if not isinstance(obj, dict):
         raise CheckpointError(f"{path} holds a {type(obj).__name__}, a dict was expected")
     return obj
@@ -82,5 +89,8 @@ def load(path) -> dict:
     ckpt = load_any(path)
     missing = [k for k in KEYS if k not in ckpt]
     if missing:
-        raise CheckpointError(f"{path} lacks {', '.join(missing)}")
+        raise CheckpointError(
+            f"{path} lacks {', '.join(missing)}",
+            hint="give a file that `python -m training.train` wrote as OUT",
+        )
     return ckpt

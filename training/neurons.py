@@ -13,6 +13,7 @@ Per step t, in exactly this order of floating point operations:
 
 The backward pass replaces the step by a sigmoid of slope alpha:
 ds/dh = alpha * p * (1 - p) with p = sigmoid(alpha * (h - v_threshold)).
+``tau = 1`` forgets at once: it asks x >= v_threshold at every step on its own.
 With ``detach_reset`` the spike inside the reset is a constant: dv/dh = 1 - s (hard), 1 (soft).
 """
 
@@ -61,47 +62,165 @@ def _reset(h: Tensor, s: Tensor, p: LIFParameters, v: Tensor) -> None:
         v.add_(s, alpha=p.v_reset)
 
 
+@torch.no_grad()
+def _forward(x: Tensor, p: LIFParameters, h: Tensor, s: Tensor) -> None:
+    """Charged membranes into ``h``, spikes into ``s``, in place, step by step."""
+    v = torch.full_like(h[0], 0.0 if p.reset == "soft" else p.v_reset)
+    for t in range(x.shape[0]):
+        _charge(v, x[t], p, h[t])
+        torch.ge(h[t], p.v_threshold, out=s[t])
+        if t + 1 < x.shape[0]:
+            _reset(h[t], s[t], p, v)
+
+
+def _backward(grad_s: Tensor, h: Tensor, p: LIFParameters) -> Tensor:
+    """Gradient of the input from that of the spikes and the charged membranes ``h``."""
+    dx = 1.0 / p.tau if p.decay_input else 1.0
+    keep = 1.0 - 1.0 / p.tau
+    # The recursion over t is linear, so alpha and dx multiply once, at the end.
+    sigmoid = (h - p.v_threshold).mul_(p.alpha).sigmoid_()
+    grad_h = torch.ops.aten.sigmoid_backward(grad_s.contiguous(), sigmoid)
+    for t in range(h.shape[0] - 2, -1, -1):
+        later = grad_h[t + 1]
+        s = (h[t] >= p.v_threshold).to(h.dtype)
+        if p.detach_reset:
+            grad_h[t].add_(later, alpha=keep)
+            if p.reset == "hard":
+                grad_h[t].addcmul_(s, later, value=-keep)
+            continue
+        slope = torch.ops.aten.sigmoid_backward(torch.full_like(h[t], p.alpha), sigmoid[t])
+        if p.reset == "soft":
+            dv = 1.0 - p.v_threshold * slope
+        else:
+            dv = 1.0 - s + (p.v_reset - h[t]) * slope
+        grad_h[t].addcmul_(later, dv, value=keep)
+    return grad_h.mul_(p.alpha * dx)
+
+
+class _Step(torch.autograd.Function):
+    """The step, with the sigmoid's slope as its derivative."""
+
+    @staticmethod
+    def forward(ctx, u: Tensor, alpha: float) -> Tensor:
+        ctx.save_for_backward(u)
+        ctx.alpha = alpha
+        return (u >= 0).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (u,) = ctx.saved_tensors
+        s = torch.sigmoid(ctx.alpha * u)
+        return grad * ctx.alpha * s * (1 - s), None
+
+
+def charge(v: Tensor, x: Tensor, p: LIFParameters) -> Tensor:
+    """The charged membrane, one step."""
+    rest = 0.0 if p.reset == "soft" else p.v_reset
+    if p.decay_input:
+        return v + (x - (v - rest)) / p.tau
+    if rest == 0.0:
+        return v * (1 - 1 / p.tau) + x
+    return v - (v - rest) / p.tau + x
+
+
+def plain_lif(x: Tensor, p: LIFParameters) -> Tensor:
+    """The neuron in ordinary differentiable operations: the reference for the fused ones."""
+    soft = p.reset == "soft"
+    v = torch.full_like(x[0], 0.0 if soft else p.v_reset)
+    spikes = []
+    for x_t in x:
+        h = charge(v, x_t, p)
+        s = _Step.apply(h - p.v_threshold, p.alpha)
+        spikes.append(s)
+        mask = s.detach() if p.detach_reset else s
+        v = h - mask * p.v_threshold if soft else (1 - mask) * h + mask * p.v_reset
+    return torch.stack(spikes)
+
+
+def _unrolled_forward(x: Tensor, p: LIFParameters) -> tuple[Tensor, Tensor]:
+    """Charged membranes and spikes without in-place writes, for torch.compile."""
+    v = torch.full_like(x[0], 0.0 if p.reset == "soft" else p.v_reset)
+    membranes, spikes = [], []
+    for t in range(x.shape[0]):
+        h = charge(v, x[t], p)
+        s = (h >= p.v_threshold).to(h.dtype)
+        v = h - s * p.v_threshold if p.reset == "soft" else (1 - s) * h + s * p.v_reset
+        membranes.append(h)
+        spikes.append(s)
+    return torch.stack(membranes), torch.stack(spikes)
+
+
+def _unrolled_backward(grad_s: Tensor, h: Tensor, p: LIFParameters) -> Tensor:
+    """As ``_backward``, without in-place writes, for torch.compile."""
+    dx = 1.0 / p.tau if p.decay_input else 1.0
+    keep = 1.0 - 1.0 / p.tau
+    later = torch.zeros_like(h[0])  # dL/dv after step t
+    grads: list[Tensor] = []
+    for t in range(h.shape[0] - 1, -1, -1):
+        sigmoid = torch.sigmoid((h[t] - p.v_threshold) * p.alpha)
+        slope = p.alpha * sigmoid * (1 - sigmoid)
+        s = (h[t] >= p.v_threshold).to(h.dtype)
+        if p.reset == "soft":
+            dv = 1.0 if p.detach_reset else 1.0 - p.v_threshold * slope
+        else:
+            dv = 1.0 - s if p.detach_reset else 1.0 - s + (p.v_reset - h[t]) * slope
+        grad_h = grad_s[t] * slope + later * dv
+        later = grad_h * keep
+        grads.append(grad_h * dx)
+    return torch.stack(grads[::-1])
+
+
+_COMPILED: dict[str, object] = {}
+
+
+def use_compiled(on: bool = True) -> None:
+    """Let torch.compile (C++ on a CPU, Triton on CUDA) fuse all steps of a neuron in one loop.
+
+    The first call of each kind of neuron compiles for some seconds; a C++ compiler is needed on
+    a CPU. The forward pass gives the same spikes as the ordinary one.
+    """
+    _COMPILED.clear()
+    if on:
+        _COMPILED["forward"] = torch.compile(_unrolled_forward, dynamic=True)
+        _COMPILED["backward"] = torch.compile(_unrolled_backward, dynamic=True)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """[T, n], dense, no view of anything: what compiled code is specialised on is the same."""
+    return x.detach().reshape(len(x), -1).contiguous().detach()
+
+
 class _MultiStepLIF(torch.autograd.Function):
-    """All T steps at once; the charged membranes and the spikes are kept for the backward pass."""
+    """All T steps at once; only the charged membranes are kept for the backward pass."""
 
     @staticmethod
     def forward(ctx, x: Tensor, p: LIFParameters) -> Tensor:
-        h = torch.empty_like(x, memory_format=torch.contiguous_format)
-        s = torch.empty_like(h)
-        v = torch.full_like(h[0], 0.0 if p.reset == "soft" else p.v_reset)
-        for t in range(x.shape[0]):
-            _charge(v, x[t], p, h[t])
-            torch.ge(h[t], p.v_threshold, out=s[t])
-            if t + 1 < x.shape[0]:
-                _reset(h[t], s[t], p, v)
+        # Under mixed precision the membrane stays float32: a step of half precision near the
+        # threshold is wider than the deployed arithmetic's.
+        wide = x if x.dtype == torch.float64 else x.float()
+        if "forward" in _COMPILED:
+            # one shape [T, n] for all, so that each kind of neuron compiles once
+            h, s = _COMPILED["forward"](_flat(wide), p)
+            s = s.view(x.shape)
+        else:
+            h = torch.empty_like(wide, memory_format=torch.contiguous_format)
+            s = torch.empty_like(h)
+            _forward(wide, p, h, s)
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(h, s)
+            ctx.save_for_backward(h)
             ctx.parameters = p
-        return s
+        return s.to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad_s: Tensor):
-        h, s = ctx.saved_tensors
-        p: LIFParameters = ctx.parameters
-        dx = 1.0 / p.tau if p.decay_input else 1.0
-        keep = 1.0 - 1.0 / p.tau
-        # The recursion over t is linear, so alpha and dx multiply once, at the end.
-        sigmoid = (h - p.v_threshold).mul_(p.alpha).sigmoid_()
-        grad_h = torch.ops.aten.sigmoid_backward(grad_s.contiguous(), sigmoid)
-        for t in range(h.shape[0] - 2, -1, -1):
-            later = grad_h[t + 1]
-            if p.detach_reset:
-                grad_h[t].add_(later, alpha=keep)
-                if p.reset == "hard":
-                    grad_h[t].addcmul_(s[t], later, value=-keep)
-                continue
-            slope = torch.ops.aten.sigmoid_backward(torch.full_like(h[t], p.alpha), sigmoid[t])
-            if p.reset == "soft":
-                dv = 1.0 - p.v_threshold * slope
-            else:
-                dv = 1.0 - s[t] + (p.v_reset - h[t]) * slope
-            grad_h[t].addcmul_(later, dv, value=keep)
-        return grad_h.mul_(p.alpha * dx), None
+        (h,) = ctx.saved_tensors
+        grad = grad_s.to(h.dtype)
+        if h.shape == grad.shape:
+            found = _backward(grad, h, ctx.parameters)
+        else:  # flattened by the compiled path
+            backward = _COMPILED.get("backward", _unrolled_backward)
+            found = backward(_flat(grad), h, ctx.parameters).view(grad.shape)
+        return found.to(grad_s.dtype), None
 
 
 class LIF(nn.Module):
@@ -118,8 +237,8 @@ class LIF(nn.Module):
         detach_reset: bool = True,
     ) -> None:
         super().__init__()
-        if not (math.isfinite(tau) and tau > 1.0):
-            raise ValueError(f"tau must be a finite number above 1, got {tau}")
+        if not (math.isfinite(tau) and tau >= 1.0):
+            raise ValueError(f"tau must be a finite number from 1 upwards, got {tau}")
         if not (math.isfinite(v_threshold) and math.isfinite(v_reset)):
             raise ValueError(
                 f"v_threshold and v_reset must be finite, got {v_threshold} and {v_reset}"

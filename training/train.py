@@ -1,14 +1,11 @@
-"""Train a BESTformer.
+"""Train a network.
 
     python -m training.train --data fashion-mnist --data-dir DIR --config FILE.toml --out ck.pt
-
-Loss = 0.5 * CE(y0, label) + 0.5 * CE(y1, label), both with label smoothing: without a teacher the
-second head, which the paper distils, learns from the label. AdamW; warm-up then cosine; flips and
-crops as tensor operations; optionally fresh batch-norm statistics after every epoch.
+    torchrun --nproc-per-node 4 -m training.train ...                    several GPUs
 
 Every epoch writes OUT (weights of the last epoch, never the best on the test set), OUT with suffix
-``.resume`` (weights and optimiser, used by ``--resume``) and OUT with suffix ``.csv``. All
-randomness comes from (seed, epoch), so a resumed run continues as if it had not stopped.
+``.resume`` (everything a run needs to go on, used by ``--resume``) and OUT with suffix ``.csv``.
+An interrupt (Ctrl-C, SIGTERM) ends after the step at hand and writes ``.resume``, too.
 """
 
 from __future__ import annotations
@@ -18,17 +15,25 @@ import csv
 import math
 import sys
 import time
-import tomllib
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from training import checkpoint, data
-from training.models.bestformer import BESTformer, BESTformerConfig, to_args
+from training import checkpoint, config, data, engine, models, neurons, teachers
+from training.augment import require_packages
+from training.config import TrainConfig
+from training.errors import (
+    CheckpointError,
+    ConfigError,
+    InterruptedTraining,
+    OutputError,
+    UnsupportedError,
+    guarded,
+)
+from training.losses import DistillConfig
+from training.models.skeleton import Network, SkeletonConfig
+from training.optimisers import make_optimizer
 
 CSV_FIELDS = (
     "epoch",
@@ -36,208 +41,72 @@ CSV_FIELDS = (
     "train_loss",
     "train_accuracy",
     "test_accuracy",
+    "firing_rate",
     "seconds",
     "images_per_s",
 )
+RESUME_KEYS = ("state_dict", "optimizer", "scaler", "ema", "args", "progress", "log")
+FREE_TO_CHANGE = {"save_every", "compile", "recompute", "channels_last"}  # of [train], on resuming
 
 
-class TrainError(Exception):
-    """The run cannot start or go on; the message says why."""
+def check_together(
+    model: SkeletonConfig, c: TrainConfig, distill: DistillConfig | None, n_images: int, size: int
+) -> None:
+    """Refuse settings that are fine alone and make no sense together.
 
+    Args:
+        model: the network.
+        c: the [train] table.
+        distill: the [distill] table.
+        n_images: in the training split.
+        size: number of processes.
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """The [train] table of a config file."""
-
-    epochs: int = 10
-    batch_size: int = 100
-    lr: float = 1e-3
-    min_lr: float = 1e-5
-    warmup_lr: float = 1e-5
-    warmup_epochs: float = 1.0
-    cooldown_epochs: int = 0
-    lr_per: str = "step"  # "step": the schedule moves every step; "epoch": once per epoch
-    weight_decay: float = 0.06
-    label_smoothing: float = 0.1
-    flip: bool = True
-    crop_padding: int = 0
-    bn_weight_init: float = 1.0  # gamma and beta of the batch norms that feed a neuron
-    bn_bias_init: float = 0.0
-    bn_images: int = 0  # after every epoch, take the batch-norm statistics anew over this many
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        if (
-            self.epochs < 1
-            or self.batch_size < 2
-            or self.cooldown_epochs < 0
-            or self.crop_padding < 0
-            or self.bn_images < 0
-        ):
-            raise TrainError(
-                "epochs >= 1, batch_size >= 2, cooldown_epochs, crop_padding, bn_images >= 0 needed"
-            )
-        if self.lr_per not in ("step", "epoch"):
-            raise TrainError(f"lr_per must be 'step' or 'epoch', got {self.lr_per!r}")
-        if not (self.lr > 0 and 0 <= self.label_smoothing < 1 and self.weight_decay >= 0):
-            raise TrainError("lr > 0, 0 <= label_smoothing < 1 and weight_decay >= 0 are required")
-
-
-def _table(kind, table: dict, where: str, given: dict):
-    known = {f.name for f in fields(kind)}
-    unknown = sorted(set(table) - known)
-    if unknown:
-        raise TrainError(
-            f"{where}: unknown key {', '.join(unknown)}; known: {', '.join(sorted(known))}"
-        )
-    try:
-        return kind(**(given | table))
-    except (TypeError, ValueError) as error:
-        raise TrainError(f"{where}: {error}") from error
-
-
-def read_config(path, dataset: data.Dataset) -> tuple[BESTformerConfig, TrainConfig]:
-    """Read [model] and [train] of a TOML file; sizes and classes come from the data set."""
-    try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise TrainError(f"cannot read config {path}: {error}") from error
-    unknown = sorted(set(table) - {"model", "train"})
-    if unknown:
-        raise TrainError(f"{path}: unknown table {', '.join(unknown)}; known: model, train")
-    given = {
-        "image_size": dataset.image_size,
-        "channels": dataset.channels,
-        "classes": len(dataset.class_names),
-    }
-    model = _table(BESTformerConfig, table.get("model", {}), f"{path} [model]", given)
-    for name, value in given.items():
-        if getattr(model, name) != value:
-            raise TrainError(
-                f"{path} [model]: {name} is {getattr(model, name)}, {dataset.name} has {value}"
-            )
-    return model, _table(TrainConfig, table.get("train", {}), f"{path} [train]", {})
-
-
-def learning_rate(c: TrainConfig, epoch: float) -> float:
-    """Linear warm-up, a cosine over the whole run (warm-up not subtracted), then ``min_lr``."""
-    if epoch < c.warmup_epochs:
-        return c.warmup_lr + epoch * (c.lr - c.warmup_lr) / c.warmup_epochs
-    if epoch >= c.epochs:
-        return c.min_lr
-    return c.min_lr + 0.5 * (c.lr - c.min_lr) * (1 + math.cos(math.pi * epoch / c.epochs))
-
-
-def augment(x: Tensor, c: TrainConfig, generator: torch.Generator) -> Tensor:
-    """Flip with probability 1/2 and shift by up to ``crop_padding`` pixels, zeros coming in."""
-    if c.flip:
-        flip = torch.rand(len(x), generator=generator) < 0.5
-        x = torch.where(flip.view(-1, 1, 1, 1), x.flip(3), x)
-    if c.crop_padding:
-        p, (h, w) = c.crop_padding, x.shape[2:]
-        padded = F.pad(x, (p, p, p, p))
-        dy, dx = torch.randint(0, 2 * p + 1, (2, len(x), 1), generator=generator)
-        rows = (dy + torch.arange(h)).view(-1, 1, h, 1)
-        cols = (dx + torch.arange(w)).view(-1, 1, 1, w)
-        batch = torch.arange(len(x)).view(-1, 1, 1, 1)
-        x = padded[batch, torch.arange(x.shape[1]).view(1, -1, 1, 1), rows, cols]
-    return x
-
-
-def make_optimizer(model: nn.Module, c: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW; vectors and biases are not decayed (lambda_attn has five axes and is)."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": c.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=c.lr)
-
-
-def _batches(images: np.ndarray, labels: np.ndarray, batch_size: int, order: np.ndarray):
-    for start in range(0, len(order), batch_size):
-        index = order[start : start + batch_size]
-        yield images[index], torch.from_numpy(labels[index].astype(np.int64))
-
-
-@torch.inference_mode()
-def accuracy(
-    model: BESTformer, images: np.ndarray, labels: np.ndarray, batch_size: int = 100
-) -> float:
-    """Top-1 accuracy in evaluation mode over all images."""
-    was_training = model.training
-    model.eval()
-    right = 0
-    for x, y in _batches(images, labels, batch_size, np.arange(len(images))):
-        right += int((model(model.preprocess(x)).argmax(1) == y).sum())
-    model.train(was_training)
-    return right / len(images)
-
-
-@torch.no_grad()
-def recalibrate(model: nn.Module, images: np.ndarray, batch_size: int) -> None:
-    """Replace every batch norm's running statistics by their plain average over ``images``.
-
-    The running averages lag behind binary weights that still flip and then describe
-    another network. Training is not affected: it uses the statistics of the batch.
+    Raises:
+        ConfigError, UnsupportedError: names the settings.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [m.momentum for m in norms]
-    was_training = model.training
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
-    model.train()
-    for start in range(0, len(images) - batch_size + 1, batch_size):
-        model(model.preprocess(images[start : start + batch_size]))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.train(was_training)
-
-
-def train_epoch(
-    model: BESTformer,
-    optimizer: torch.optim.Optimizer,
-    images: np.ndarray,
-    labels: np.ndarray,
-    c: TrainConfig,
-    epoch: int,
-    tick=lambda n, loss: None,
-) -> tuple[float, float]:
-    """One pass; returns the mean loss and the first head's accuracy on the augmented images."""
-    generator = torch.Generator().manual_seed(c.seed * 1_000_003 + epoch)
-    n = len(images)
-    batch_size = min(c.batch_size, n)
-    steps = n // batch_size  # the incomplete last batch is dropped
-    order = torch.randperm(n, generator=generator)[: steps * batch_size].numpy()
-    model.train()
-    total, right = 0.0, 0
-    for step, (x, y) in enumerate(_batches(images, labels, batch_size, order)):
-        lr = learning_rate(c, epoch + (step / steps if c.lr_per == "step" else 0.0))
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        x = augment(model.preprocess(x), c, generator)
-        y0, y1 = model(x)
-        loss = sum(
-            0.5 * F.cross_entropy(y_, y, label_smoothing=c.label_smoothing) for y_ in (y0, y1)
+    reversible = getattr(model, "residual", "plain") == "reversible"
+    if c.recompute and not reversible:
+        raise ConfigError("recompute needs a network with residual = reversible")
+    if c.recompute and c.rate_penalty:
+        raise UnsupportedError(
+            "rate_penalty needs the spikes that recompute does not keep",
+            hint="set recompute = false",
         )
-        value = loss.item()
-        if not math.isfinite(value):
-            raise TrainError(
-                f"loss is {value} at epoch {epoch}, step {step}: lower lr or check the data"
+    if distill is not None and not getattr(model, "two_heads", False):
+        raise ConfigError(
+            "distillation needs a network with two heads",
+            where="[distill]",
+            hint="set two_heads = true, or leave [distill] out",
+        )
+    if model.input == "events":
+        if c.cutmix or c.rand_augment_n or c.erasing:
+            raise UnsupportedError(
+                "cutmix, RandAugment and erasing are for images",
+                where="[train]",
+                hint="events have flip, crop_padding, event_roll, event_affine and mixup",
             )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        total += value
-        right += int((y0.argmax(1) == y).sum())
-        tick(batch_size, value)
-    return total / steps, right / (steps * batch_size)
+    elif c.event_roll or c.event_affine:
+        raise UnsupportedError(
+            "event_roll and event_affine are for events",
+            where="[train]",
+            hint="images have flip, crop_padding, rand_augment_n, erasing, mixup and cutmix",
+        )
+    batch = min(c.batch_size, n_images)
+    if batch % size:
+        raise ConfigError(f"batch_size {batch} is not divisible by {size} processes")
+    if batch // size < 2:
+        raise ConfigError(f"{batch} images for {size} processes: two each are needed")
+    if n_images < batch * c.accumulate:
+        raise ConfigError(
+            f"{n_images} training images are fewer than one step of {batch} x {c.accumulate}"
+        )
 
 
-def _checkpoint_args(model: BESTformerConfig, c: TrainConfig, dataset: data.Dataset) -> dict:
-    return to_args(model) | {
+def checkpoint_args(
+    model: SkeletonConfig, c: TrainConfig, distill: DistillConfig | None, dataset: data.Dataset
+) -> dict:
+    """What a checkpoint says about itself: network, preprocessing, recipe; plain values."""
+    return model.to_args() | {
         "dataset": dataset.name,
         "mean": list(dataset.mean),
         "std": list(dataset.std),
@@ -245,26 +114,72 @@ def _checkpoint_args(model: BESTformerConfig, c: TrainConfig, dataset: data.Data
         "interpolation": "bicubic",
         "class_names": list(dataset.class_names),
         "train": asdict(c),
+        "distill": None if distill is None else asdict(distill),
     }
 
 
-def _resume(
-    path: Path, model: BESTformer, optimizer: torch.optim.Optimizer, args: dict
-) -> tuple[int, list]:
+def differences(held: dict, wanted: dict) -> list[str]:
+    """Dotted names of settings that differ between the args of two checkpoints."""
+    found = []
+    for key in sorted(held.keys() | wanted.keys()):
+        a, b = held.get(key), wanted.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += [f"{key}.{k}" for k in differences(a, b)]
+        elif a != b and key not in FREE_TO_CHANGE:
+            found.append(key)
+    return found
+
+
+def with_defaults(args: dict) -> dict:
+    """The args of a checkpoint, [train] keys that did not exist yet at their defaults."""
+    return args | {"train": asdict(TrainConfig()) | args.get("train", {})}
+
+
+def _resume(path: Path, trainer: engine.Trainer, args: dict) -> tuple[engine.Progress, list]:
     state = checkpoint.load_any(path)
-    for key in ("state_dict", "optimizer", "args", "epoch", "log"):
-        if key not in state:
-            raise TrainError(f"{path} is not a resume file: {key} is missing")
-    changed = sorted(
-        k for k in args.keys() | state["args"].keys() if args.get(k) != state["args"].get(k)
-    )
-    if changed:
-        raise TrainError(
-            f"{path} was made with another configuration; these differ: {', '.join(changed)}"
+    missing = [k for k in RESUME_KEYS if k not in state]
+    if missing:
+        raise CheckpointError(
+            f"{path} is not a resume file: {', '.join(missing)} missing",
+            hint="train without --resume",
         )
-    model.load_state_dict(state["state_dict"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["epoch"] + 1, state["log"]
+    differ = differences(with_defaults(state["args"]), args)
+    if differ:
+        raise CheckpointError(
+            f"{path} was made with another configuration; these differ: {', '.join(differ)}",
+            hint="use the same config, or another --out",
+        )
+    try:
+        trainer.load_state(state)
+        return engine.Progress(**state["progress"]), state["log"]
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}", hint="train anew") from error
+
+
+def _start_from(path, model: Network) -> None:
+    """Copy the weights of another checkpoint of the same network.
+
+    Raises:
+        CheckpointError: other shapes; T that does not fit lambda is named.
+    """
+    ckpt = checkpoint.load(path)
+    mine, held = model.state_dict(), ckpt["state_dict"]
+    for key, value in mine.items():
+        if key not in held:
+            raise CheckpointError(f"{path} lacks {key}", hint="is it the same kind of network?")
+        shape = tuple(held[key].shape)
+        if key.endswith("lambda_attn") and len(shape) == 5 and shape[0] != len(value):
+            raise CheckpointError(
+                f"{path}: {key} has {shape[0]} time steps, the config has n_steps = {len(value)}",
+                hint=f"set n_steps = {shape[0]} in [model], or start from a network with T = "
+                f"{len(value)}",
+            )
+        if shape != tuple(value.shape):
+            raise CheckpointError(
+                f"{path}: {key} has shape {list(shape)}, this network {list(value.shape)}",
+                hint="depth, dim, heads and classes must be the same",
+            )
+    model.load_state_dict({k: held[k] for k in mine})
 
 
 def _write_log(path: Path, log: list[dict]) -> None:
@@ -276,89 +191,141 @@ def _write_log(path: Path, log: list[dict]) -> None:
     temporary.replace(path)
 
 
+def build(
+    dataset: data.Dataset,
+    model_config: SkeletonConfig,
+    c: TrainConfig,
+    distill: DistillConfig | None = None,
+    *,
+    init=None,
+    world: engine.World | None = None,
+) -> engine.Trainer:
+    """Network, teacher and optimiser of a run, at its beginning."""
+    w = world or engine.World()
+    torch.manual_seed(c.seed)
+    model = models.FAMILIES[model_config.FAMILY].Model(model_config)
+    model.init_neuron_norms(c.bn_weight_init, c.bn_bias_init)
+    model.set_normalisation(list(dataset.mean), list(dataset.std))
+    if init is not None:
+        _start_from(init, model)
+    teacher = None if distill is None else teachers.make(distill, model).to(w.device)
+    model.recompute = c.recompute
+    model.to(w.device)
+    if c.channels_last:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
+    if c.sync_bn and w.size > 1 and w.device.type == "cuda":
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    neurons.use_compiled(c.compile)
+    return engine.Trainer(
+        model, make_optimizer(model, c), c, distill=distill, teacher=teacher, world=w
+    )
+
+
 def run(
     dataset: data.Dataset,
-    splits: dict[str, tuple[np.ndarray, np.ndarray]],
-    model_config: BESTformerConfig,
+    splits: dict,
+    model_config: SkeletonConfig,
     c: TrainConfig,
     out,
     *,
+    distill: DistillConfig | None = None,
+    init=None,
     resume: bool = False,
     stop_after: int | None = None,
     progress=None,
-) -> BESTformer:
-    """Train and write the files; ``stop_after`` epochs later the run ends, as if interrupted."""
-    out = Path(out)
+    world: engine.World | None = None,
+) -> Network:
+    """Train and write the files; ``stop_after`` epochs later the run ends, as if interrupted.
+
+    Args:
+        dataset: names, normalisation.
+        splits: "train" and "test", each a `data.Split` or (frames, labels).
+        model_config: the network.
+        c: the [train] table.
+        out: checkpoint to write.
+        distill: the [distill] table.
+        init: checkpoint whose weights are the start.
+        resume: go on from OUT's ``.resume`` file.
+        stop_after: see above.
+        progress: called with (epoch, images) at the start of each epoch, returns ``tick``.
+        world: the processes.
+
+    Raises:
+        TrainingError: before anything is trained where the cause is known by then.
+    """
+    out, w = Path(out), world or engine.World()
     if not out.parent.is_dir():
-        raise TrainError(f"output folder {out.parent} does not exist")
+        raise OutputError(
+            f"output folder {out.parent} does not exist", where="--out", hint="make it first"
+        )
+    splits = {k: s if hasattr(s, "take") else data.Arrays(*s) for k, s in splits.items()}
+    train, test = splits["train"], splits["test"]
+    check_together(model_config, c, distill, len(train), w.size)
+    require_packages(c)
     resume_path = out.with_suffix(".resume")
-    torch.manual_seed(c.seed)
-    model = BESTformer(model_config)
-    model.init_neuron_norms(c.bn_weight_init, c.bn_bias_init)
-    model.set_normalisation(list(dataset.mean), list(dataset.std))
-    optimizer = make_optimizer(model, c)
-    args = _checkpoint_args(model_config, c, dataset)
-    start, log = _resume(resume_path, model, optimizer, args) if resume else (0, [])
-    images, labels = splits["train"]
-    for epoch in range(start, c.epochs + c.cooldown_epochs):
-        began = time.perf_counter()
-        tick = progress(epoch, len(images)) if progress else lambda n, loss: None
-        loss, train_accuracy = train_epoch(model, optimizer, images, labels, c, epoch, tick)
-        seconds = time.perf_counter() - began
-        if c.bn_images:
-            chosen = images[: c.bn_images]
-            recalibrate(model, chosen, min(c.batch_size, len(chosen)))
-        test_accuracy = accuracy(model, *splits["test"])
-        log.append(
-            {
-                "epoch": epoch,
-                "lr": optimizer.param_groups[0]["lr"],
-                "train_loss": round(loss, 5),
-                "train_accuracy": round(train_accuracy, 5),
-                "test_accuracy": test_accuracy,
-                "seconds": round(seconds, 1),
-                "images_per_s": round(len(images) / seconds, 1),
-            }
-        )
-        state = model.state_dict()
-        arch = f"{args['family']}_{model_config.depth}_{model_config.dim}"
-        checkpoint.save(out, state, args, epoch=epoch, metric=test_accuracy, arch=arch)
-        checkpoint.save_atomic(
-            {
-                "state_dict": state,
-                "optimizer": optimizer.state_dict(),
-                "args": args,
-                "epoch": epoch,
-                "log": log,
-            },
-            resume_path,
-        )
-        _write_log(out.with_suffix(".csv"), log)
-        if stop_after is not None and epoch + 1 - start >= stop_after:
-            break
-    return model.eval()
+    trainer = build(dataset, model_config, c, distill, init=init, world=w)
+    args = checkpoint_args(model_config, c, distill, dataset)
+    p, log = _resume(resume_path, trainer, args) if resume else (engine.Progress(), [])
+    saved_at = time.monotonic()
+
+    def save_resume() -> None:
+        if w.first:
+            state = trainer.state() | {"args": args, "progress": asdict(p), "log": log}
+            checkpoint.save_atomic(state, resume_path)
+
+    with engine.Stop() as stop:
+
+        def pause(_p: engine.Progress) -> None:
+            nonlocal saved_at
+            if w.total([float(stop.asked)])[0]:
+                save_resume()
+                raise InterruptedTraining(
+                    f"stopped in epoch {p.epoch} after step {p.step}; {resume_path} has the state",
+                    hint="the same command with --resume goes on from there",
+                )
+            if w.first and c.save_every and time.monotonic() - saved_at > c.save_every:
+                save_resume()
+                saved_at = time.monotonic()
+
+        began_at = p.epoch
+        while p.epoch < c.epochs + c.cooldown_epochs:
+            tick = progress(p, len(train)) if progress and w.first else lambda n, loss: None
+            loss, train_accuracy, rate = trainer.epoch(train, p, tick=tick, pause=pause)
+            if c.bn_images:
+                engine.recalibrate(trainer.result, train, c.bn_images, c.batch_size)
+            test_accuracy = engine.accuracy(trainer.result, test, w)
+            log.append(
+                {
+                    "epoch": p.epoch,
+                    "lr": trainer.optimizer.param_groups[0]["lr"],
+                    "train_loss": round(loss, 5),
+                    "train_accuracy": round(train_accuracy, 5),
+                    "test_accuracy": test_accuracy,
+                    "firing_rate": round(rate, 5) if c.rate_penalty else "",
+                    "seconds": round(p.seconds, 1),
+                    "images_per_s": round(len(train) / p.seconds, 1),
+                }
+            )
+            epoch = p.epoch
+            p = engine.Progress(epoch + 1)
+            if w.first:
+                arch = f"{args['family']}_{model_config.depth}_{model_config.dim}"
+                state = trainer.result.state_dict()
+                checkpoint.save(out, state, args, epoch=epoch, metric=test_accuracy, arch=arch)
+                _write_log(out.with_suffix(".csv"), log)
+            save_resume()
+            saved_at = time.monotonic()
+            done = p.epoch >= c.epochs + c.cooldown_epochs
+            if (stop_after is not None and p.epoch - began_at >= stop_after) or done:
+                break
+            pause(p)
+    return trainer.result.eval()
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.train", description="Train a BESTformer."
-    )
-    parser.add_argument("--data", required=True, choices=list(data.DATASETS), help="data set")
-    parser.add_argument("--data-dir", required=True, help="folder with the set's standard files")
-    parser.add_argument("--config", required=True, help="TOML file with [model] and [train]")
-    parser.add_argument("--out", required=True, help="checkpoint to write")
-    parser.add_argument("--epochs", type=int, help="replaces epochs of the config")
-    parser.add_argument("--seed", type=int, help="replaces seed of the config")
-    parser.add_argument("--limit", type=int, help="use only the first N images of each split")
-    parser.add_argument(
-        "--threads", type=int, default=0, help="CPU threads (default: torch's choice)"
-    )
-    parser.add_argument("--stop-after", type=int, help="end after N epochs; --resume goes on")
-    parser.add_argument("--resume", action="store_true", help="continue from OUT's .resume file")
-    return parser.parse_args(argv)
-
-
-def _main(args: argparse.Namespace) -> None:
+def progress_bar():
+    """A context whose value is ``progress`` of ``run``: a bar per epoch on stderr."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -368,62 +335,102 @@ def _main(args: argparse.Namespace) -> None:
         TimeRemainingColumn,
     )
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    dataset = data.DATASETS[args.data]
-    model_config, c = read_config(args.config, dataset)
-    given = {k: v for k, v in (("epochs", args.epochs), ("seed", args.seed)) if v is not None}
-    c = replace(c, **given)
-    splits = {}
-    for split in ("train", "test"):
-        images, labels = data.load(args.data, args.data_dir, split)
-        splits[split] = (images[: args.limit], labels[: args.limit])
-    columns = (
+    class Bars(Progress):
+        def start_epoch(self, p: engine.Progress, total: int):
+            began, done = time.perf_counter(), 0
+            task = self.add_task("", total=total, epoch=p.epoch, loss=math.nan, rate=0.0)
+
+            def tick(n: int, loss: float) -> None:
+                nonlocal done
+                done += n
+                rate = done / (time.perf_counter() - began)
+                self.update(task, advance=n, loss=loss, rate=rate)
+
+            return tick
+
+    return Bars(
         TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.0f} images/s"),
         TimeRemainingColumn(),
+        console=Console(stderr=True),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
 
-        def progress(epoch: int, total: int):
-            task = bar.add_task("", total=total, epoch=epoch, loss=math.nan, rate=0.0)
-            began, done = time.perf_counter(), 0
 
-            def tick(n: int, loss: float) -> None:
-                nonlocal done
-                done += n
-                bar.update(task, advance=n, loss=loss, rate=done / (time.perf_counter() - began))
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that every command that trains has."""
+    parser.add_argument("--data", required=True, choices=list(data.DATASETS), help="data set")
+    parser.add_argument("--data-dir", required=True, help="folder with the set's standard files")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="CPU threads (default: torch's choice)"
+    )
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
 
-            return tick
 
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.train", description="Train a BESTformer or a Spikingformer."
+    )
+    add_common_arguments(parser)
+    parser.add_argument("--config", required=True, help="TOML file; recipes: training/configs/")
+    parser.add_argument("--out", required=True, help="checkpoint to write")
+    parser.add_argument("--epochs", type=int, help="replaces epochs of the config")
+    parser.add_argument("--seed", type=int, help="replaces seed of the config")
+    parser.add_argument("--limit", type=int, help="use only the first N images of each split")
+    parser.add_argument("--fold", help="k/n: hold part k of n of the training split out as test")
+    parser.add_argument("--teacher", help="replaces teacher of [distill]")
+    parser.add_argument("--init", help="checkpoint whose weights are the start")
+    parser.add_argument("--stop-after", type=int, help="end after N epochs; --resume goes on")
+    parser.add_argument("--resume", action="store_true", help="continue from OUT's .resume file")
+    return parser.parse_args(argv)
+
+
+def configured(args: argparse.Namespace) -> config.Config:
+    """The config file with what the command line replaces."""
+    tables = config.read_tables(args.config)
+    changes = {
+        "train.epochs": args.epochs,
+        "train.seed": args.seed,
+        "data.limit": args.limit,
+        "data.fold": args.fold,
+        "distill.teacher": args.teacher,
+    }
+    given = {k: v for k, v in changes.items() if v is not None}
+    return config.parse(config.changed(tables, given), args.config)
+
+
+def _work(args: argparse.Namespace) -> None:
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    c = configured(args)
+    if data.DATASETS[args.data].class_names:
+        c.model_config(data.DATASETS[args.data])  # a mistake in it is told before files are read
+    dataset, splits = data.open_split(args.data, args.data_dir, c.data, c.n_steps)
+    with engine.world(args.device) as w, progress_bar() as bars:
         run(
             dataset,
             splits,
-            model_config,
-            c,
+            c.model_config(dataset),
+            c.train,
             args.out,
+            distill=c.distill,
+            init=args.init,
             resume=args.resume,
             stop_after=args.stop_after,
-            progress=progress,
+            progress=bars.start_epoch,
+            world=w,
         )
-    metric = checkpoint.load(args.out)["metric"]
-    print(f"{args.out}: test accuracy {100 * metric:.2f} % on {len(splits['test'][0])} images")
+        first = w.first
+    if first:
+        metric = checkpoint.load(args.out)["metric"]
+        print(f"{args.out}: test accuracy {100 * metric:.2f} % on {len(splits['test'])} images")
+        print(f"next: bestdeploy export {args.out}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line entry; returns the exit code."""
-    args = _parse(argv)
-    try:
-        _main(args)
-    except (TrainError, data.DataError, checkpoint.CheckpointError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; continue with --resume", file=sys.stderr)
-        return 130
-    return 0
+    return guarded(_parse, _work, argv)
 
 
 if __name__ == "__main__":

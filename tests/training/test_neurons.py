@@ -120,7 +120,7 @@ def test_no_state_dict_keys_and_no_memory_between_calls():
 @pytest.mark.parametrize(
     "kwargs",
     [
-        {"tau": 1.0},
+        {"tau": 0.9},
         {"tau": float("nan")},
         {"reset": "medium"},
         {"v_threshold": float("inf")},

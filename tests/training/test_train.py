@@ -11,12 +11,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from training import checkpoint, data, train  # noqa: E402
+from training import augment, checkpoint, config, data, engine, train  # noqa: E402
+from training.errors import DivergedError, OutputError  # noqa: E402
 from training.models.bestformer import BESTformer, BESTformerConfig, build  # noqa: E402
+from training.optimisers import learning_rate, make_optimizer  # noqa: E402
 
 CONFIGS = Path(train.__file__).parent / "configs"
 MODEL = BESTformerConfig(depth=1, dim=8, heads=2, n_steps=2, image_size=28, channels=1, classes=10)
-TRAIN = train.TrainConfig(epochs=3, batch_size=16, lr=2e-3, flip=True, crop_padding=2, seed=7)
+TRAIN = config.TrainConfig(epochs=3, batch_size=16, lr=2e-3, flip=True, crop_padding=2, seed=7)
 FASHION = data.DATASETS["fashion-mnist"]
 
 
@@ -211,10 +213,10 @@ def test_bad_checkpoints_are_refused(tmp_path):
 
 
 def test_schedule():
-    c = train.TrainConfig(
+    c = config.TrainConfig(
         epochs=100, cooldown_epochs=5, lr=1.0, min_lr=0.1, warmup_lr=0.2, warmup_epochs=10
     )
-    rates = [train.learning_rate(c, e) for e in (0, 5, 10, 50, 100, 104)]
+    rates = [learning_rate(c, e) for e in (0, 5, 10, 50, 100, 104)]
     assert rates == pytest.approx(
         [0.2, 0.6, 0.1 + 0.45 * (1 + np.cos(0.1 * np.pi)), 0.55, 0.1, 0.1]
     )
@@ -227,7 +229,7 @@ def test_augment_moves_and_mirrors_whole_images():
     seen = set()
     generator = torch.Generator().manual_seed(0)
     for _ in range(60):
-        for i, y in enumerate(train.augment(x, c, generator)):
+        for i, y in enumerate(augment.flip_and_shift(x, c, generator)):
             hits = {
                 (flip, dy, dx)
                 for flip in (False, True)
@@ -240,12 +242,12 @@ def test_augment_moves_and_mirrors_whole_images():
             assert len(hits) == 1
             seen |= hits
     assert len(seen) > 40
-    assert train.augment(x, replace(TRAIN, flip=False, crop_padding=0), generator) is x
+    assert augment.flip_and_shift(x, replace(TRAIN, flip=False, crop_padding=0), generator) is x
 
 
 def test_weight_decay_groups():
     model = BESTformer(MODEL)
-    decayed, plain = train.make_optimizer(model, TRAIN).param_groups
+    decayed, plain = make_optimizer(model, TRAIN).param_groups
     assert any(p is model.block[0].attn.lambda_attn for p in decayed["params"])
     assert all(p.ndim == 1 for p in plain["params"])
     assert plain["weight_decay"] == 0
@@ -261,7 +263,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     logs = [(tmp_path / f"{n}.csv").read_text().splitlines() for n in ("whole", "parts")]
     assert len(logs[0]) == len(logs[1]) == 4
     assert [line.split(",")[:5] for line in logs[0]] == [line.split(",")[:5] for line in logs[1]]
-    with pytest.raises(train.TrainError, match="these differ: train"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"these differ: train\.lr"):
         train.run(
             FASHION, splits(), MODEL, replace(TRAIN, lr=1e-3), tmp_path / "parts.pt", resume=True
         )
@@ -273,7 +275,7 @@ def test_recalibration_takes_the_plain_average_of_the_batch_statistics():
     torch.manual_seed(0)
     model = BESTformer(MODEL).eval()
     images, _ = pictures(20)
-    train.recalibrate(model, images, 10)
+    engine.recalibrate(model, data.Arrays(images, np.zeros(20)), 20, 10)
     with torch.inference_mode():
         y = model.patch_embed.block0_conv(model.preprocess(images))
     norm = model.patch_embed.block0_bn
@@ -301,7 +303,8 @@ def test_the_seed_decides():
         torch.manual_seed(seed)
         model = BESTformer(MODEL)
         c = replace(TRAIN, seed=seed)
-        train.train_epoch(model, train.make_optimizer(model, c), *pictures(32), c, 0)
+        trainer = engine.Trainer(model, make_optimizer(model, c), c)
+        trainer.epoch(data.Arrays(*pictures(32)), engine.Progress())
         runs.append(model.head.weight.detach())
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
@@ -311,8 +314,9 @@ def test_nan_loss_stops_the_run(tmp_path):
     model = BESTformer(MODEL)
     with torch.no_grad():
         model.head.bias[0] = float("nan")
-    with pytest.raises(train.TrainError, match="loss is nan at epoch 0, step 0"):
-        train.train_epoch(model, train.make_optimizer(model, TRAIN), *pictures(16), TRAIN, 0)
+    trainer = engine.Trainer(model, make_optimizer(model, TRAIN), TRAIN)
+    with pytest.raises(DivergedError, match="loss is nan at epoch 0, step 0"):
+        trainer.epoch(data.Arrays(*pictures(16)), engine.Progress())
 
 
 def test_command_line_trains_and_learns(idx_folder, tmp_path, capsys):
@@ -355,7 +359,7 @@ def test_command_line_trains_and_learns(idx_folder, tmp_path, capsys):
     assert args["train"]["epochs"] == 1
     model = build(out)
     images, labels = data.load("fashion-mnist", idx_folder, "test")
-    assert train.accuracy(model, images, labels) == ckpt["metric"] > 0.2
+    assert engine.accuracy(model, data.Arrays(images, labels)) == ckpt["metric"] > 0.2
     assert (tmp_path / "ck.csv").read_text().startswith("epoch,lr,train_loss")
 
 
@@ -364,7 +368,7 @@ def test_command_line_trains_and_learns(idx_folder, tmp_path, capsys):
     [
         ("[model]\ndepth = 1", "missing"),
         ("[model]\ndepth=1\ndim=16\nheads=2\nn_steps=2\nwidth=3", "unknown key width"),
-        ("[model]\ndepth=1\ndim=16\nheads=2\nn_steps=2\nattention='kv'", "'kv'"),
+        ("[model]\ndepth=1\ndim=16\nheads=2\nn_steps=2\nattention='vv'", "'vv'"),
         ("[model]\ndepth=1\ndim=16\nheads=2\nn_steps=2\nimage_size=32", "image_size is 32"),
         ("[model]\ndepth=1\ndim=16\nheads=2\nn_steps=2\n[train]\nlr=-1.0", "lr > 0"),
         ("[model]\ndepth=1\ndim=16\nheads=2\nn_steps=2\n[train]\nlr_per='year'", "year"),
@@ -385,7 +389,7 @@ def test_bad_configs_end_with_one_line(tmp_path, capsys, text, words):
         "--out",
         str(tmp_path / "o.pt"),
     ]
-    assert train.main(argv) == 1
+    assert train.main(argv) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert words in err
@@ -404,9 +408,9 @@ def test_missing_data_and_output_folders_are_reported(tmp_path, capsys):
         "--out",
         str(tmp_path / "o.pt"),
     ]
-    assert train.main(argv) == 1
+    assert train.main(argv) == 7
     assert "does not exist" in capsys.readouterr().err
-    with pytest.raises(train.TrainError, match="output folder"):
+    with pytest.raises(OutputError, match="output folder"):
         train.run(FASHION, splits(), MODEL, TRAIN, tmp_path / "no" / "o.pt")
 
 
@@ -414,6 +418,6 @@ def test_missing_data_and_output_folders_are_reported(tmp_path, capsys):
     ("name", "dataset"), [("fashion_mnist_2_32", "fashion-mnist"), ("cifar10_4_384", "cifar10")]
 )
 def test_shipped_configs_are_valid(name, dataset):
-    model, c = train.read_config(CONFIGS / f"{name}.toml", data.DATASETS[dataset])
-    assert model.attention == "qk"
-    assert c.epochs >= 1
+    c = config.read(CONFIGS / f"{name}.toml")
+    assert c.model_config(data.DATASETS[dataset]).attention == "qk"
+    assert c.train.epochs >= 1
