@@ -115,8 +115,9 @@ static void bst_conv_neuron_prepare(const bst_call* call, bst_bump* bump, bst_pr
 static uint64_t bst_conv_scratch(const bst_call* call, bool* overflow) {
   const uint32_t* const d = call->constants[0]->dims;
   (void)overflow;  // sides, fan-in and T are capped
-  return call->isa->spike_conv->scratch_bytes(call->n_t, (int)call->inputs[0]->w, (int)d[0], (int)d[1],
-                                              (int)d[2], (int)d[3], call->step->params[0]);
+  return call->isa->spike_conv->scratch_bytes(call->n_t, (int)call->inputs[0]->w, (int)d[0],
+                                              (int)d[1], (int)d[2], (int)d[3],
+                                              call->step->params[0]);
 }
 
 #define BST_CONV_ARGS(call)                                                                     \
