@@ -38,7 +38,7 @@ __all__ = [
 
 FLAGS = (
     "-std=c11",
-    "-O3",
+    "-O2",
     "-ffp-contract=off",
     "-fvisibility=hidden",
     "-fPIC",
@@ -92,7 +92,7 @@ class _Build:
 
     @property
     def link_flags(self) -> tuple[str, ...]:
-        flags = ["-O3", "-pthread", *self.extra_flags]
+        flags = ["-O2", "-pthread", *self.extra_flags]
         if self.compiler.kind == "zig":
             flags += self._zig_target()
         if self.static:
