@@ -35,6 +35,7 @@ from bestdeploy.program import (
     Program,
     Step,
     align,
+    handed_on,
     validate,
 )
 
@@ -322,7 +323,8 @@ _STEPS: dict[str, Callable[[_Lowering, ir.Node], None]] = {
 def plan_arena(buffers: list[Buffer], steps: list[Step]) -> tuple[list[Buffer], int]:
     """Give every buffer an offset so that buffers alive together do not overlap.
 
-    Large buffers first, each at the lowest offset that is free over its whole life.
+    Large buffers first, each at the lowest offset that is free over its whole life. The stream x2 of
+    a residual neuron takes the place of y (`handed_on`): one stream less at the widest point.
 
     Returns:
         The placed buffers and the arena's size in bytes.
@@ -334,9 +336,13 @@ def plan_arena(buffers: list[Buffer], steps: list[Step]) -> tuple[list[Buffer], 
             born[i], dies[i] = at, max(dies[i], at)
         for i in step.inputs:
             dies[i] = at
+    handed = handed_on(steps)
+    for x2, y in handed.items():
+        dies[y] = dies[x2]
     placed: list[tuple[int, int]] = []  # (buffer, offset)
     offsets = [0] * len(buffers)
-    for i in sorted(range(len(buffers)), key=lambda i: (-buffers[i].n_bytes, i)):
+    own = [i for i in range(len(buffers)) if i not in handed]
+    for i in sorted(own, key=lambda i: (-buffers[i].n_bytes, i)):
         size = align(buffers[i].n_bytes, ARENA_ALIGN)
         busy = sorted(
             (offset, offset + align(buffers[j].n_bytes, ARENA_ALIGN))
@@ -350,6 +356,8 @@ def plan_arena(buffers: list[Buffer], steps: list[Step]) -> tuple[list[Buffer], 
             offset = max(offset, end)
         offsets[i] = offset
         placed.append((i, offset))
+    for x2, y in handed.items():
+        offsets[x2] = offsets[y]
     out = [
         Buffer(b.kind, b.t, b.h, b.w, b.c, offset)
         for b, offset in zip(buffers, offsets, strict=True)

@@ -27,6 +27,7 @@ from bestdeploy.program.records import (
     Program,
     Step,
     align,
+    handed_on,
     scale_half_even,
 )
 from bestdeploy.program.validation import validate
@@ -47,6 +48,7 @@ __all__ = [
     "Program",
     "Step",
     "align",
+    "handed_on",
     "scale_half_even",
     "validate",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -191,6 +192,24 @@ class Step:
     def constant(self, slot: int) -> int | None:
         """Return the number of the constant in `slot`, None where absent."""
         return self.constants[slot] if slot < len(self.constants) else None
+
+
+def handed_on(steps: Sequence[Step]) -> dict[int, int]:
+    """Return, by the buffer x2 of a residual neuron, the buffer y whose place it may take.
+
+    It may where nothing else reads y, at this step or later: kernels read each y before they write
+    the x2 of its place.
+    """
+    last: dict[int, int] = {}
+    for at, step in enumerate(steps):
+        last.update(dict.fromkeys(step.inputs, at))
+    return {
+        step.outputs[0]: step.inputs[0]
+        for at, step in enumerate(steps)
+        if step.op == Op.RESIDUAL_NEURON
+        and last[step.inputs[0]] == at
+        and step.inputs[0] not in step.inputs[1:]
+    }
 
 
 @dataclass(frozen=True, eq=False)

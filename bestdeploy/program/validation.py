@@ -18,6 +18,7 @@ from bestdeploy.program.records import (
     BufferKind,
     ConstantType,
     Program,
+    handed_on,
 )
 
 
@@ -86,13 +87,15 @@ def _check_arena(program: Program) -> None:
         is_raw = program.buffers[step.outputs[0]].kind == BufferKind.RAW
         message = f"step `{step.name}`: the last step, and no other, writes the raw logits"
         require(is_raw == (at == len(program.steps)), message)
+    handed = [set(pair) for pair in handed_on(program.steps).items()]
     for i, (a, first_a, last_a) in enumerate(spans):
         one = program.buffers[a]
         for b, first_b, last_b in spans[i + 1 :]:
             two = program.buffers[b]
             apart = one.offset + one.n_bytes <= two.offset or two.offset + two.n_bytes <= one.offset
             alive = first_a <= last_b and first_b <= last_a
-            require(apart or not alive, f"buffers {a} and {b} overlap while both are alive")
+            allowed = apart or not alive or (one.offset == two.offset and {a, b} in handed)
+            require(allowed, f"buffers {a} and {b} overlap while both are alive")
 
 
 def _check_constants(program: Program) -> None:

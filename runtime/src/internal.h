@@ -169,6 +169,7 @@ typedef struct bst_prepared {
   const uint64_t* rows;
   const void* table;
   int periodic;  ///< input trains are periodic, see kernels/spike_conv
+  uint64_t scratch_at, scratch_bytes;  ///< of one part: behind the buffers alive at the step
 } bst_prepared;
 
 typedef struct bst_call {
@@ -255,7 +256,8 @@ struct bst_model {
   bst_file file;
   const bst_isa* isa;
   const bst_prepared* prepared;  ///< one per step
-  uint64_t model_bytes, scratch_bytes, arena_bytes;
+  uint64_t model_bytes;
+  uint64_t buffer_bytes;  ///< end of the last buffer
 };
 
 #endif  // BST_INTERNAL_H_

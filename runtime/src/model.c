@@ -336,7 +336,7 @@ static bst_status bst_check_name(const bst_file* file, uint32_t index) {
   return BST_OK;
 }
 
-enum { BST_NEVER = 0xFFFF };
+enum { BST_NEVER = 0xFFFF, BST_OP_RESIDUAL_NEURON = 6 };
 
 /// When each buffer is alive: from the step that writes it to the last that reads it, both
 /// included, counted from 1; the image is written at 0.
@@ -368,6 +368,17 @@ static bst_status bst_check_order(const bst_file* file, bst_lifetimes* lives) {
   return BST_OK;
 }
 
+/// x2 of residual_neuron may take the place of y, which nothing reads any more: the kernels read each
+/// y before they write the x2 of its place.
+static bool bst_takes_place(const bst_file* file, const bst_lifetimes* lives, uint32_t from,
+                            uint32_t to) {
+  const bst_step* const step = lives->written[to] == 0 ? NULL : &file->steps[lives->written[to] - 1];
+  return step != NULL && step->op == BST_OP_RESIDUAL_NEURON && step->inputs[0] == from &&
+         step->outputs[0] == to && step->inputs[1] != from && step->inputs[2] != from &&
+         lives->last_use[from] == lives->written[to] &&
+         file->buffers[from].offset == file->buffers[to].offset;
+}
+
 static bst_status bst_check_arena(const bst_file* file, const bst_lifetimes* lives) {
   for (uint32_t a = 0; a < file->n_buffers; ++a) {
     for (uint32_t b = a + 1; b < file->n_buffers; ++b) {
@@ -376,7 +387,9 @@ static bst_status bst_check_arena(const bst_file* file, const bst_lifetimes* liv
           one->offset + one->bytes <= two->offset || two->offset + two->bytes <= one->offset;
       const bool together =
           lives->written[a] <= lives->last_use[b] && lives->written[b] <= lives->last_use[a];
-      BST_CHECK(apart || !together, BAD_FILE, bst_at("buffer", b), "offset", two->offset,
+      const bool handed_on =
+          bst_takes_place(file, lives, a, b) || bst_takes_place(file, lives, b, a);
+      BST_CHECK(apart || !together || handed_on, BAD_FILE, bst_at("buffer", b), "offset", two->offset,
                 "clear of buffers that are alive at the same time");
     }
   }
@@ -427,19 +440,36 @@ void* bst_take(bst_bump* bump, uint64_t count, uint64_t item_bytes) {
   return piece;
 }
 
+/// End of the buffers that are alive at a step: what lies behind is free to use.
+static uint64_t bst_alive_bytes(const bst_file* file, const bst_lifetimes* lives, uint32_t step) {
+  uint64_t end = 0;
+  for (uint32_t i = 0; i < file->n_buffers; ++i) {
+    const bst_buffer* const b = &file->buffers[i];
+    const bool alive = lives->written[i] <= step + 1 && lives->last_use[i] >= step + 1;
+    if (alive && b->offset + b->bytes > end) end = b->offset + b->bytes;
+  }
+  return bst_align_up(end, BST_ALIGN);
+}
+
 /// Lay out, and with a base fill, the model's buffer: struct, prepared list, layouts of `isa`.
 static bst_status bst_prepare(const bst_file* file, const bst_isa* isa, bst_bump* bump) {
   const bst_where where = {"model", -1, NULL};
   bst_model* const model = bst_take(bump, 1, sizeof(bst_model));
   bst_prepared* const list = bst_take(bump, file->n_steps, sizeof(bst_prepared));
-  uint64_t scratch_bytes = 0;
+  bst_lifetimes lives;
+  uint64_t buffer_bytes = 0;
+  BST_TRY(bst_check_order(file, &lives));
+  for (uint32_t i = 0; i < file->n_buffers; ++i) {
+    const uint64_t end = file->buffers[i].offset + file->buffers[i].bytes;
+    if (end > buffer_bytes) buffer_bytes = bst_align_up(end, BST_ALIGN);
+  }
   for (uint32_t i = 0; i < file->n_steps; ++i) {
     bst_call call;
-    bst_prepared prepared = {NULL, NULL, 0};
+    bst_prepared prepared = {.scratch_at = bst_alive_bytes(file, &lives, i)};
     bst_call_open(file, isa, i, &call);
     if (call.op->scratch_bytes != NULL) {
       const uint64_t bytes = call.op->scratch_bytes(&call, &bump->overflow);
-      if (bytes > scratch_bytes) scratch_bytes = bytes;
+      prepared.scratch_bytes = bst_align_up(bytes, BST_ALIGN);
     }
     if (call.op->prepare != NULL) call.op->prepare(&call, bump, &prepared);
     if (list != NULL) list[i] = prepared;
@@ -450,7 +480,7 @@ static bst_status bst_prepare(const bst_file* file, const bst_isa* isa, bst_bump
     model->file = *file;
     model->isa = isa;
     model->prepared = list;
-    model->scratch_bytes = bst_align_up(scratch_bytes, BST_ALIGN);
+    model->buffer_bytes = buffer_bytes;
     model->model_bytes = bump->used;
   }
   return BST_OK;
@@ -493,7 +523,6 @@ bst_status bst_model_init(const void* file, size_t file_bytes, const char* isa, 
   bst_bump fill = {buffer, 0, false};
   BST_TRY(bst_prepare(&checked, chosen, &fill));
   bst_model* const made = buffer;
-  made->arena_bytes = checked.model->arena_bytes;
   *model = made;
   return BST_OK;
 }

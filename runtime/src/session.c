@@ -9,7 +9,7 @@
 struct bst_session {
   const bst_model* model;
   bst_pool* pool;  ///< NULL: the caller's thread alone
-  uint8_t *buffers, *scratch;
+  uint8_t* buffers;
   bst_probe* probe;
   void* probe_user;
   bst_clock* clock;  ///< NULL: no profile
@@ -26,8 +26,13 @@ bst_status bst_arena_bytes(const bst_model* model, uint32_t n_threads, size_t* b
   BST_CHECK(model != NULL && bytes != NULL, BAD_ARGUMENT, where, "model or bytes", 0, "not NULL");
   BST_CHECK(n_threads >= 1 && n_threads <= BST_MAX_THREADS, BAD_ARGUMENT, where, "n_threads",
             n_threads, "in 1..256");
-  const uint64_t total =  // 2^40 and 256 times much less at most
-      bst_session_header_bytes() + model->arena_bytes + n_threads * model->scratch_bytes;
+  uint64_t total = model->buffer_bytes;
+  for (uint32_t i = 0; i < model->file.n_steps; ++i) {  // 2^40 and 256 times much less at most
+    const bst_prepared* const p = &model->prepared[i];
+    const uint64_t end = p->scratch_at + n_threads * p->scratch_bytes;
+    if (end > total) total = end;
+  }
+  total += bst_session_header_bytes();
   BST_CHECK(total <= PTRDIFF_MAX, UNSUPPORTED, where, "arena size in bytes", total,
             "what this machine can address");
   *bytes = (size_t)total;
@@ -47,7 +52,6 @@ bst_status bst_session_init(const bst_model* model, bst_pool* pool, void* arena,
   bst_session* const made = arena;
   *made = (bst_session){.model = model, .pool = pool};
   made->buffers = (uint8_t*)arena + bst_session_header_bytes();
-  made->scratch = made->buffers + model->arena_bytes;
   *session = made;
   return BST_OK;
 }
@@ -85,7 +89,8 @@ static void bst_session_open(const bst_session* session, uint32_t index, int par
   const bst_model* const model = session->model;
   bst_call_open(&model->file, model->isa, index, call);
   *io = (bst_io){.part = part, .n_parts = n_parts};
-  io->scratch = session->scratch + (size_t)part * (size_t)model->scratch_bytes;
+  const bst_prepared* const p = &model->prepared[index];
+  io->scratch = session->buffers + p->scratch_at + (size_t)part * (size_t)p->scratch_bytes;
   for (int i = 0; i < call->op->n_inputs; ++i) {
     io->inputs[i] = session->buffers + call->inputs[i]->offset;
   }
