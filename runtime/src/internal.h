@@ -168,7 +168,7 @@ void* bst_take(bst_bump* bump, uint64_t count, uint64_t item_bytes);
 typedef struct bst_prepared {
   const uint64_t* rows;
   const void* table;
-  int periodic;  ///< input trains are periodic, see kernels/spike_conv
+  int periodic;                        ///< input trains are periodic, see kernels/spike_conv
   uint64_t scratch_at, scratch_bytes;  ///< of one part: behind the buffers alive at the step
 } bst_prepared;
 

@@ -368,11 +368,12 @@ static bst_status bst_check_order(const bst_file* file, bst_lifetimes* lives) {
   return BST_OK;
 }
 
-/// x2 of residual_neuron may take the place of y, which nothing reads any more: the kernels read each
-/// y before they write the x2 of its place.
+/// x2 of residual_neuron may take the place of y, which nothing reads any more: the kernels read
+/// each y before they write the x2 of its place.
 static bool bst_takes_place(const bst_file* file, const bst_lifetimes* lives, uint32_t from,
                             uint32_t to) {
-  const bst_step* const step = lives->written[to] == 0 ? NULL : &file->steps[lives->written[to] - 1];
+  const bst_step* const step =
+      lives->written[to] == 0 ? NULL : &file->steps[lives->written[to] - 1];
   return step != NULL && step->op == BST_OP_RESIDUAL_NEURON && step->inputs[0] == from &&
          step->outputs[0] == to && step->inputs[1] != from && step->inputs[2] != from &&
          lives->last_use[from] == lives->written[to] &&
@@ -389,8 +390,8 @@ static bst_status bst_check_arena(const bst_file* file, const bst_lifetimes* liv
           lives->written[a] <= lives->last_use[b] && lives->written[b] <= lives->last_use[a];
       const bool handed_on =
           bst_takes_place(file, lives, a, b) || bst_takes_place(file, lives, b, a);
-      BST_CHECK(apart || !together || handed_on, BAD_FILE, bst_at("buffer", b), "offset", two->offset,
-                "clear of buffers that are alive at the same time");
+      BST_CHECK(apart || !together || handed_on, BAD_FILE, bst_at("buffer", b), "offset",
+                two->offset, "clear of buffers that are alive at the same time");
     }
   }
   return BST_OK;

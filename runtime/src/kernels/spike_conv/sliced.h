@@ -835,7 +835,7 @@ static inline void bst_affine_group_run(const bst_conv_work* w, const bst_block*
                                         int32_t* out, bst_affine_group* group) {
   const size_t strip = (size_t)w->strip.n_pixels, n_steps = (size_t)w->g.n_steps;
   static const bst_counts from_zero = {{0}, {0}};
-  uint32_t most = 0, active[BST_BITS_WORDS];
+  uint32_t most = 0, active[BST_BITS_WORDS] = {0};
   for (size_t k = 0; k < (size_t)n * strip; ++k) {
     active[k] = tile->n_active[(((size_t)i + k / strip) * n_steps + (size_t)t) * strip + k % strip];
     most = active[k] > most ? active[k] : most;

@@ -7,6 +7,8 @@
 
 #ifdef BST_HAVE_AVX512
 
+#include "loops.h"
+
 BST_VECTOR_BEGIN
 
 #include "simd.h"

@@ -7,6 +7,8 @@
 
 #ifdef BST_HAVE_NEON
 
+#include "loops.h"
+
 BST_VECTOR_BEGIN
 
 #include "simd.h"

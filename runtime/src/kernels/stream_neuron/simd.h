@@ -128,8 +128,8 @@ BST_INLINE void bst_stream_cells(const bst_stream* s, bst_vec_charge charge, boo
 }
 
 /// The loops once per form of charging.
-BST_INLINE void bst_stream_run(const bst_stream* s, int flags, bool residual, size_t first,
-                               size_t end) {
+BST_INLINE void bst_stream_share(const bst_stream* s, int flags, bool residual, size_t first,
+                                 size_t end) {
   switch (bst_vec_charge_of(flags)) {
     case BST_VEC_HALVE_BOTH:
       bst_stream_cells(s, BST_VEC_HALVE_BOTH, residual, first, end);
@@ -157,8 +157,8 @@ static inline void bst_stream_neuron_vector(int part, int n_parts, int n_steps, 
                         .x = x,
                         .spikes = spikes,
                         .neuron = bst_vec_neuron_of(flags, theta, v_reset, r)};
-  bst_stream_run(&s, flags, false, bst_part_begin(part, n_parts, n_cells),
-                 bst_part_begin(part + 1, n_parts, n_cells));
+  bst_stream_share(&s, flags, false, bst_part_begin(part, n_parts, n_cells),
+                   bst_part_begin(part + 1, n_parts, n_cells));
 }
 
 static inline void bst_residual_neuron_vector(int part, int n_parts, int n_steps, size_t n_cells,
@@ -176,8 +176,8 @@ static inline void bst_residual_neuron_vector(int part, int n_parts, int n_steps
                         .x2 = x2,
                         .spikes = spikes,
                         .neuron = bst_vec_neuron_of(flags, theta, v_reset, r)};
-  bst_stream_run(&s, flags, true, bst_part_begin(part, n_parts, n_cells),
-                 bst_part_begin(part + 1, n_parts, n_cells));
+  bst_stream_share(&s, flags, true, bst_part_begin(part, n_parts, n_cells),
+                   bst_part_begin(part + 1, n_parts, n_cells));
 }
 
 #endif  // BST_KERNELS_STREAM_NEURON_SIMD_H_
