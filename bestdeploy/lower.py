@@ -323,8 +323,8 @@ _STEPS: dict[str, Callable[[_Lowering, ir.Node], None]] = {
 def plan_arena(buffers: list[Buffer], steps: list[Step]) -> tuple[list[Buffer], int]:
     """Give every buffer an offset so that buffers alive together do not overlap.
 
-    Large buffers first, each at the lowest offset that is free over its whole life. The stream x2 of
-    a residual neuron takes the place of y (`handed_on`): one stream less at the widest point.
+    Large buffers first, each at the lowest offset that is free over its whole life. The stream x2
+    of a residual neuron takes the place of y (`handed_on`): one stream less at the widest point.
 
     Returns:
         The placed buffers and the arena's size in bytes.

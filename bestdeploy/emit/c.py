@@ -53,6 +53,9 @@ _HEAD = """\
 #if defined(BST_FREESTANDING) && !defined(BST_SCALAR_ONLY)
 #define BST_SCALAR_ONLY
 #endif
+#ifdef __clang__  // what was a header is no header here: not every file needs all of it
+#pragma clang diagnostic ignored "-Wunused-function"
+#endif
 
 """
 

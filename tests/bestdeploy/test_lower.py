@@ -158,3 +158,21 @@ def test_a_damaged_gain_leaves_the_table(small_checkpoint, gain):
     node.metadata_props["gain"] = gain
     step = next(s for s in lower.lower(model).steps if s.op == Op.VALUE_NEURON)
     assert step.params[1] == 1
+
+
+def test_x2_takes_the_place_of_y_where_nothing_else_reads_it():
+    streams = [Buffer(BufferKind.STREAM, 1, 1, 4, 32) for _ in range(7)]
+
+    def residual(y, x0, x1, x2):
+        return Step(Op.RESIDUAL_NEURON, f"r{x2}", (y, x0, x1), (x2, 6))
+
+    steps = [Step(Op.CONV_AFFINE, f"c{i}", (0,), (i,)) for i in (1, 2, 3)]
+    free = [*steps, residual(3, 1, 2, 4), Step(Op.STREAM_NEURON, "n", (4,), (5,))]
+    placed, _ = lower.plan_arena(streams, free)
+    assert placed[4].offset == placed[3].offset
+    later = [*steps, residual(3, 1, 2, 4), Step(Op.STREAM_NEURON, "n", (3,), (5,))]
+    placed, _ = lower.plan_arena(streams, later)
+    assert placed[4].offset != placed[3].offset
+    twice = [*steps, residual(3, 3, 2, 4), Step(Op.STREAM_NEURON, "n", (4,), (5,))]
+    placed, _ = lower.plan_arena(streams, twice)
+    assert placed[4].offset != placed[3].offset

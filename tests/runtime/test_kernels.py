@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import ISAS, usable_isas
-from machines import Guarded, Native, Version, emulated
+from machines import GUARD_BYTES, Guarded, Native, Version, emulated
 from programs import F, neuron_params
 
 from bestdeploy.errors import MissingToolError
@@ -146,6 +146,22 @@ def test_residual_neuron(version, rng, c, same_input):
     expected = reference.residual(y, x0, x1)
     np.testing.assert_array_equal(stream.take(), expected)
     check_spikes(out, reference.neuron(expected, params))
+
+
+@pytest.mark.parametrize("c", CHANNELS)
+def test_residual_neuron_in_the_place_of_y(version, rng, c):
+    shape, n_cells = (4, 3, 5, c), ctypes.c_size_t(15)
+    y, x0, x1 = (rng.integers(-(2 << F), 3 << F, shape).astype(np.int32) for _ in range(3))
+    for name in ("halving", "tau1.5"):
+        stream, out = Guarded(shape, np.int32), spikes_out(*shape)
+        inner = slice(GUARD_BYTES, GUARD_BYTES + stream.n_bytes)
+        stream.memory[inner] = np.frombuffer(y.tobytes(), np.uint8)
+        if not isinstance(version.machine, Native):
+            pytest.skip("memory of a call is passed once")
+        version.run("residual_neuron", 4, n_cells, c, *NEURONS[name], stream, x0, x1, stream, out)
+        expected = reference.residual(y, x0, x1)
+        np.testing.assert_array_equal(stream.take(), expected)
+        check_spikes(out, reference.neuron(expected, NEURONS[name]))
 
 
 # ---- or_pool ------------------------------------------------------------------------------------
