@@ -8,6 +8,7 @@ of them are driven from here (`engine.py`). What the numbers mean is in docs/ben
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -142,6 +143,8 @@ def bench_model(
         for row, variant in wanted:
             assert network is not None
             run.add_peer(row, variant, network)
+        if network is not None:
+            _check_belongs(network, ours)
         reference = run.reference(network) if network else None
         machine = _machine()
         say(f"measuring for {seconds:g} s")
@@ -347,6 +350,26 @@ def _float_path(model: Path, float_model: str | Path | None) -> Path:
         f"no float network beside `{model}`",
         hint="--float model.float.onnx (bestdeploy export writes it)",
     )
+
+
+def _check_belongs(network: Path, ours: runtime.Model) -> None:
+    """Refuse integer networks, and float networks of another checkpoint or other settings.
+
+    Their times would be no times of what the model replaces.
+    """
+    from bestdeploy import onnxruntime
+
+    found = onnxruntime.load(network).metadata
+    hint = "--float model.float.onnx of the same export"
+    if "stage" in found:
+        raise InputError(f"`{network}` is an integer network, expected the float one", hint=hint)
+    for key in ("source_sha256", "config"):
+        theirs, own = found.get(key), ours.meta.get(key)
+        if theirs is None or own is None:
+            continue
+        if (json.loads(theirs) if key == "config" else theirs) != own:
+            what = "another checkpoint" if key == "source_sha256" else "other settings"
+            raise InputError(f"`{network}` comes from {what} than the model", hint=hint)
 
 
 # ----------------------------------------------------------------------------- what is around it

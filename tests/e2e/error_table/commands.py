@@ -39,6 +39,11 @@ def two_at_once(model: Any) -> None:
     image.shape = type(image.shape)([2, *image.shape[1:]])
 
 
+def of_another_checkpoint(model: Any) -> None:
+    """Let a float network come from elsewhere."""
+    model.metadata_props["source_sha256"] = "0" * 64
+
+
 OWN_MODULE = """
 import torch
 
@@ -136,6 +141,19 @@ COMMAND_CASES: tuple[Case, ...] = (
         2,
         "Invalid value for '--seconds': Input should be greater than or equal to 0.1",
         "bestdeploy bench --help",
+    ),
+    Case(
+        "bench bundle --float model.onnx",
+        7,
+        "`model.onnx` is an integer network, expected the float one",
+        "--float model.float.onnx of the same export",
+    ),
+    Case(
+        "bench bundle --float changed.onnx",
+        7,
+        "`changed.onnx` comes from another checkpoint than the model",
+        "--float model.float.onnx of the same export",
+        make=changed_onnx(of_another_checkpoint, "model.float.onnx"),
     ),
     Case(
         "bench bundle --float none.float.onnx",
