@@ -48,17 +48,19 @@ typedef struct ours {
 static ours ours_make(const bst_spike_conv* k, const layer* l) {
   const int w = l->kernel;
   ours made = {.kernels = k};
-  made.rows = bench_allocate(k->rows_bytes(l->n_out, w, w, l->n_in));
-  made.theta = bench_allocate(k->theta_bytes(LAYER_STEPS, l->n_out));
-  made.scratch = bench_allocate((size_t)k->scratch_bytes(LAYER_STEPS, l->width, w, w, l->n_in));
-  k->prepare_rows(l->n_out, w, w, l->n_in, l->bits, made.rows);
-  k->prepare_theta(LAYER_STEPS, l->n_out, l->fan_in, l->u, l->w, 0, NULL, NULL, made.theta);
+  made.rows = bench_allocate(k->rows_bytes(l->n_out, w, w, l->n_in, 1));
+  made.theta = bench_allocate(k->theta_bytes(LAYER_STEPS, l->n_out, l->fan_in));
+  made.scratch =
+      bench_allocate((size_t)k->scratch_bytes(LAYER_STEPS, l->width, l->n_out, w, w, l->n_in, 1));
+  k->prepare_rows(l->n_out, w, w, l->n_in, 1, l->bits, made.rows);
+  k->prepare_theta(LAYER_STEPS, l->n_out, w, w, l->n_in, l->bits, l->u, l->w, 0, NULL, NULL,
+                   made.theta);
   return made;
 }
 
 static void ours_run(const layer* l, const ours* o, uint64_t* out) {
   o->kernels->neuron(0, 1, LAYER_STEPS, l->height, l->width, l->n_in, l->n_out, l->kernel,
-                     l->kernel, 1, l->pad, l->spikes, o->rows, o->theta, out, o->scratch);
+                     l->kernel, 1, l->pad, 0, l->spikes, o->rows, o->theta, out, o->scratch);
 }
 
 static void ours_free(ours* o) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 import re
 import shutil
 from pathlib import Path
@@ -78,7 +79,10 @@ def test_every_block_of_the_runtime_page(model, tmp_path):
     compiled, installed = tmp_path / "model.bstm", tmp_path / "opt" / "bst"
     compiled.write_bytes(lowered_bytes(model))
     expected = golden_lines(compiled)
+    frames = np.stack([frame for frame, _ in runtime.load(compiled).golden()])
+    np.savez(tmp_path / "frames.npz", images=frames)
     libraries = f"{installed}/lib"
+    path = f"{tmp_path / 'bin'}:{installed / 'bin'}:{os.environ['PATH']}"
     page = (ROOT / "runtime" / "README.md").read_text("utf-8")
     n_run = 0
     for _, text in blocks(page):
@@ -87,13 +91,13 @@ def test_every_block_of_the_runtime_page(model, tmp_path):
             assert good(f"{app} {compiled}", tmp_path) == expected
             continue
         for command in commands(text):
-            good(command, tmp_path, PYTHONPATH=str(ROOT), DESTDIR=str(tmp_path),
+            good(command, tmp_path, PYTHONPATH=str(ROOT), DESTDIR=str(tmp_path), PATH=path,
                  PKG_CONFIG_PATH=f"{libraries}/pkgconfig")  # fmt: skip
             n_run += 1
             if command.startswith("cc "):
                 done = good(f"./app {compiled}", tmp_path, LD_LIBRARY_PATH=libraries)
                 assert done == expected
-    assert n_run == 4
+    assert n_run == 6
     assert "`cc -std=c11 -O3 main.c bst.c`" in page
     good("cc -std=c11 -O3 main.c bst.c", tmp_path / "firmware")
     assert good("./a.out", tmp_path / "firmware").endswith(" golden vectors exact\n")
