@@ -80,6 +80,7 @@ def world(device: str | None = None) -> Iterator[World]:
     distributed.init_process_group("nccl" if name.startswith("cuda") else "gloo")
     try:
         yield World(distributed.get_rank(), distributed.get_world_size(), torch.device(name))
+        distributed.barrier()  # who leaves closes connections that another may still read
     finally:
         distributed.destroy_process_group()
 

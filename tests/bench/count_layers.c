@@ -61,7 +61,7 @@ static int run_twice(const bst_loaded* loaded) {
   const uint8_t* const frame = frame_of(loaded, &made);
   int64_t* const raw = malloc(n * sizeof *raw);
   if (frame == NULL || raw == NULL) return bst_complain_memory("a frame", bytes);
-  bst_session* const session = loaded->sessions[0];
+  bst_session* const session = loaded->session;
   bst_status status = bst_session_probe(session, mark_step, NULL);
   bench_mark();
   if (status == BST_OK) status = bst_session_run(session, frame, bytes, raw, n);
