@@ -1,12 +1,14 @@
 """Time of a training step against the same network with spikingjelly's neurons.
 
     python -m training.bench_step [--dim 64] [--depth 1] [--batch 32] [--amp bf16] [--compile]
+        [--compile-network] [--device cuda]
 
 One BESTformer, the same weights and images, the neurons exchanged in place for
     plain          ordinary autograd operations, step by step (the reference)
     spikingjelly   its multi-step LIF, torch backend (skipped where it is not installed)
     fused          ours: one autograd function for all T steps
     compiled       ours through torch.compile (with --compile)
+    network        the whole network through torch.compile, neurons and all (with --compile-network)
 in one process, in turns, so that a busy machine disturbs all alike. "step" is forward, loss and
 backward; the smallest of the repeated times is given, as CPU time of the process and as wall time.
 """
@@ -27,6 +29,7 @@ from training.config import AMP
 from training.engine import DTYPES
 from training.errors import ConfigError, guarded
 from training.models.bestformer import BESTformer, BESTformerConfig
+from training.models.skeleton import Network
 from training.neurons import LIF, LIFParameters, plain_lif
 
 
@@ -74,7 +77,7 @@ class Peer(nn.Module):
         return self.node(x)
 
 
-def with_neurons(model: nn.Module, make: Callable[[LIFParameters], nn.Module]) -> nn.Module:
+def with_neurons(model: Network, make: Callable[[LIFParameters], nn.Module]) -> Network:
     """Exchange every neuron of ``model`` in place."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
@@ -95,7 +98,7 @@ def step(model: nn.Module, x: Tensor, y: Tensor, amp: str = "none") -> Tensor:
     return value.detach()
 
 
-def _networks(args: argparse.Namespace) -> dict[str, nn.Module]:
+def _networks(args: argparse.Namespace) -> dict[str, Network]:
     try:
         config = BESTformerConfig(args.depth, args.dim, max(1, args.dim // 16), 4, 28, 1, 10)
     except ValueError as error:
@@ -115,6 +118,10 @@ def _networks(args: argparse.Namespace) -> dict[str, nn.Module]:
     found["fused"] = network()
     if args.compile:
         found["compiled"] = network()
+    if args.compile_network:
+        found["network"] = network()
+        for region in found["network"].regions():
+            region.compile()
     return found
 
 
@@ -128,7 +135,7 @@ def _work(args: argparse.Namespace) -> None:
     for turn in range(args.repeat + 1):  # the first turn warms up
         for name, model in models.items():
             neurons.use_compiled(name == "compiled")
-            if name == "compiled":
+            if name in ("compiled", "network"):
                 step(model, x, y, args.amp)
             began, began_wall = time.process_time(), time.perf_counter()
             losses[name] = float(step(model, x, y, args.amp))
@@ -157,7 +164,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--amp", default="none", choices=AMP)
-    parser.add_argument("--compile", action="store_true", help="also through torch.compile")
+    parser.add_argument("--compile", action="store_true", help="also with compiled neurons")
+    parser.add_argument("--compile-network", action="store_true", help="also compiled as a whole")
     return parser.parse_args(argv)
 
 

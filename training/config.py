@@ -52,18 +52,21 @@ class TrainConfig:
     ema: float = 0.0  # decay of the averaged weights that are evaluated and saved; 0 = none
     amp: str = "none"
     channels_last: bool = False
-    compile: bool = False
+    compile: bool = False  # the steps of a neuron become one loop
+    compile_network: bool = False  # the whole network is compiled: fast on CUDA, slow to start
     recompute: bool = False  # reversible encoder: memory independent of depth
     sync_bn: bool = False  # batch norms of all CUDA processes share their statistics
     bn_weight_init: float = 1.0  # gamma and beta of the batch norms that feed a neuron
     bn_bias_init: float = 0.0
-    bn_images: int = 0  # after every epoch, take the batch-norm statistics anew over this many
+    bn_images: int = 0  # before a test, take the batch-norm statistics anew over this many
+    test_every: int = 1  # epochs between tests; the last epoch is always tested
     save_every: int = 0  # seconds between resume files within an epoch; 0 = at its end alone
     seed: int = 42
 
     def __post_init__(self) -> None:
         at_least = {"epochs": 1, "batch_size": 2, "accumulate": 1, "cooldown_epochs": 0,
                     "crop_padding": 0, "bn_images": 0, "rand_augment_n": 0, "mix_off_epoch": 0,
+                    "test_every": 1,
                     "event_roll": 0, "save_every": 0, "weight_decay": 0, "clip_grad": 0,
                     "mixup": 0, "cutmix": 0, "rate_penalty": 0, "min_lr": 0, "warmup_lr": 0,
                     "warmup_epochs": 0}  # fmt: skip

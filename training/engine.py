@@ -146,6 +146,9 @@ class Trainer:
         if self.world.size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self.wrapped = nn.parallel.DistributedDataParallel(model, device_ids=ids)
+        if c.compile_network:
+            for region in model.regions():
+                region.compile()
 
     @property
     def result(self) -> Network:
@@ -273,6 +276,24 @@ class Trainer:
         return p.loss / steps, p.right / (steps * images), p.rate / steps
 
 
+@contextlib.contextmanager
+def as_deployed() -> Iterator[None]:
+    """Run what was compiled for training as it stands, in float32 with all its bits.
+
+    By default cuDNN rounds the operands of float32 convolutions to 10 bits ("TF32").
+    """
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    kept = [b.allow_tf32 for b in backends]
+    for b in backends:
+        b.allow_tf32 = False
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for b, value in zip(backends, kept, strict=True):
+            b.allow_tf32 = value
+
+
 @torch.inference_mode()
 def accuracy(
     model: Network, split: Split, world: World | None = None, batch_size: int = EVAL_BATCH
@@ -283,10 +304,11 @@ def accuracy(
     model.eval()
     right = 0
     mine = np.arange(len(split))[w.rank :: w.size]
-    for start in range(0, len(mine), batch_size):
-        index = mine[start : start + batch_size]
-        y = model(model.preprocess(np.ascontiguousarray(split.take(index))))
-        right += int((y.argmax(1).cpu().numpy() == split.labels[index]).sum())
+    with as_deployed():
+        for start in range(0, len(mine), batch_size):
+            index = mine[start : start + batch_size]
+            y = model(model.preprocess(np.ascontiguousarray(split.take(index))))
+            right += int((y.argmax(1).cpu().numpy() == split.labels[index]).sum())
     model.train(was_training)
     return w.total([right])[0] / len(split)
 
@@ -307,9 +329,10 @@ def recalibrate(model: Network, split: Split, n_images: int, batch_size: int) ->
     model.train()
     n = min(n_images, len(split))
     batch_size = min(batch_size, n)
-    for start in range(0, n - batch_size + 1, batch_size):
-        frames = split.take(np.arange(start, start + batch_size))
-        model(model.preprocess(np.ascontiguousarray(frames)))
+    with as_deployed():
+        for start in range(0, n - batch_size + 1, batch_size):
+            frames = split.take(np.arange(start, start + batch_size))
+            model(model.preprocess(np.ascontiguousarray(frames)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.train(was_training)

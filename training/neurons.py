@@ -190,14 +190,21 @@ def _flat(x: Tensor) -> Tensor:
     return x.detach().reshape(len(x), -1).contiguous().detach()
 
 
+def _wide(x: Tensor) -> Tensor:
+    """The input in the membrane's precision.
+
+    Under mixed precision it stays float32: a step of half precision near the threshold is wider
+    than the deployed arithmetic's.
+    """
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class _MultiStepLIF(torch.autograd.Function):
     """All T steps at once; only the charged membranes are kept for the backward pass."""
 
     @staticmethod
     def forward(ctx, x: Tensor, p: LIFParameters) -> Tensor:
-        # Under mixed precision the membrane stays float32: a step of half precision near the
-        # threshold is wider than the deployed arithmetic's.
-        wide = x if x.dtype == torch.float64 else x.float()
+        wide = _wide(x)
         if "forward" in _COMPILED:
             # one shape [T, n] for all, so that each kind of neuron compiles once
             h, s = _COMPILED["forward"](_flat(wide), p)
@@ -253,6 +260,8 @@ class LIF(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run all T steps of ``x`` [T, ...]."""
+        if torch.compiler.is_compiling():  # the compiler fuses the steps, and what is around them
+            return plain_lif(_wide(x), self.parameters_).to(x.dtype)
         return _MultiStepLIF.apply(x, self.parameters_)
 
     def extra_repr(self) -> str:

@@ -3,9 +3,10 @@
     python -m training.train --data fashion-mnist --data-dir DIR --config FILE.toml --out ck.pt
     torchrun --nproc-per-node 4 -m training.train ...                    several GPUs
 
-Every epoch writes OUT (weights of the last epoch, never the best on the test set), OUT with suffix
-``.resume`` (everything a run needs to go on, used by ``--resume``) and OUT with suffix ``.csv``.
-An interrupt (Ctrl-C, SIGTERM) ends after the step at hand and writes ``.resume``, too.
+Every epoch writes OUT with suffix ``.resume`` (everything a run needs to go on, used by
+``--resume``) and OUT with suffix ``.csv``; those that are tested (all, unless ``test_every`` says
+otherwise) write OUT: the weights of that epoch, never the best on the test set. An interrupt
+(Ctrl-C, SIGTERM) ends after the step at hand and writes ``.resume``, too.
 """
 
 from __future__ import annotations
@@ -46,7 +47,14 @@ CSV_FIELDS = (
     "images_per_s",
 )
 RESUME_KEYS = ("state_dict", "optimizer", "scaler", "ema", "args", "progress", "log")
-FREE_TO_CHANGE = {"save_every", "compile", "recompute", "channels_last"}  # of [train], on resuming
+FREE_TO_CHANGE = {
+    "save_every",
+    "compile",
+    "compile_network",
+    "recompute",
+    "channels_last",
+    "test_every",
+}  # of [train], on resuming
 
 
 def check_together(
@@ -71,6 +79,11 @@ def check_together(
         raise UnsupportedError(
             "rate_penalty needs the spikes that recompute does not keep",
             hint="set recompute = false",
+        )
+    if c.compile_network and (c.recompute or c.rate_penalty):
+        raise UnsupportedError(
+            "compile_network excludes recompute and rate_penalty",
+            hint="set compile = true instead, which compiles the neurons alone",
         )
     if distill is not None and not getattr(model, "two_heads", False):
         raise ConfigError(
@@ -293,16 +306,19 @@ def run(
         while p.epoch < c.epochs + c.cooldown_epochs:
             tick = progress(p, len(train)) if progress and w.first else lambda n, loss: None
             loss, train_accuracy, rate = trainer.epoch(train, p, tick=tick, pause=pause)
-            if c.bn_images:
+            done = p.epoch + 1 >= c.epochs + c.cooldown_epochs
+            ends = done or (stop_after is not None and p.epoch + 1 - began_at >= stop_after)
+            tested = ends or (p.epoch + 1) % c.test_every == 0
+            if tested and c.bn_images:
                 engine.recalibrate(trainer.result, train, c.bn_images, c.batch_size)
-            test_accuracy = engine.accuracy(trainer.result, test, w)
+            test_accuracy = engine.accuracy(trainer.result, test, w) if tested else None
             log.append(
                 {
                     "epoch": p.epoch,
                     "lr": trainer.optimizer.param_groups[0]["lr"],
                     "train_loss": round(loss, 5),
                     "train_accuracy": round(train_accuracy, 5),
-                    "test_accuracy": test_accuracy,
+                    "test_accuracy": test_accuracy if tested else "",
                     "firing_rate": round(rate, 5) if c.rate_penalty else "",
                     "seconds": round(p.seconds, 1),
                     "images_per_s": round(len(train) / p.seconds, 1),
@@ -311,14 +327,14 @@ def run(
             epoch = p.epoch
             p = engine.Progress(epoch + 1)
             if w.first:
-                arch = f"{args['family']}_{model_config.depth}_{model_config.dim}"
-                state = trainer.result.state_dict()
-                checkpoint.save(out, state, args, epoch=epoch, metric=test_accuracy, arch=arch)
+                if tested:
+                    arch = f"{args['family']}_{model_config.depth}_{model_config.dim}"
+                    state = trainer.result.state_dict()
+                    checkpoint.save(out, state, args, epoch=epoch, metric=test_accuracy, arch=arch)
                 _write_log(out.with_suffix(".csv"), log)
             save_resume()
             saved_at = time.monotonic()
-            done = p.epoch >= c.epochs + c.cooldown_epochs
-            if (stop_after is not None and p.epoch - began_at >= stop_after) or done:
+            if ends:
                 break
             pause(p)
     return trainer.result.eval()

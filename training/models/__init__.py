@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from training import checkpoint
 from training.errors import CheckpointError
-from training.models import bestformer, spikingformer
+from training.models import bestformer, convnet, spikingformer
 from training.models.skeleton import Network
 
-FAMILIES = {module.Config.FAMILY: module for module in (bestformer, spikingformer)}
+FAMILIES = {module.Config.FAMILY: module for module in (bestformer, spikingformer, convnet)}
 
 
 def restore(ckpt: dict, where: str) -> Network:

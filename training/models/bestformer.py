@@ -132,6 +132,15 @@ class BESTformer(Network):
         if config.two_heads or config.reads == "distillation":
             self.head2 = self._linear()
 
+    def regions(self) -> Iterator[nn.Module]:
+        """The tokenizer, and blocks as ``walk`` calls them: whole, or branch by branch."""
+        yield self.patch_embed
+        for block in self.block:
+            if self.config.residual == "plain":
+                yield from (block.attn, block.mlp)
+            else:
+                yield block
+
     def streams(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The pair of streams [T, B, D, H', W'] that the heads read."""
         if self.recompute and torch.is_grad_enabled():

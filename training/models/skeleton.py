@@ -278,11 +278,19 @@ class MLP(nn.Module):
 class Network(nn.Module):
     """Input handling that every family shares."""
 
+    patch_embed: nn.Module
+    block: nn.ModuleList
+
     def __init__(self, config: SkeletonConfig) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("mean", torch.zeros(config.channels), persistent=False)
         self.register_buffer("std", torch.ones(config.channels), persistent=False)
+
+    def regions(self) -> Iterator[nn.Module]:
+        """The parts that are compiled one by one; equal blocks share what is compiled."""
+        yield self.patch_embed
+        yield from self.block
 
     def _linear(self) -> nn.Linear:
         head = nn.Linear(self.config.dim, self.config.classes)
