@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from training.neurons import LIF  # noqa: E402
+from training.neurons import LIF, LIFParameters  # noqa: E402
 
 HARD = {"tau": 2.0, "v_threshold": 1.0, "reset": "hard"}
 SOFT = {"tau": 2.0, "v_threshold": 1.0, "reset": "soft"}
@@ -130,3 +130,28 @@ def test_no_state_dict_keys_and_no_memory_between_calls():
 def test_bad_constants_are_refused(kwargs):
     with pytest.raises(ValueError, match=r"tau|reset|finite"):
         LIF(**kwargs)
+
+
+@pytest.mark.parametrize("p", [LIFParameters(), LIFParameters(reset="soft", decay_input=False)])
+def test_a_compiled_network_traces_the_neuron_as_plain_operations(p):
+    """What the compiler is given: the same spikes and gradients, without our own function."""
+    layer = LIF()
+    layer.parameters_ = p
+    seen = []
+
+    def backend(graph, example):
+        seen.append(str(graph.code))
+        return graph
+
+    compiled = torch.compile(layer, backend=backend)
+    torch.manual_seed(0)
+    a = torch.randn(4, 50, requires_grad=True)
+    b = a.detach().clone().requires_grad_()
+    weight = torch.linspace(-1, 1, 50)
+    ours, theirs = layer(a), compiled(b)
+    assert torch.equal(ours, theirs)
+    (ours * weight).sum().backward()
+    (theirs * weight).sum().backward()
+    torch.testing.assert_close(a.grad, b.grad)
+    assert len(seen) == 1
+    assert "_MultiStepLIF" not in seen[0]
