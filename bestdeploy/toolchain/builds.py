@@ -183,16 +183,18 @@ def build_ort_library(target: str | Target = "host", *, extra_flags: Sequence[st
     """
     root = sources.find_sources()
     build = _Build(find_target(target), compiler_for(target), False, tuple(extra_flags))
-    source = root / "ort" / "bst_ort.c"
+    files = sorted((root / "ort").glob("*.c"))
 
     def make(folder: Path) -> None:
-        library = _objects(build)
-        unit, output = folder / "bst_ort.o", folder / "libbst_ort.so"
-        build.run(*build.compile_flags, "-I", root / "include", "-c", source, "-o", unit)
-        build.run(*build.link_flags, *build.shared_flags(output.name), unit, library, "-o", output)
-        unit.unlink()
+        library, output = _objects(build), folder / "libbst_ort.so"
+        units = [folder / f"{file.stem}.o" for file in files]
+        for file, unit in zip(files, units, strict=True):
+            build.run(*build.compile_flags, "-I", root / "include", "-c", file, "-o", unit)
+        build.run(*build.link_flags, *build.shared_flags(output.name), *units, library, "-o", output)
+        for unit in units:
+            unit.unlink()
 
-    extra = [source, *sorted(source.parent.glob("*.h"))]
+    extra = [*files, *sorted((root / "ort").glob("*.h"))]
     key = ("ort", sources.source_hash(extra), *build.key, *build.shared_flags("libbst_ort.so"))
     return cached(key, "libbst_ort.so", make)
 
