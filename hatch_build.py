@@ -41,7 +41,7 @@ class PrebuiltLibrary(BuildHookInterface[Any]):
         record.write_text(toolchain.source_hash() + "\n")
         ort = Path(self._folder.name) / "ort.sha256"
         root = toolchain.find_sources()
-        extra = toolchain.sources.ort_sources(root, "*.[ch]")
+        extra = toolchain.sources.ort_sources(root, "*.*")
         ort.write_text(toolchain.source_hash(extra) + "\n")
         custom_ops = toolchain.build_ort_library(target)
         build_data["force_include"][str(custom_ops)] = "bestdeploy/_lib/libbst_ort.so"

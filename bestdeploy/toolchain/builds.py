@@ -107,6 +107,12 @@ class _Build:
             return (*strip, "-shared", f"-Wl,-install_name,@rpath/{name}")
         return (*strip, "-shared", f"-Wl,-soname,{name}")
 
+    def exported(self, folder: Path) -> tuple[str, ...]:
+        """Return the flags that hide all but the symbol that ONNX Runtime looks up."""
+        if platform.system() == "Darwin" and not self.target.machine:
+            return ("-Wl,-exported_symbol,_RegisterCustomOps",)
+        return (f"-Wl,--version-script={folder / 'exports.map'}",)
+
     def run(self, *arguments: str | Path) -> None:
         """Run the compiler; its complaint becomes the error."""
         _execute([*self.compiler.command, *map(str, arguments)], self.environment())
@@ -184,16 +190,15 @@ def build_ort_library(target: str | Target = "host", *, extra_flags: Sequence[st
     """
     root = sources.find_sources()
     build = _Build(find_target(target), compiler_for(target), False, tuple(extra_flags))
-    files, extra = sources.ort_sources(root), sources.ort_sources(root, "*.[ch]")
+    files, extra = sources.ort_sources(root), sources.ort_sources(root, "*.*")
 
     def make(folder: Path) -> None:
         library, output = _objects(build), folder / "libbst_ort.so"
         units = [folder / f"{file.stem}.o" for file in files]
         for file, unit in zip(files, units, strict=True):
             build.run(*build.compile_flags, "-I", root / "include", "-c", file, "-o", unit)
-        build.run(
-            *build.link_flags, *build.shared_flags(output.name), *units, library, "-o", output
-        )
+        parts = (*build.shared_flags(output.name), *build.exported(root / "ort"), *units, library)
+        build.run(*build.link_flags, *parts, "-o", output)
         for unit in units:
             unit.unlink()
 
@@ -303,7 +308,7 @@ def ort_library() -> Path:
     Raises:
         MissingToolError: it has to be built, and there is no compiler or it fails.
     """
-    digest = sources.source_hash(sources.ort_sources(sources.find_sources(), "*.[ch]"))
+    digest = sources.source_hash(sources.ort_sources(sources.find_sources(), "*.*"))
     return _prebuilt("libbst_ort.so", "ort.sha256", digest) or build_ort_library("host")
 
 

@@ -75,6 +75,7 @@ typedef struct bst_ort_op {
   const bst_op* step;  ///< what runs it
   uint8_t max_steps;   ///< 0: the name has no number of steps
   uint8_t attributes;
+  const char* inputs[ORT_MAX_INPUTS];  ///< names, NULL behind the last
   bst_ort_port constants[ORT_MAX_OP_CONSTANTS];
   /// Turn the constant inputs into constants of the step.
   OrtStatus* (*load)(const bst_ort_node* node, const bst_ort_tensor* inputs,

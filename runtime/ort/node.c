@@ -34,9 +34,11 @@ static OrtStatus* bst_ort_no_memory(const bst_ort_node* node, uint64_t bytes) {
   return bst_ort_fail(node, "no memory for %llu bytes", (unsigned long long)bytes);
 }
 
-/// A status of the runtime: its last error says what.
+/// A status of the runtime: its last error says what, after "step[0] `name`: ", which is this node.
 static OrtStatus* bst_ort_checked(const bst_ort_node* node, bst_status status) {
-  return status == BST_OK ? NULL : bst_ort_fail(node, "%s", bst_last_error());
+  if (status == BST_OK) return NULL;
+  const char *const text = bst_last_error(), *const rest = strstr(text, "`: ");
+  return bst_ort_fail(node, "%s", rest == NULL ? text : rest + 3);
 }
 
 // ---- Memory of runs -----------------------------------------------------------------------------
@@ -92,8 +94,8 @@ static OrtStatus* bst_ort_view(const bst_ort_node* node, const OrtValue* value, 
   }
   api->ReleaseTensorTypeAndShapeInfo(info);
   if (status != NULL) return status;
-  ORT_CHECK(node, tensor->rank == rank, "input %zu has %zu axes, expected %zu", port, tensor->rank,
-            rank);
+  ORT_CHECK(node, tensor->rank == rank, "`%s` has %zu axes, expected %zu",
+            node->entry->op->inputs[port], tensor->rank, rank);
   tensor->count = 1;
   for (size_t i = 0; i < rank; ++i) tensor->count *= (size_t)tensor->dims[i];
   ORT_TRY(
@@ -105,8 +107,8 @@ static OrtStatus* bst_ort_view(const bst_ort_node* node, const OrtValue* value, 
 static size_t bst_ort_n_data(const bst_ort_op* op) { return op->step->n_inputs; }
 
 size_t bst_ort_n_inputs(const bst_ort_op* op) {
-  size_t n = bst_ort_n_data(op);
-  for (int i = 0; i < ORT_MAX_OP_CONSTANTS && op->constants[i].type != 0; ++i) ++n;
+  size_t n = 0;
+  while (n < ORT_MAX_INPUTS && op->inputs[n] != NULL) ++n;
   return n;
 }
 
@@ -139,7 +141,8 @@ OrtStatus* bst_ort_add(const bst_ort_node* node, bst_ort_weights* weights, int s
   size_t at, bytes = item_bytes[type];
   for (uint32_t i = 0; i < n_dims; ++i) {
     ORT_CHECK(node, dims[i] >= 1 && dims[i] <= INT32_MAX,
-              "a constant has %lld values along an axis, must be in 1..2^31-1", (long long)dims[i]);
+              "constant %d has %lld values along an axis, must be in 1..2^31-1", slot,
+              (long long)dims[i]);
     made.dims[i] = (uint32_t)dims[i];
     const size_t side = (size_t)dims[i];
     bytes *=
@@ -269,6 +272,11 @@ static OrtStatus* bst_ort_load(const bst_ort_node* node, const OrtValue* const* 
   bst_ort_tensor inputs[ORT_MAX_OP_CONSTANTS];
   for (size_t i = 0; i < n; ++i) {
     ORT_TRY(bst_ort_view(node, values[i], n_data + i, op->constants[i].rank, &inputs[i]));
+    for (size_t k = 0; k < inputs[i].rank; ++k) {
+      ORT_CHECK(node, inputs[i].dims[k] >= 1 && inputs[i].dims[k] <= INT32_MAX,
+                "`%s` has %lld values along an axis, must be in 1..2^31-1", op->inputs[n_data + i],
+                (long long)inputs[i].dims[k]);
+    }
   }
   return op->load == NULL ? NULL : op->load(node, inputs, weights);
 }
@@ -407,6 +415,7 @@ static OrtStatus* bst_ort_read_input(const bst_ort_run* run, size_t port, bst_or
                                      size_t* n_frames, int64_t* last) {
   const bst_ort_node* const node = run->node;
   const bst_op* const step = node->entry->op->step;
+  const char* const name = node->entry->op->inputs[port];
   const bool is_image = step->input_kinds[port] == BST_KIND_IMAGE;
   const bool is_still = bst_ort_is_still(node->entry->op, (int)port);
   const OrtValue* value;
@@ -417,19 +426,19 @@ static OrtStatus* bst_ort_read_input(const bst_ort_run* run, size_t port, bst_or
   const int64_t t = is_still ? 1 : x.dims[is_image ? 1 : 0];
   bst_buffer* const b = (bst_buffer*)(uintptr_t)place->buffer;
   ORT_CHECK(node, node->entry->n_steps == 0 || is_still || t == node->entry->n_steps,
-            "input %zu has %lld time steps, expected %d", port, (long long)t, node->entry->n_steps);
+            "`%s` has %lld time steps, expected %d", name, (long long)t, node->entry->n_steps);
   for (int i = 1; i < 4; ++i) {
     ORT_CHECK(node, d[i] >= 1 && d[i] <= BST_MAX_CHANNELS,
-              "input %zu has %lld values along an axis, must be in 1..%d", port, (long long)d[i],
+              "`%s` has %lld values along an axis, must be in 1..%d", name, (long long)d[i],
               BST_MAX_CHANNELS);
   }
-  ORT_CHECK(node, t >= 1 && t <= BST_MAX_T, "input %zu has %lld time steps, must be in 1..%d", port,
+  ORT_CHECK(node, t >= 1 && t <= BST_MAX_T, "`%s` has %lld time steps, must be in 1..%d", name,
             (long long)t, BST_MAX_T);
   *b = (bst_buffer){.t = (uint32_t)t, .h = (uint32_t)d[1], .w = (uint32_t)d[2]};
   b->c = (uint32_t)d[3];
   if (step->input_kinds[port] == BST_KIND_SPIKES) {
-    ORT_CHECK(node, d[3] % 8 == 0, "input %zu has rows of %lld bytes, expected whole 64-bit words",
-              port, (long long)d[3]);
+    ORT_CHECK(node, d[3] % 8 == 0, "`%s` has rows of %lld bytes, expected whole 64-bit words", name,
+              (long long)d[3]);
     b->c = (uint32_t)d[3] * 8 <= BST_MAX_CHANNELS ? (uint32_t)d[3] * 8 : BST_MAX_CHANNELS;
   }
   place->tensor = (uint8_t*)(uintptr_t)x.data;
@@ -445,8 +454,8 @@ static OrtStatus* bst_ort_read_inputs(bst_ort_run* run, const bst_ort_weights* w
   for (size_t i = 0; i < step->n_inputs; ++i) {
     size_t n_frames;
     ORT_TRY(bst_ort_read_input(run, i, &run->places[i], &n_frames, &last[i]));
-    ORT_CHECK(node, i == 0 || n_frames == run->n_frames, "input %zu has %zu frames, input 0 %zu", i,
-              n_frames, run->n_frames);
+    ORT_CHECK(node, i == 0 || n_frames == run->n_frames, "`%s` has %zu frames, `%s` %zu",
+              node->entry->op->inputs[i], n_frames, node->entry->op->inputs[0], run->n_frames);
     run->n_frames = n_frames;
   }
   ORT_TRY(bst_ort_make_call(node, weights, &run->made));
@@ -454,8 +463,8 @@ static OrtStatus* bst_ort_read_inputs(bst_ort_run* run, const bst_ort_weights* w
     const bst_buffer* const b = &run->made.buffers[i];
     if (b->kind != BST_KIND_SPIKES) continue;
     ORT_CHECK(node, last[i] == (int64_t)bst_ort_row_bytes(b->c),
-              "input %zu has rows of %lld bytes, expected %zu of %u channels", i,
-              (long long)last[i], bst_ort_row_bytes(b->c), b->c);
+              "`%s` has rows of %lld bytes, expected %zu of %u channels",
+              node->entry->op->inputs[i], (long long)last[i], bst_ort_row_bytes(b->c), b->c);
   }
   return NULL;
 }

@@ -193,11 +193,16 @@ static OrtStatus* bst_ort_load_stem(const bst_ort_node* node, const bst_ort_tens
 /// w, theta: every channel goes in as one with a table of its own.
 static OrtStatus* bst_ort_load_conv_neuron(const bst_ort_node* node, const bst_ort_tensor* inputs,
                                            bst_ort_weights* weights) {
-  const bst_ort_tensor* const theta = &inputs[1];
+  const bst_ort_tensor *const w = &inputs[0], *const theta = &inputs[1];
+  const int64_t n_steps = node->entry->n_steps, expected = n_steps * (n_steps + 1) / 2;
   const size_t n_rows = (size_t)theta->dims[0], n = (size_t)theta->dims[1];
   const int64_t turned[] = {theta->dims[1], theta->dims[0]};
   uint8_t* out;
-  ORT_TRY(bst_ort_load_bits(node, weights, &inputs[0]));
+  ORT_CHECK(node, theta->dims[0] == expected, "`theta` is [%lld, %lld], expected [%lld, O]",
+            (long long)theta->dims[0], (long long)theta->dims[1], (long long)expected);
+  ORT_CHECK(node, theta->dims[1] == w->dims[0], "`theta` has %lld channels, `w` %lld",
+            (long long)theta->dims[1], (long long)w->dims[0]);
+  ORT_TRY(bst_ort_load_bits(node, weights, w));
   for (int slot = 1; slot <= 2; ++slot) {
     ORT_TRY(bst_ort_add(node, weights, slot, BST_CONST_I32, 1, turned, &out));
     memset(out, 0, 4 * n);
@@ -424,6 +429,7 @@ const bst_ort_op bst_ort_ops[] = {
         .step = &bst_op_stem_neuron,
         .max_steps = BST_MAX_T,
         .attributes = ORT_WINDOW,
+        .inputs = {"image", "limbs", "bias", "row_class", "col_class", "shift", "first"},
         .constants = {{I8, 5}, {I64, 3}, {I64, 1}, {I64, 1}, {I64, 1}, {I32, 1}},
         .load = bst_ort_load_stem,
         .smallest = bst_ort_smallest_stem,
@@ -434,6 +440,7 @@ const bst_ort_op bst_ort_ops[] = {
         .step = &bst_op_stem_neuron,
         .max_steps = BST_MAX_T,
         .attributes = ORT_WINDOW | ORT_NEURON,
+        .inputs = {"image", "limbs", "bias", "row_class", "col_class", "shift"},
         .constants = {{I8, 5}, {I64, 3}, {I64, 1}, {I64, 1}, {I64, 1}},
         .load = bst_ort_load_stem,
         .smallest = bst_ort_smallest_stem,
@@ -443,6 +450,7 @@ const bst_ort_op bst_ort_ops[] = {
         .name = "SpikeOrPool",
         .step = &bst_op_or_pool,
         .attributes = ORT_POOL,
+        .inputs = {"spikes"},
         .smallest = bst_ort_smallest_pool,
         .shape = bst_ort_shape_pool,
     },
@@ -451,6 +459,7 @@ const bst_ort_op bst_ort_ops[] = {
         .step = &bst_op_conv_neuron,
         .max_steps = BST_MAX_CONV_NEURON_T,
         .attributes = ORT_WINDOW | ORT_IN_CHANNELS,
+        .inputs = {"spikes", "w", "theta"},
         .constants = {{U8, 4}, {I32, 2}},
         .load = bst_ort_load_conv_neuron,
         .smallest = bst_ort_smallest_conv,
@@ -460,6 +469,7 @@ const bst_ort_op bst_ort_ops[] = {
         .name = "SpikeConvAffine",
         .step = &bst_op_conv_affine,
         .attributes = ORT_WINDOW | ORT_IN_CHANNELS,
+        .inputs = {"spikes", "w", "whole", "fraction", "shift"},
         .constants = {{U8, 4}, {I32, 1}, {I16, 1}, {I32, 1}},
         .load = bst_ort_load_conv_affine,
         .smallest = bst_ort_smallest_conv,
@@ -470,6 +480,7 @@ const bst_ort_op bst_ort_ops[] = {
         .step = &bst_op_stream_neuron,
         .max_steps = BST_MAX_T,
         .attributes = ORT_NEURON,
+        .inputs = {"x"},
         .shape = bst_ort_shape_stream,
     },
     {
@@ -477,6 +488,7 @@ const bst_ort_op bst_ort_ops[] = {
         .step = &bst_op_residual_neuron,
         .max_steps = BST_MAX_T,
         .attributes = ORT_NEURON,
+        .inputs = {"y", "x0", "x1"},
         .shape = bst_ort_shape_stream,
     },
     {
@@ -484,6 +496,7 @@ const bst_ort_op bst_ort_ops[] = {
         .step = &bst_op_score_neuron,
         .max_steps = BST_MAX_T,
         .attributes = ORT_HEADS | ORT_FIRST,
+        .inputs = {"q", "k"},
         .shape = bst_ort_shape_scores,
     },
     {
@@ -491,6 +504,7 @@ const bst_ort_op bst_ort_ops[] = {
         .step = &bst_op_score_neuron,
         .max_steps = BST_MAX_T,
         .attributes = ORT_HEADS | ORT_BITS | ORT_NEURON,
+        .inputs = {"q", "k"},
         .shape = bst_ort_shape_scores,
     },
     {
@@ -498,6 +512,7 @@ const bst_ort_op bst_ort_ops[] = {
         .step = &bst_op_value_neuron,
         .max_steps = BST_MAX_T,
         .attributes = ORT_HEADS | ORT_NEURON,
+        .inputs = {"attention", "v", "table"},
         .constants = {{I32, 3}},
         .load = bst_ort_load_table,
         .smallest = bst_ort_smallest_values,
@@ -508,6 +523,7 @@ const bst_ort_op bst_ort_ops[] = {
         .step = &bst_op_key_value_neuron,
         .max_steps = BST_MAX_T,
         .attributes = ORT_HEADS | ORT_FIRST,
+        .inputs = {"k", "v"},
         .shape = bst_ort_shape_key_values,
     },
     {
@@ -515,6 +531,7 @@ const bst_ort_op bst_ort_ops[] = {
         .step = &bst_op_key_value_neuron,
         .max_steps = BST_MAX_T,
         .attributes = ORT_HEADS | ORT_BITS | ORT_NEURON,
+        .inputs = {"k", "v"},
         .shape = bst_ort_shape_key_values,
     },
     {
@@ -522,6 +539,7 @@ const bst_ort_op bst_ort_ops[] = {
         .step = &bst_op_query_value_neuron,
         .max_steps = BST_MAX_T,
         .attributes = ORT_HEADS | ORT_NEURON,
+        .inputs = {"q", "attention", "table"},
         .constants = {{I32, 3}},
         .load = bst_ort_load_table,
         .smallest = bst_ort_smallest_query_values,
@@ -531,6 +549,7 @@ const bst_ort_op bst_ort_ops[] = {
         .name = "SpikeReadOut",
         .step = &bst_op_readout,
         .attributes = ORT_Q | ORT_IN_CHANNELS,
+        .inputs = {"x2", "x1", "spikes", "w", "whole", "fraction", "shift", "v0", "v1", "constant"},
         .constants = {{U8, 4}, {I32, 1}, {I16, 1}, {I64, 1}, {I32, 2}, {I32, 2}, {I64, 1}},
         .load = bst_ort_load_readout,
         .smallest = bst_ort_smallest_readout,
@@ -540,6 +559,7 @@ const bst_ort_op bst_ort_ops[] = {
         .name = "ResidualReadOut",
         .step = &bst_op_residual_readout,
         .attributes = ORT_Q,
+        .inputs = {"y", "x0", "x1", "v", "constant"},
         .constants = {{I32, 2}, {I64, 1}},
         .load = bst_ort_load_residual_readout,
         .smallest = bst_ort_smallest_residual_readout,
