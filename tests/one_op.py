@@ -119,11 +119,12 @@ def with_broken_bodies(model: ir.Model, *names: str) -> bytes:
     proto = ir.to_proto(model)
     for function in proto.functions:
         if not names or function.name in names:
-            _break(function)
+            break_body(function)
     return proto.SerializeToString()
 
 
-def _break(function: onnx.FunctionProto) -> None:
+def break_body(function: onnx.FunctionProto) -> None:
+    """Make the last output of a function body x wrong: !x."""
     port = function.output[-1]
     (last,) = [n for n in function.node if port in n.output]
     last.output[list(last.output).index(port)] = "unbroken"
