@@ -414,11 +414,9 @@ else, with PKG_CONFIG_PATH=<this folder>/lib/pkgconfig:
     cc app.c $(pkg-config --cflags bst) lib/libbst.a -pthread -o app
 
 Where ONNX Runtime (1.17 or later) is at home already, lib/libbst_ort.so runs the model.onnx that
-this bundle was compiled from with the same kernels:
-
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("bestdeploy.threads", "1")    # those that share each layer
-    options.register_custom_ops_library("lib/libbst_ort.so")       # C: RegisterCustomOpsLibrary_V2
+this bundle was compiled from with the same kernels, as custom ops. Register it with the session
+options: register_custom_ops_library(path) in Python, RegisterCustomOpsLibrary_V2 in C. Set before,
+the session config entry bestdeploy.threads says how many of the session's threads share a layer.
 
 The folder may be moved. manifest.json lists the SHA-256 of every file.
 """

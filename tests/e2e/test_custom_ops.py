@@ -52,7 +52,7 @@ def test_run_gives_the_integers_of_every_engine(exported, capsys):
     for engine in ("c", "ort", "std", "reference"):
         words = [f"{exported}/model.onnx", f"{exported}/frames.npz", "--engine", engine, "--json"]
         assert cli.main(["run", *words]) == 0
-        frames = json.loads(capsys.readouterr().out)["frames"]
+        frames = json.loads(capsys.readouterr().out)["result"]["frames"]
         raw[engine] = [frame["raw"] for frame in frames]
     assert len(raw["c"]) == 5
     assert all(found == raw["c"] for found in raw.values())
@@ -76,9 +76,9 @@ def test_verify_compares_the_kernels_spike_by_spike(exported, capsys):
     model, frames = f"{exported}/model.onnx", f"{exported}/frames.npz"
     words = [f"ort:{model}", "--against", f"reference:{model}", "--data", frames, "--json"]
     assert cli.main(["verify", *words]) == 0
-    report = json.loads(capsys.readouterr().out)
+    report = json.loads(capsys.readouterr().out)["result"]
     assert report["n_raw_different"] == 0 and report["n_frames"] == 5
-    assert "our kernels" in report["a"]
+    assert "our kernels" in report["forms"][0]
     assert len(report["layers"]) > 10
 
 
