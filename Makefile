@@ -70,7 +70,7 @@ bench-arm: $(STAMP) tools ## executed instructions on ARM, emulated, layer by la
 
 ort-arm: $(STAMP) tools ## the custom ops in ONNX Runtime for arm64, emulated; gets 190 MB into build/
 	test -e build/arm64-python/done || $(BIN)/python tests/e2e/arm64_python.py build/arm64-python
-	$(BIN)/python -m pytest -m slow -s -q tests/e2e/test_custom_ops.py -k arm64
+	$(BIN)/python -m pytest -m slow -s -q tests/e2e/test_onnxruntime_matrix.py -k arm64
 	@echo "next: make check"
 
 wheel: $(STAMP) ## dist/: a pure wheel, and one with the runtime's library for this machine

@@ -197,8 +197,8 @@ def build_ort_library(target: str | Target = "host", *, extra_flags: Sequence[st
         units = [folder / f"{file.stem}.o" for file in files]
         for file, unit in zip(files, units, strict=True):
             build.run(*build.compile_flags, "-I", root / "include", "-c", file, "-o", unit)
-        parts = (*build.shared_flags(output.name), *build.exported(root / "ort"), *units, library)
-        build.run(*build.link_flags, *parts, "-o", output)
+        flags = (*build.shared_flags(output.name), *build.exported(root / "ort"))
+        build.run(*build.link_flags, *flags, *units, library, "-o", output)
         for unit in units:
             unit.unlink()
 

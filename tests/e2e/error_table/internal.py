@@ -20,7 +20,7 @@ INTERNAL: tuple[Internal, ...] = (
     Internal(
         "onnxruntime.py:register",
         "",
-        "needs an onnxruntime before 1.17; tests/e2e/test_custom_ops.py runs one",
+        "needs an onnxruntime before 1.17; tests/e2e/test_onnxruntime_matrix.py runs one",
     ),
     Internal("toolchain/builds.py:build_program", "", PYTHON),
     Internal("ops/definition.py:Op.op_type", "", "importers check T first"),
