@@ -8,7 +8,7 @@ TOOLS := qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-li
   libc6-dev-armhf-cross qemu-user qemu-system-arm cmake ninja-build pkg-config
 C_FILES = $(shell find runtime tests/bench -name '*.[ch]' 2>/dev/null)
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all large bench bench-kernels bench-arm wheel check format tools clean
+.PHONY: help demo test test-all large bench bench-kernels bench-arm ort-arm wheel check format tools clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -66,6 +66,11 @@ bench-kernels: $(STAMP) ## kernels against dense rivals and the limits of this c
 
 bench-arm: $(STAMP) tools ## executed instructions on ARM, emulated, layer by layer; never time
 	$(BIN)/python tests/bench/arm.py
+	@echo "next: make check"
+
+ort-arm: $(STAMP) tools ## the custom ops in ONNX Runtime for arm64, emulated; gets 190 MB into build/
+	test -e build/arm64-python/done || $(BIN)/python tests/e2e/arm64_python.py build/arm64-python
+	$(BIN)/python -m pytest -m slow -s -q tests/e2e/test_onnxruntime_matrix.py -k arm64
 	@echo "next: make check"
 
 wheel: $(STAMP) ## dist/: a pure wheel, and one with the runtime's library for this machine

@@ -1,11 +1,11 @@
-"""Build hook: a wheel that carries the runtime's library, so that it needs no C compiler.
+"""Build hook: a wheel that carries the runtime's libraries, so that it needs no C compiler.
 
     BESTDEPLOY_PREBUILT=1 pip wheel . --no-deps        for this machine's architecture
     BESTDEPLOY_PREBUILT=arm pip wheel . --no-deps      for another row of the target table
 
 Without the variable the wheel is pure Python, any platform, and the library is compiled at first
-use. The library lies in bestdeploy/_lib beside the hash of the sources it was built from; it is
-used only while the sources in the wheel have this hash.
+use. The library and that of the custom ops lie in bestdeploy/_lib, each beside the hash of the
+sources it was built from; it is used only while the sources in the wheel have this hash.
 """
 
 from __future__ import annotations
@@ -39,11 +39,19 @@ class PrebuiltLibrary(BuildHookInterface[Any]):
         self._folder = tempfile.TemporaryDirectory()
         record = Path(self._folder.name) / "source.sha256"
         record.write_text(toolchain.source_hash() + "\n")
+        ort = Path(self._folder.name) / "ort.sha256"
+        root = toolchain.find_sources()
+        extra = toolchain.sources.ort_sources(root, "*.*")
+        ort.write_text(toolchain.source_hash(extra) + "\n")
+        custom_ops = toolchain.build_ort_library(target)
+        build_data["force_include"][str(custom_ops)] = "bestdeploy/_lib/libbst_ort.so"
+        build_data["force_include"][str(ort)] = "bestdeploy/_lib/ort.sha256"
         build_data["force_include"][str(library)] = "bestdeploy/_lib/libbst.so"
         build_data["force_include"][str(record)] = "bestdeploy/_lib/source.sha256"
         build_data["pure_python"] = False
         machine = target.machine or toolchain.host_machine()
-        build_data["tag"] = f"py3-none-{platform_tag(library.read_bytes(), machine)}"
+        content = library.read_bytes() + custom_ops.read_bytes()
+        build_data["tag"] = f"py3-none-{platform_tag(content, machine)}"
 
 
 def platform_tag(library: bytes, machine: str) -> str:

@@ -5,6 +5,7 @@ DIR/README.txt                how to copy it over and run it
 DIR/model.bstm
 DIR/bin/bst_run, bst_bench    static executables
 DIR/lib/libbst.so, libbst.a   the runtime, for your own program
+DIR/lib/libbst_ort.so         the same kernels as custom ops for ONNX Runtime
 DIR/lib/cmake, lib/pkgconfig  how CMake and pkg-config find it
 DIR/include/bst.h
 
@@ -59,6 +60,8 @@ class CompileReport:
         compiler: its version; "" where a source bundle was made without one.
         golden: "passed", "none" (the model holds no golden vectors) or "not run: <why>".
         emulator: command that ran the golden vectors; "" when this machine did it itself.
+        files: name -> size in bytes.
+        text: name -> bytes of code and constants, of programs and libraries.
     """
 
     folder: Path
@@ -69,6 +72,7 @@ class CompileReport:
     n_golden: int
     emulator: str
     files: dict[str, int] = field(default_factory=dict)
+    text: dict[str, int] = field(default_factory=dict)
 
 
 def lowered_bytes(path: str | Path) -> bytes:
@@ -149,6 +153,7 @@ def compile_bundle(
         facts = {"golden": golden, "backend": backend, "compiler": compiler}
         with _writing(folder):
             files = _describe(work, source, row, n_golden, facts)
+            sizes = {name: toolchain.text_bytes(work / name) for name in files}
     return CompileReport(
         folder=folder,
         target=row.name,
@@ -158,6 +163,7 @@ def compile_bundle(
         n_golden=n_golden,
         emulator=emulator,
         files=files,
+        text={name: size for name, size in sizes.items() if size is not None},
     )
 
 
@@ -406,6 +412,11 @@ else, with PKG_CONFIG_PATH=<this folder>/lib/pkgconfig:
 
     cc app.c $(pkg-config --cflags --libs bst) -o app     # shared: put lib/ on the run path
     cc app.c $(pkg-config --cflags bst) lib/libbst.a -pthread -o app
+
+Where ONNX Runtime (1.17 or later) is at home already, lib/libbst_ort.so runs the model.onnx that
+this bundle was compiled from with the same kernels, as custom ops. Register it with the session
+options: register_custom_ops_library(path) in Python, RegisterCustomOpsLibrary_V2 in C. Set before,
+the session config entry bestdeploy.threads says how many of the session's threads share a layer.
 
 The folder may be moved. manifest.json lists the SHA-256 of every file.
 """

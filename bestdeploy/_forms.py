@@ -6,6 +6,7 @@
 | checkpoint with `--model`   | the user's own torch module                                     |
 | .onnx, stage "spiking"      | the numpy references (dumped passes before "folded")            |
 | any other .onnx             | ONNX Runtime, by function bodies or standard ops                |
+| ort:FILE.onnx               | ONNX Runtime, by our C kernels in place of the function bodies  |
 | reference:FILE.onnx         | the numpy references                                            |
 | .bstm, bundle               | the C runtime                                                   |
 | bundle of another machine   | its bst_run under an emulator; spikes by the C runtime here     |
@@ -46,6 +47,7 @@ __all__ = [
 
 CHECKPOINTS = (".pt", ".pth", ".tar", ".safetensors", ".bin", ".ckpt")
 REFERENCE = "reference:"
+CUSTOM_OPS = "ort:"
 POOL = "or_pool"  # its spikes are those of the neuron before it
 MAX_BATCH = 16
 SPIKES_AT_ONCE = 1 << 25  # bytes of spikes that the C runtime's form may hold
@@ -194,14 +196,16 @@ class GraphForm(_OnGraph):
 
 
 class _OrtForm(_OnGraph):
-    """An .onnx file in ONNX Runtime, by its function bodies or standard ops."""
+    """An .onnx file in ONNX Runtime: function bodies or standard ops, or our C kernels."""
 
-    def __init__(self, path: Path, model: ir.Model) -> None:
-        super().__init__(f"{path} (onnxruntime)", model)
+    def __init__(self, path: Path, model: ir.Model, *, custom_ops: bool = False) -> None:
+        kernels = ", our kernels" if custom_ops else ""
+        super().__init__(f"{path} (onnxruntime{kernels})", model)
         has_ours = any(n.domain == ir.DOMAIN for n in model.graph)
         self.batch_size = min(MAX_BATCH, stages.batch_size(model)) if has_ours else MAX_BATCH
         model.graph.outputs.extend(v for v in self.values if not v.is_graph_output())
-        self._session = onnxruntime.from_bytes(ir.to_bytes(model), str(path))
+        content = ir.to_bytes(model)
+        self._session = onnxruntime.from_bytes(content, str(path), custom_ops=custom_ops)
         if "logits" not in self._session.output_names:
             raise ArtifactError(
                 f"`{path}` has outputs {self._session.output_names}, expected logits",
@@ -371,7 +375,8 @@ def _to_channel_last(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np
 def is_checkpoint(source: str | Path) -> bool:
     """Tell whether a source's name says that it is a checkpoint."""
     text, path = str(source), Path(source)
-    return not text.startswith(REFERENCE) and not path.is_dir() and path.suffix in CHECKPOINTS
+    is_onnx = text.startswith((REFERENCE, CUSTOM_OPS))
+    return not is_onnx and not path.is_dir() and path.suffix in CHECKPOINTS
 
 
 def open_form(
@@ -393,6 +398,9 @@ def open_form(
     if text.startswith(REFERENCE):
         path = Path(text.removeprefix(REFERENCE))
         return _graph_form(path, ir.load(path))
+    if text.startswith(CUSTOM_OPS):
+        path = Path(text.removeprefix(CUSTOM_OPS))
+        return _OrtForm(path, ir.load(path), custom_ops=True)
     path = Path(text)
     if path.is_dir() or path.suffix == ".bstm":
         device = open_device(path)

@@ -88,11 +88,18 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
+def _code(size: int | None) -> str | None:
+    return None if size is None else n_bytes(size)
+
+
 def print_compiled(report: CompileReport) -> None:
     """Print a bundle's files and whether it was proved by running."""
     print_table(
-        ("file", "size"),
-        [(f"{report.folder}/{name}", n_bytes(size)) for name, size in report.files.items()],
+        ("file", "size", "code"),
+        [
+            (f"{report.folder}/{name}", n_bytes(size), _code(report.text.get(name)))
+            for name, size in report.files.items()
+        ],
     )
     where = f" under {report.emulator}" if report.emulator else ""
     outcome = {"none": "the model holds none"}.get(report.golden, report.golden + where)

@@ -173,8 +173,8 @@ def _open_onnx(path: Path, engine: str, threads: int) -> Engine:
         from bestdeploy import onnxruntime
 
         file = sibling(path, "std") if engine == "std" else path
-        model = onnxruntime.load(file, threads)
-        ir.load(file)  # onnxruntime takes ops of a newer bestdeploy: they have bodies
+        has_ours = _has_our_ops(file)
+        model = onnxruntime.load(file, threads, custom_ops=engine == "ort" and has_ours)
         metadata, shape = model.metadata, model.input_shape
     if len(shape) not in (3, 4) or not all(isinstance(size, int) for size in shape):
         raise ArtifactError(
@@ -183,6 +183,20 @@ def _open_onnx(path: Path, engine: str, threads: int) -> Engine:
         )
     rules = images.rules_of(metadata)
     return Engine(engine, model, shape, rules, rules["class_names"])
+
+
+def _has_our_ops(file: Path) -> bool:
+    """Tell whether a file has ops of ours; refuse those of a newer bestdeploy.
+
+    ONNX Runtime would take these: they have bodies. What is no ONNX file it refuses itself.
+    """
+    from bestdeploy import ir
+
+    try:
+        graph = ir.load(file).graph
+    except ArtifactError:
+        return False
+    return any(node.domain == ir.DOMAIN for node in graph)
 
 
 def predict(

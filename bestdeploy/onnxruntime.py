@@ -3,11 +3,13 @@
 The packed `model.onnx` runs through its function bodies, `model.std.onnx` is the same network in
 standard ops only, `model.float.onnx` is the float network that `bench` compares with. With the
 custom-op library registered (`custom_ops=True`, or `register` on session options of your own) the
-C kernels run in place of the bodies of the ops that it knows; the integers are the same.
+C kernels run in place of the bodies; the integers are the same. ONNX Runtime then does not look at
+the bodies at all: what they compute is checked in sessions without the library.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bestdeploy import toolchain
-from bestdeploy.errors import ArtifactError, MissingToolError
+from bestdeploy.errors import ArtifactError, MissingToolError, UnsupportedModelError
 
 __all__ = ["OrtModel", "from_bytes", "load", "register"]
 
@@ -23,6 +25,8 @@ OLDEST = (1, 17)
 """First ONNX Runtime whose custom-op interface the library uses."""
 
 _MARK = "bestdeploy.custom_ops"  # session config entry: path of the registered library
+_THREADS = "bestdeploy.threads"  # session config entry that the library reads
+MAX_THREADS = 256
 
 
 class OrtModel:
@@ -80,6 +84,7 @@ def load(
     Raises:
         MissingToolError: onnxruntime is not installed, or see `register`.
         ArtifactError: the file is missing or ONNX Runtime refuses it.
+        UnsupportedModelError: the environment asks for kernels that this machine cannot run.
     """
     path = Path(path)
     if not path.is_file():
@@ -99,7 +104,9 @@ def from_bytes(
 def register(session_options: Any) -> Path:
     """Register the custom-op library with an `onnxruntime.SessionOptions`; return its path.
 
-    The library is built at first use. A second call with the same options does nothing.
+    The library is built at first use, where the package does not hold it. Its kernels share a node
+    between as many threads as `session_options.intra_op_num_threads` says at this moment. A second
+    call with the same options does nothing.
 
     Raises:
         MissingToolError: no C compiler, or this onnxruntime is older than 1.17.
@@ -108,10 +115,13 @@ def register(session_options: Any) -> Path:
     if tuple(int(part) for part in ort.__version__.split(".")[:2]) < OLDEST:
         raise MissingToolError(
             f"onnxruntime {ort.__version__} is too old for the custom ops, which need 1.17",
-            hint="pip install -U onnxruntime, or go without: model.onnx runs in any version",
+            hint="pip install -U onnxruntime, or go without: model.onnx runs in any version, and "
+            "so does model.std.onnx (--engine std)",
         )
-    library = toolchain.build_ort_library()
+    library = toolchain.ort_library()
     if not _is_registered(session_options):
+        threads = session_options.intra_op_num_threads or os.cpu_count() or 1
+        session_options.add_session_config_entry(_THREADS, str(min(threads, MAX_THREADS)))
         session_options.register_custom_ops_library(str(library))
         session_options.add_session_config_entry(_MARK, str(library))
     return library
@@ -151,6 +161,11 @@ def _open(
         session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common class of their own
         text = str(error).splitlines()[0]
+        if custom_ops and "cannot be used on this machine" in text:
+            raise UnsupportedModelError(
+                f"BESTDEPLOY_ISA={os.environ.get('BESTDEPLOY_ISA')}: {text.rpartition(': isa ')[2]}",
+                hint="unset BESTDEPLOY_ISA, or name one that this machine has",
+            ) from error
         raise ArtifactError(
             f"ONNX Runtime refuses `{path}`: {text}",
             hint="bestdeploy doctor shows its version; 1.17 and later run what export writes",

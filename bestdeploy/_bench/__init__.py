@@ -133,7 +133,8 @@ def bench_model(
     ours = runtime.load(content)
     n_golden = _verified(ours, model, say)
     source, frames = _frames(ours, data, limit)
-    network = _float_path(Path(model), float_model) if wanted else None
+    wants_float = float_model is not None or any(row.is_float for row, _ in wanted)
+    network = _float_path(Path(model), float_model) if wanted and wants_float else None
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bestdeploy-bench-")))
         (folder / "model.bstm").write_bytes(content)
@@ -141,8 +142,9 @@ def bench_model(
         run = _Run(folder / "frames.npy", threads, say, stack)
         run.add(OURS, folder / "model.bstm", str(model))
         for row, variant in wanted:
-            assert network is not None
-            run.add_peer(row, variant, network)
+            path = network if row.is_float else _graph_path(Path(model), network, ours)
+            assert path is not None
+            run.add_peer(row, variant, path)
         if network is not None:
             _check_belongs(network, ours)
         reference = run.reference(network) if network else None
@@ -352,24 +354,47 @@ def _float_path(model: Path, float_model: str | Path | None) -> Path:
     )
 
 
+def _graph_path(model: Path, network: Path | None, ours: runtime.Model) -> Path:
+    """Return model.onnx: the model itself, or the one beside it or beside the float network."""
+    if model.suffix == ".onnx":
+        return model
+    folder = model if model.is_dir() else model.parent
+    candidates = [folder / f"{model.name.removesuffix('.bstm')}.onnx", folder / "model.onnx"]
+    if network is not None:
+        candidates.append(network.with_name(network.name.removesuffix(".float.onnx") + ".onnx"))
+    for path in candidates:
+        if path.is_file():
+            _check_source(path, ours, "give the model.onnx itself as MODEL")
+            return path
+    raise InputError(
+        f"no model.onnx beside `{model}`, engine ort runs that",
+        hint="bestdeploy bench model.onnx --against ort",
+    )
+
+
 def _check_belongs(network: Path, ours: runtime.Model) -> None:
     """Refuse integer networks, and float networks of another checkpoint or other settings.
 
     Their times would be no times of what the model replaces.
     """
+    hint = "--float model.float.onnx of the same export"
+    if "stage" in _check_source(network, ours, hint):
+        raise InputError(f"`{network}` is an integer network, expected the float one", hint=hint)
+
+
+def _check_source(path: Path, ours: runtime.Model, hint: str) -> dict[str, str]:
+    """Refuse a network of another checkpoint or other settings; return its metadata."""
     from bestdeploy import onnxruntime
 
-    found = onnxruntime.load(network).metadata
-    hint = "--float model.float.onnx of the same export"
-    if "stage" in found:
-        raise InputError(f"`{network}` is an integer network, expected the float one", hint=hint)
+    found = onnxruntime.load(path).metadata
     for key in ("source_sha256", "config"):
         theirs, own = found.get(key), ours.meta.get(key)
         if theirs is None or own is None:
             continue
         if (json.loads(theirs) if key == "config" else theirs) != own:
             what = "another checkpoint" if key == "source_sha256" else "other settings"
-            raise InputError(f"`{network}` comes from {what} than the model", hint=hint)
+            raise InputError(f"`{path}` comes from {what} than the model", hint=hint)
+    return found
 
 
 # ----------------------------------------------------------------------------- what is around it

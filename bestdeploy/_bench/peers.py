@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bestdeploy import toolchain
 from bestdeploy.errors import InputError, MissingToolError, UsageError
 
 __all__ = ["COMPETITORS", "OURS", "Opened", "Peer", "import_packages", "opened", "peer"]
@@ -33,22 +34,27 @@ class Peer:
         packages: modules it imports, the first one is the engine itself.
         install: command that installs them.
         variants: returns the ways to run it here; () = there is one.
+        is_float: it runs the float network; else our model.onnx.
+        build: builds what it needs, so that no other time holds it.
     """
 
     name: str
     packages: tuple[str, ...]
     install: str
     variants: Callable[[], tuple[str, ...]] = tuple
+    is_float: bool = True
+    build: Callable[[], object] = tuple
 
     def require(self) -> None:
-        """Refuse where a package is not installed; nothing is imported.
+        """Refuse where a package or a compiler is missing; no package is imported.
 
         Raises:
-            MissingToolError: names the package.
+            MissingToolError: names the package, or see `toolchain`.
         """
         for package in self.packages:
             if importlib.util.find_spec(package) is None:
                 raise MissingToolError(f"{package} is not installed", hint=self.install)
+        self.build()
 
     @property
     def version(self) -> str | None:
@@ -71,14 +77,17 @@ def _torch_ways() -> tuple[str, ...]:
 _EXPORT = "pip install 'bestdeploy[export]'"
 _BENCH = "pip install 'bestdeploy[bench]'"
 OURS = Peer("c", (), "")
+CUSTOM_OPS = Peer("ort", ("onnxruntime",), _EXPORT, is_float=False, build=toolchain.ort_library)
 _PEERS = (
     Peer("onnxruntime", ("onnxruntime",), _EXPORT),
     Peer("onnxruntime-int8", ("onnxruntime", "onnx"), _EXPORT, _int8_routes),
     Peer("openvino", ("openvino",), _BENCH),
     Peer("openvino-f32", ("openvino",), _BENCH),
     Peer("torch", ("torch", "onnx_ir"), _EXPORT, _torch_ways),
+    CUSTOM_OPS,
 )
 COMPETITORS = tuple(row.name for row in _PEERS)
+"""Names of `--against`."""
 
 
 def peer(text: str) -> tuple[Peer, str]:
@@ -141,7 +150,7 @@ def opened(name: str, variant: str, path: Path, threads: int, shape: tuple[int, 
     Args:
         name: of the engine.
         variant: one of its variants, "" where it has one only.
-        path: the .bstm, or the float network (its quantised form for int8).
+        path: the .bstm, model.onnx, or the float network (its quantised form for int8).
         threads: threads for one frame.
         shape: of a frame, (H, W, C) or (T, H, W, C).
 
@@ -151,6 +160,8 @@ def opened(name: str, variant: str, path: Path, threads: int, shape: tuple[int, 
     """
     if name == OURS.name:
         return _ours(path, threads)
+    if name == CUSTOM_OPS.name:
+        return _onnxruntime(path, threads, shape, custom_ops=True)
     if name.startswith("onnxruntime"):
         return _onnxruntime(path, threads, shape)
     if name.startswith("openvino"):
@@ -169,17 +180,20 @@ def _ours(path: Path, threads: int) -> Opened:
     return Opened(_same, model.run, threads, f"kernels {model.isa}")
 
 
-def _onnxruntime(path: Path, threads: int, shape: tuple[int, ...]) -> Opened:
+def _onnxruntime(
+    path: Path, threads: int, shape: tuple[int, ...], *, custom_ops: bool = False
+) -> Opened:
     from bestdeploy import onnxruntime
 
-    model = onnxruntime.load(path, threads, batch=1)
+    model = onnxruntime.load(path, threads, batch=1, custom_ops=custom_ops)
     _check_shape(path, model.input_shape, shape)
+    kernels = "our kernels as custom ops, " if custom_ops else ""
     return Opened(
         model.feed,
         lambda feed: model.call(feed)[0],
         threads,
-        f"CPUExecutionProvider, all graph optimisations, batch fixed to 1, {threads} intra-op and "
-        "1 inter-op threads, sequential, spinning as by default",
+        f"{kernels}CPUExecutionProvider, all graph optimisations, batch fixed to 1, {threads} "
+        "intra-op and 1 inter-op threads, sequential, spinning as by default",
     )
 
 

@@ -8,6 +8,7 @@
     cache       the folder of everything built
     sources     where the C sources of the runtime are, and their hash
     builds      libraries and programs
+    elf         how much of a file is program
     packages    CMake and pkg-config files, and what lies in a bundle
 
 Everything built is kept under `cache_folder()` in a folder named by the SHA-256 of the sources,
@@ -27,10 +28,12 @@ from bestdeploy.toolchain.builds import (
     build_ort_library,
     build_program,
     build_static_library,
+    ort_library,
     prebuilt_library,
 )
 from bestdeploy.toolchain.cache import cache_folder
 from bestdeploy.toolchain.compilers import Compiler, compiler_for, compilers_for
+from bestdeploy.toolchain.elf import text_bytes
 from bestdeploy.toolchain.packages import Piece, bundle_files, pieces
 from bestdeploy.toolchain.sources import find_sources, runtime_version, source_hash
 from bestdeploy.toolchain.targets import (
@@ -67,6 +70,7 @@ __all__ = [
     "find_target",
     "host_machine",
     "machine_of",
+    "ort_library",
     "packages",
     "pieces",
     "prebuilt_library",
@@ -75,4 +79,5 @@ __all__ = [
     "source_hash",
     "sources",
     "targets",
+    "text_bytes",
 ]

@@ -33,6 +33,7 @@ __all__ = [
     "build_ort_library",
     "build_program",
     "build_static_library",
+    "ort_library",
     "prebuilt_library",
 ]
 
@@ -105,6 +106,12 @@ class _Build:
         if platform.system() == "Darwin" and not self.target.machine:
             return (*strip, "-shared", f"-Wl,-install_name,@rpath/{name}")
         return (*strip, "-shared", f"-Wl,-soname,{name}")
+
+    def exported(self, folder: Path) -> tuple[str, ...]:
+        """Return the flags that hide all but the symbol that ONNX Runtime looks up."""
+        if platform.system() == "Darwin" and not self.target.machine:
+            return ("-Wl,-exported_symbol,_RegisterCustomOps",)
+        return (f"-Wl,--version-script={folder / 'exports.map'}",)
 
     def run(self, *arguments: str | Path) -> None:
         """Run the compiler; its complaint becomes the error."""
@@ -183,16 +190,18 @@ def build_ort_library(target: str | Target = "host", *, extra_flags: Sequence[st
     """
     root = sources.find_sources()
     build = _Build(find_target(target), compiler_for(target), False, tuple(extra_flags))
-    source = root / "ort" / "bst_ort.c"
+    files, extra = sources.ort_sources(root), sources.ort_sources(root, "*.*")
 
     def make(folder: Path) -> None:
-        library = _objects(build)
-        unit, output = folder / "bst_ort.o", folder / "libbst_ort.so"
-        build.run(*build.compile_flags, "-I", root / "include", "-c", source, "-o", unit)
-        build.run(*build.link_flags, *build.shared_flags(output.name), unit, library, "-o", output)
-        unit.unlink()
+        library, output = _objects(build), folder / "libbst_ort.so"
+        units = [folder / f"{file.stem}.o" for file in files]
+        for file, unit in zip(files, units, strict=True):
+            build.run(*build.compile_flags, "-I", root / "include", "-c", file, "-o", unit)
+        flags = (*build.shared_flags(output.name), *build.exported(root / "ort"))
+        build.run(*build.link_flags, *flags, *units, library, "-o", output)
+        for unit in units:
+            unit.unlink()
 
-    extra = [source, *sorted(source.parent.glob("*.h"))]
     key = ("ort", sources.source_hash(extra), *build.key, *build.shared_flags("libbst_ort.so"))
     return cached(key, "libbst_ort.so", make)
 
@@ -290,10 +299,24 @@ def prebuilt_library() -> Path | None:
     A release wheel holds `_lib/libbst.so` and, in `_lib/source.sha256`, the hash of the sources it
     was built from; an edit of the sources, or a library of another machine, makes it useless.
     """
+    return _prebuilt("libbst.so", "source.sha256", sources.source_hash())
+
+
+def ort_library() -> Path:
+    """Return libbst_ort.so of this machine: the one in the package, alike, else built.
+
+    Raises:
+        MissingToolError: it has to be built, and there is no compiler or it fails.
+    """
+    digest = sources.source_hash(sources.ort_sources(sources.find_sources(), "*.*"))
+    return _prebuilt("libbst_ort.so", "ort.sha256", digest) or build_ort_library("host")
+
+
+def _prebuilt(name: str, record_name: str, digest: str) -> Path | None:
     folder = Path(__file__).resolve().parents[1] / "_lib"
-    library, record = folder / "libbst.so", folder / "source.sha256"
+    library, record = folder / name, folder / record_name
     if not (library.is_file() and record.is_file()):
         return None
     if machine_of(library) not in ("", host_machine()):
         return None
-    return library if record.read_text().strip() == sources.source_hash() else None
+    return library if record.read_text().strip() == digest else None

@@ -45,6 +45,7 @@ def pieces() -> tuple[Piece, ...]:
         *(Piece(f"bin/{name}", _program(name), executable=True) for name in builds.PROGRAMS),
         Piece("lib/libbst.so", builds.build_library, executable=True),
         Piece("lib/libbst.a", builds.build_static_library),
+        Piece("lib/libbst_ort.so", builds.build_ort_library, executable=True),
         Piece("include/bst.h", lambda _row: sources.find_sources() / "include" / "bst.h"),
         Piece("lib/cmake/bst/bstConfig.cmake", lambda _row: _template("bundle/bstConfig.cmake")),
         Piece("lib/cmake/bst/bstConfigVersion.cmake", _cmake_version),

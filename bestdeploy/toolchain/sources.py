@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bestdeploy.errors import MissingToolError
 
-__all__ = ["find_sources", "library_sources", "runtime_version", "source_hash"]
+__all__ = ["find_sources", "library_sources", "ort_sources", "runtime_version", "source_hash"]
 
 
 def find_sources() -> Path:
@@ -39,6 +39,11 @@ def runtime_version() -> str:
 def library_sources(root: Path) -> list[Path]:
     """Return the C files of the library below a runtime folder, sorted."""
     return sorted((root / "src").rglob("*.c"))
+
+
+def ort_sources(root: Path, pattern: str = "*.c") -> list[Path]:
+    """Return the files of the custom-op library below a runtime folder, sorted."""
+    return sorted((root / "ort").glob(pattern))
 
 
 def _headers(root: Path) -> list[Path]:

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
-// The part of ONNX Runtime's C ABI that bst_ort.c uses, declared here so that building the library
-// needs no header of ONNX Runtime. Its function table only ever grows at the end, so a slot keeps
-// its number; the assertions below state the numbers, tests/bestdeploy/test_onnxruntime.py compares
-// them with the public header where that is installed. Oldest version with all of it: 1.17.
+// The part of ONNX Runtime's C ABI that this folder uses, declared here so that building the
+// library needs no header of ONNX Runtime. Its function table only ever grows at the end, so a slot
+// keeps its number; the assertions below state the numbers, tests/bestdeploy/test_onnxruntime.py
+// compares them with the public header where that is installed. Oldest version with all of
+// it: 1.17.
 
 #ifndef BST_ORT_API_H_
 #define BST_ORT_API_H_
@@ -20,7 +21,10 @@ typedef enum OrtErrorCode {
 
 typedef enum OrtElementType {
   ORT_ELEMENT_UINT8 = 2,
+  ORT_ELEMENT_INT8 = 3,
+  ORT_ELEMENT_INT16 = 5,
   ORT_ELEMENT_INT32 = 6,
+  ORT_ELEMENT_INT64 = 7,
 } OrtElementType;
 
 typedef struct OrtStatus OrtStatus;
@@ -55,16 +59,25 @@ typedef struct OrtApi {
                                        const OrtValue** out);
   OrtStatus* (*KernelContext_GetOutput)(OrtKernelContext* context, size_t index,
                                         const int64_t* dims, size_t n_dims, OrtValue** out);
-  OrtUnused* slots_92[7];
+  OrtUnused* slots_92[1];
+  void (*ReleaseStatus)(OrtStatus* status);
+  OrtUnused* slots_94[5];
   void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorInfo* info);
   OrtUnused* slots_100[1];
   void (*ReleaseCustomOpDomain)(OrtCustomOpDomain* domain);
   OrtUnused* slots_102[61];
   OrtStatus* (*KernelInfoGetAttributeArray_int64)(const OrtKernelInfo* info, const char* name,
                                                   int64_t* out, size_t* n);
-  OrtUnused* slots_164[85];
+  OrtUnused* slots_164[74];
+  OrtStatus* (*GetSessionConfigEntry)(const OrtSessionOptions* options, const char* key,
+                                      char* value, size_t* bytes);
+  OrtUnused* slots_239[10];
   OrtStatus* (*KernelInfoGetConstantInput_tensor)(const OrtKernelInfo* info, size_t index,
                                                   int* is_constant, const OrtValue** out);
+  OrtUnused* slots_250[24];
+  OrtStatus* (*KernelContext_ParallelFor)(const OrtKernelContext* context,
+                                          void (*work)(void* user, size_t index), size_t total,
+                                          size_t n_batches, void* user);
 } OrtApi;
 
 #define ORT_SLOT(name, number) \
@@ -80,10 +93,13 @@ ORT_SLOT(GetTensorTypeAndShape, 65);
 ORT_SLOT(KernelInfoGetAttribute_int64, 86);
 ORT_SLOT(KernelContext_GetInput, 90);
 ORT_SLOT(KernelContext_GetOutput, 91);
+ORT_SLOT(ReleaseStatus, 93);
 ORT_SLOT(ReleaseTensorTypeAndShapeInfo, 99);
 ORT_SLOT(ReleaseCustomOpDomain, 101);
 ORT_SLOT(KernelInfoGetAttributeArray_int64, 163);
+ORT_SLOT(GetSessionConfigEntry, 238);
 ORT_SLOT(KernelInfoGetConstantInput_tensor, 249);
+ORT_SLOT(KernelContext_ParallelFor, 274);
 
 typedef struct OrtApiBase {
   const OrtApi* (*GetApi)(uint32_t version);  ///< NULL where this ONNX Runtime is older

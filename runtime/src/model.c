@@ -432,15 +432,6 @@ static bst_status bst_check_file(const void* bytes, size_t file_bytes, bst_file*
   return bst_check_steps(file);
 }
 
-void* bst_take(bst_bump* bump, uint64_t count, uint64_t item_bytes) {
-  const uint64_t bytes = bst_mul(count, item_bytes, &bump->overflow);
-  if (bytes > BST_MAX_ARENA_BYTES) bump->overflow = true;
-  if (bump->overflow) return NULL;
-  void* const piece = bump->base == NULL ? NULL : bump->base + bump->used;
-  bump->used = bst_add(bump->used, bst_align_up(bytes, BST_ALIGN), &bump->overflow);
-  return piece;
-}
-
 /// End of the buffers that are alive at a step: what lies behind is free to use.
 static uint64_t bst_alive_bytes(const bst_file* file, const bst_lifetimes* lives, uint32_t step) {
   uint64_t end = 0;

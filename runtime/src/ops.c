@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The op table, and looking up a step. What a step must look like, what is prepared for it at load
-// and which kernel runs it stands in ops_<family>.c; what holds for every op is checked here.
+// The op table, looking up a step, memory for what is laid out. What a step must look like, what is
+// prepared for it at load and which kernel runs it stands in ops_<family>.c; what holds for every
+// op is checked here.
 
 #include "ops.h"
 
@@ -118,4 +119,15 @@ bst_status bst_call_check(const bst_file* file, uint32_t index, bst_call* call) 
   BST_TRY(bst_check_buffers(call));
   if (op->has_neuron && !op->neuron_by_form) BST_TRY(bst_check_neuron(call));
   return op->check(call);
+}
+
+// ---- Laying out ---------------------------------------------------------------------------------
+
+void* bst_take(bst_bump* bump, uint64_t count, uint64_t item_bytes) {
+  const uint64_t bytes = bst_mul(count, item_bytes, &bump->overflow);
+  if (bytes > BST_MAX_ARENA_BYTES) bump->overflow = true;
+  if (bump->overflow) return NULL;
+  void* const piece = bump->base == NULL ? NULL : bump->base + bump->used;
+  bump->used = bst_add(bump->used, bst_align_up(bytes, BST_ALIGN), &bump->overflow);
+  return piece;
 }

@@ -407,6 +407,7 @@ def check_bundle(folder: Path) -> dict:
         "bin/bst_bench",
         "lib/libbst.so",
         "lib/libbst.a",
+        "lib/libbst_ort.so",
         "include/bst.h",
         "lib/cmake/bst/bstConfig.cmake",
         "lib/cmake/bst/bstConfigVersion.cmake",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from random_nets import Spec, images_of, random_checkpoint
+from one_op import OneOp, packed_net, with_broken_bodies
+from random_nets import Spec, images_of
 
-from bestdeploy import importers, ir, ops, passes, stages, toolchain
+from bestdeploy import ir, stages, toolchain
 from bestdeploy import onnxruntime as ort_room
 from bestdeploy.emit import onnx as emit_onnx
 from bestdeploy.errors import ArtifactError, MissingToolError
-from bestdeploy.importers.checkpoint import Checkpoint
 from bestdeploy.ops import arithmetic, neuron, threshold_neuron
 
 ort = pytest.importorskip("onnxruntime")
@@ -42,17 +43,14 @@ NETS = {
     "T4": Spec(seed=3, n_steps=4, dim=40, heads=5, size=12, depth=1, classes=3),
     "T4-tau1.5": Spec(seed=4, n_steps=4, dim=20, heads=4, size=8, tau=1.5),
     "T2-no-decay": Spec(seed=5, n_steps=2, dim=20, heads=2, size=8, decay_input=False),
-}
-
-
-def packed_net(spec: Spec) -> ir.Model:
-    tensors, settings = random_checkpoint(spec)
-    kept = {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
-    content = Checkpoint(kept, dict(settings), "0" * 64, Path("random"))
-    (family,) = importers.FAMILIES[:1]
-    model = family.build(content, {"checkpoint args": content.args})
-    passes.run(model)
-    return model
+    "T10": Spec(seed=6, n_steps=10, dim=24, heads=2, size=8),
+    "kv": Spec(seed=7, dim=40, heads=5, size=32, attention="kv", layout="imagenet"),
+    "kv-tau1.5": Spec(seed=8, n_steps=5, dim=24, heads=3, size=8, attention="kv", tau=1.5),
+    "paper": Spec(seed=9, n_steps=2, dim=32, heads=4, size=8, variant="paper", depth=2,
+                  decay_input=False),
+    "events": Spec(seed=10, n_steps=3, dim=24, heads=2, size=16, channels=2, events=True,
+                   layout="imagenet"),
+}  # fmt: skip
 
 
 def op_types(content: bytes) -> list[str]:
@@ -66,7 +64,7 @@ def test_a_network_gives_the_same_logits_with_and_without_the_library(name):
     content = emit_onnx.function_model(model)
     found = {t.rpartition("_T")[0] for t in op_types(content)}
     assert "ResidualNeuron" in found
-    assert ("SpikeConvNeuron" in found) == (spec.tau == 2.0)
+    assert ("SpikeConvNeuron" in found) == (spec.tau == 2.0 and spec.n_steps <= 8)
     frames = images_of(spec, 3)
     expected = stages.run(model, frames)
     with_library = ort_room.from_bytes(content, name, custom_ops=True)
@@ -80,44 +78,6 @@ def test_a_network_gives_the_same_logits_with_and_without_the_library(name):
 
 
 # ---- single ops ---------------------------------------------------------------------------------
-
-
-class OneOp:
-    """A model of one node; arrays in `constants` are initialisers, the others graph inputs."""
-
-    def __init__(self, name, n_steps, arrays, attrs, constants=()):
-        self.op = ops.OPS[name]
-        self.op_type, self.arrays = self.op.op_type(n_steps), arrays
-        self.expected = self.op.run(list(arrays.values()), n_steps, attrs)
-        b = ir.Builder()
-        values = {
-            k: b.initializer(k, a)
-            if k in constants
-            else ir.typed_value(k, a.dtype, [f"{k}{i}" for i in range(a.ndim)])
-            for k, a in arrays.items()
-        }
-        made = b.op(
-            self.op_type,
-            *values.values(),
-            domain=ir.DOMAIN,
-            output_names=list(self.op.outputs),
-            **attrs,
-        )
-        outputs = [made] if len(self.op.outputs) == 1 else list(made)
-        for value, array in zip(outputs, self.expected, strict=True):
-            ir.set_type(value, array.dtype, [f"{value.name}{i}" for i in range(array.ndim)])
-        inputs = [v for k, v in values.items() if k not in constants]
-        self.model = ir.new_model(b, inputs, outputs, name="one", metadata={})
-        stages.attach_functions(self.model)
-        self.feed = {k: a for k, a in arrays.items() if k not in constants}
-
-    def session(self, content=None, *, custom_ops=True):
-        content = content or ir.to_bytes(self.model)
-        return ort_room.from_bytes(content, self.op_type, custom_ops=custom_ops).session
-
-    def check(self, session, feed=None):
-        for got, wanted in zip(session.run(None, feed or self.feed), self.expected, strict=True):
-            np.testing.assert_array_equal(got, wanted)
 
 
 def conv_op(c_in, c_out, kernel, *, n_steps=4, batch=2, size=(5, 4), stride=1, pad=None, seed=0,
@@ -220,43 +180,28 @@ def test_residual_neuron_steps_and_batches(n_steps, batch):
 # ---- which of the two ran -----------------------------------------------------------------------
 
 
-def break_body(model: ir.Model, op_type: str) -> bytes:
-    """Make the function body of an op give wrong spikes."""
-    proto = ir.to_proto(model)
-    (function,) = [f for f in proto.functions if f.name == op_type]
-    port = function.output[-1]
-    (last,) = [n for n in function.node if port in n.output]
-    last.output[list(last.output).index(port)] = "unbroken"
-    for op, inputs, outputs, attrs in (
-        ("Cast", ["unbroken"], ["as_bool"], {"to": 9}),
-        ("Not", ["as_bool"], ["inverted"], {}),
-        ("Cast", ["inverted"], [port], {"to": 2}),
-    ):
-        function.node.append(onnx.helper.make_node(op, inputs, outputs, **attrs))
-    return proto.SerializeToString()
-
-
 @pytest.mark.parametrize("one", (conv_op(65, 7, 3), residual_op(7)), ids=("conv", "residual"))
 def test_the_kernel_runs_and_not_the_body(one):
-    content = break_body(one.model, one.op_type)
+    content = with_broken_bodies(one.model)
     one.check(one.session(content))
     with pytest.raises(AssertionError):
         one.check(one.session(content, custom_ops=False))
 
 
-def test_a_network_runs_its_kernels():
-    spec = NETS["T2"]
+@pytest.mark.parametrize("name", NETS)
+def test_a_network_runs_its_kernels_and_no_body(name):
+    """Every op of every network has a kernel; a broken body shows only without the library."""
+    spec = NETS[name]
     model = packed_net(spec)
     frames = images_of(spec, 2)
     expected = stages.run(model, frames)["raw"]
-    stages.infer_types(model)
-    stages.attach_functions(model)
-    for op_type in ("SpikeConvNeuron_T2", "ResidualNeuron_T2"):
-        content = break_body(model, op_type)
-        raw, _ = ort_room.from_bytes(content, "broken", custom_ops=True).infer(frames)
-        np.testing.assert_array_equal(raw, expected)
-        raw, _ = ort_room.from_bytes(content, "broken").infer(frames)
-        assert (raw != expected).any()
+    content = with_broken_bodies(model)
+    others = [n.op_type for n in onnx.load_model_from_string(content).graph.node if not n.domain]
+    assert others == ["Cast", "Mul", "Cast"], "one node per layer, and logits from raw ones"
+    raw, _ = ort_room.from_bytes(content, "broken", custom_ops=True).infer(frames)
+    np.testing.assert_array_equal(raw, expected)
+    raw, _ = ort_room.from_bytes(content, "broken").infer(frames)
+    assert (raw != expected).any()
 
 
 def test_threads_share_a_session():
@@ -277,13 +222,13 @@ def cut(array, **axes):
 @pytest.mark.parametrize(
     "port, axes, message",
     (
-        ("spikes", {"a0": 3}, r"SpikeConvNeuron_T4: `spikes` is \[3, .., 16\], expected \[4"),
-        ("spikes", {"a4": 8}, r"`spikes` is \[4, .., 8\]"),
-        ("spikes", {"a2": 0}, "`spikes` has 0 x 4 cells"),
+        ("spikes", {"a0": 3}, "SpikeConvNeuron_T4: `spikes` has 3 time steps, expected 4"),
+        ("spikes", {"a4": 8}, "`spikes` has rows of 8 bytes, expected 16 of 65 channels"),
+        ("spikes", {"a2": 0}, "`spikes` has 0 values along an axis"),
         ("w", {"a0": 6}, "`theta` has 7 channels, `w` 6"),
-        ("w", {"a0": 0}, "`w` has 0 outputs"),
-        ("w", {"a1": 0}, "the window is 0 x 3"),
-        ("w", {"a1": 1}, "pads = 1, must be below the window"),
+        ("w", {"a0": 0}, "`w` has 0 values along an axis"),
+        ("w", {"a1": 0}, "`w` has 0 values along an axis"),
+        ("w", {"a1": 1}, "pad = 1, must be below the kernel size"),
         ("w", {"a3": 8}, "`w` has rows of 8 bytes, expected 16"),
         ("theta", {"a0": 9}, r"`theta` is \[9, 7\], expected \[10, O\]"),
         ("theta", {"a1": 6}, "`theta` has 6 channels, `w` 7"),
@@ -297,7 +242,7 @@ def test_wrong_shapes_of_a_conv_are_errors(port, axes, message):
 
 def test_a_window_larger_than_the_image_is_an_error():
     one = conv_op(5, 7, 3, pad=0)
-    with pytest.raises(Exception, match="`spikes` has 2 x 4 cells"):
+    with pytest.raises(Exception, match="output height or width = 0"):
         one.session().run(None, {"spikes": cut(one.arrays["spikes"], a2=2)})
 
 
@@ -330,12 +275,19 @@ def test_padding_that_differs_by_side_is_refused():
         one.session()
 
 
-@pytest.mark.parametrize("port, axes", (("x0", {"a0": 3}), ("x1", {"a4": 6}), ("y", {"a1": 1})))
-def test_wrong_shapes_of_a_residual_are_errors(port, axes):
+@pytest.mark.parametrize(
+    "port, axes, message",
+    (
+        ("x0", {"a0": 3}, "`x0` has 3 time steps, expected 4"),
+        ("x1", {"a4": 6}, "channels of a buffer = 6, must be the shape of its other buffers"),
+        ("y", {"a1": 1}, "`x0` has 2 frames, `y` 1"),
+    ),
+)
+def test_wrong_shapes_of_a_residual_are_errors(port, axes, message):
     one = residual_op(7)
-    with pytest.raises(Exception, match="must have equal shapes"):
+    with pytest.raises(Exception, match=message):
         one.session().run(None, one.feed | {port: cut(one.arrays[port], **axes)})
-    with pytest.raises(Exception, match=r"ResidualNeuron_T4: `y` is \[2, .., 7\]"):
+    with pytest.raises(Exception, match="ResidualNeuron_T4: `y` has 2 time steps, expected 4"):
         one.session().run(None, {k: cut(a, a0=2) for k, a in one.arrays.items()})
 
 
@@ -405,28 +357,59 @@ def test_one_symbol_is_exported_and_libc_is_all_it_needs(library):
     rows = [line.split() for line in text.splitlines()]
     assert [r[2] for r in rows if r[1] == "T"] == ["RegisterCustomOps"]
     needed = {r[1].partition("@")[0] for r in rows if r[0] == "U"}
-    libc = {"calloc", "free", "malloc", "memcpy", "memset", "memcmp", "snprintf", "vsnprintf"}
-    assert needed <= libc | {"__stack_chk_fail"}
+    libc = {"calloc", "free", "getenv", "malloc", "memcpy", "memset", "memcmp", "realloc"}
+    libc |= {"snprintf", "strstr", "strtol", "vsnprintf"}
+    assert needed <= libc | {"__stack_chk_fail", "__tls_get_addr", "__getauxval", "getauxval"}
 
 
-def test_the_slots_are_those_of_the_public_header(tmp_path):
-    folder = Path("/usr/include/onnxruntime")
-    header = next(iter(sorted(folder.rglob("onnxruntime_c_api.h"))), None)
+def public_header() -> Path | None:
+    """Return onnxruntime_c_api.h: the one of BESTDEPLOY_ORT_HEADER, else an installed one."""
+    given = os.environ.get("BESTDEPLOY_ORT_HEADER")
+    if given:
+        return Path(given)
+    return next(iter(sorted(Path("/usr/include/onnxruntime").rglob("onnxruntime_c_api.h"))), None)
+
+
+FIELDS = (
+    *("version", "CreateKernel", "GetName", "GetExecutionProviderType", "GetInputType"),
+    *("GetInputTypeCount", "GetOutputType", "GetOutputTypeCount", "KernelCompute"),
+    *("KernelDestroy", "GetInputCharacteristic", "GetOutputCharacteristic", "GetInputMemoryType"),
+    *("CreateKernelV2", "KernelComputeV2", "GetStartVersion", "GetEndVersion"),
+)
+CODES = {
+    "ORT_FAIL": "ORT_FAIL",
+    "ORT_INVALID_ARGUMENT": "ORT_INVALID_ARGUMENT",
+    **{
+        f"ORT_ELEMENT_{name}": f"ONNX_TENSOR_ELEMENT_DATA_TYPE_{name}"
+        for name in ("UINT8", "INT8", "INT16", "INT32", "INT64")
+    },
+}
+
+
+def test_the_declarations_are_those_of_the_public_header(tmp_path):
+    """Slots of the function table, fields of a custom op, codes of types and errors."""
+    header = public_header()
     if header is None:
-        pytest.skip(f"no onnxruntime_c_api.h under {folder} (Debian: libonnxruntime-dev)")
-    text = (toolchain.find_sources() / "ort" / "bst_ort_api.h").read_text()
+        pytest.skip("no onnxruntime_c_api.h (libonnxruntime-dev, or set BESTDEPLOY_ORT_HEADER)")
+    ours = toolchain.find_sources() / "ort" / "bst_ort_api.h"
+    text = ours.read_text()
     slots = re.findall(r"^ORT_SLOT\((\w+), (\d+)\);", text, re.MULTILINE)
-    assert len(slots) > 12
-    lines = [f'#include "{header}"', "#include <stddef.h>"]
-    lines += [
-        f'_Static_assert(offsetof(OrtApi, {name}) == {number} * sizeof(void*), "{name}");'
-        for name, number in slots
-    ]
-    lines += [
-        f'_Static_assert(offsetof(struct OrtCustomOp, {name}) == {offset}, "{name}");'
-        for name, offset in (("GetName", 16), ("KernelDestroy", 72), ("KernelComputeV2", 144))
-    ]
-    source = tmp_path / "slots.c"
-    source.write_text("\n".join(lines) + "\n")
+    table = text.partition("typedef struct OrtApi {")[2].partition("} OrtApi;")[0]
+    declared = re.findall(r"^  (?:OrtStatus\*|void) \(\*(\w+)\)", table, re.MULTILINE)
+    assert [name for name, _ in slots] == declared
+    codes = {name: int(re.search(rf"\b{name} = (\d+)", text)[1]) for name in CODES}
+    offsets = tmp_path / "ours.c"  # the two headers declare the same names: one program each
+    rows = "".join(f'  printf("{f} %zu\\n", offsetof(OrtCustomOp, {f}));\n' for f in FIELDS)
+    offsets.write_text(f'#include "{ours}"\n#include <stdio.h>\nint main(void) {{\n{rows}}}\n')
     compiler = toolchain.compiler_for("host").command
-    subprocess.run([*compiler, "-std=c11", "-c", source, "-o", tmp_path / "slots.o"], check=True)
+    subprocess.run([*compiler, "-std=c11", offsets, "-o", tmp_path / "ours"], check=True)
+    done = subprocess.run([tmp_path / "ours"], capture_output=True, text=True, check=True)
+    fields = dict(line.split() for line in done.stdout.splitlines())
+    assert len(slots) > 15 and len(fields) == len(FIELDS)
+    checks = [(f"offsetof(OrtApi, {name})", f"{n} * sizeof(void*)") for name, n in slots]
+    checks += [(f"offsetof(struct OrtCustomOp, {f})", at) for f, at in fields.items()]
+    checks += [(CODES[name], str(value)) for name, value in codes.items()]
+    lines = [f'_Static_assert({a} == {b}, "{a}");' for a, b in checks]
+    source = tmp_path / "public.c"
+    source.write_text("\n".join([f'#include "{header}"', "#include <stddef.h>", *lines]) + "\n")
+    subprocess.run([*compiler, "-std=c11", "-c", source, "-o", tmp_path / "public.o"], check=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from e2e import arm64_python
 from random_nets import Spec
 
 from bestdeploy import ir, onnxruntime, runtime, stages, toolchain
@@ -103,6 +105,8 @@ def raw_of_every_form(
         yield "bodies in onnx.reference", stages.run(graph, frames, bodies=True)["raw"]
     yield "bodies in onnxruntime", onnxruntime.load(folder / "model.onnx").infer(frames)[0]
     yield "std file in onnxruntime", onnxruntime.load(folder / "model.std.onnx").infer(frames)[0]
+    with_kernels = onnxruntime.load(folder / "model.onnx", custom_ops=True)
+    yield "custom ops in onnxruntime", with_kernels.infer(frames)[0]
     for isa in runtime.isa_names():
         yield f"C {isa}", runtime.load(folder / "model.bstm", isa=isa).run_raw(frames)
     for target in EMULATED:
@@ -112,24 +116,37 @@ def raw_of_every_form(
                 yield f"C {isa}, {target}", found
 
 
-# -- the function bodies in other places -------------------------------------------------------
+# -- ONNX Runtime in other places --------------------------------------------------------------
 
+FORMS = ("library", "bodies", "std")
 ELSEWHERE = """
 import pathlib, sys, numpy as np, onnxruntime
-n = 0
-for folder in map(pathlib.Path, sys.argv[1:]):
+library, forms, *folders = sys.argv[1:]
+found = dict.fromkeys(forms.split(","), 0)
+for folder in map(pathlib.Path, folders):
     held = np.load(folder / "held.npz")
-    for name in ("model.onnx", "model.std.onnx"):
-        session = onnxruntime.InferenceSession(folder / name)
-        (raw,) = session.run(["raw"], {"image": held["frames"]})
-        assert np.array_equal(raw, held["raw"]), (folder, name)
-        n += 1
-print(n, "files in onnxruntime", onnxruntime.__version__)
+    frames, wanted = held["frames"], held["raw"]
+    for form in found:
+        options = onnxruntime.SessionOptions()
+        if form == "library":
+            options.register_custom_ops_library(library)
+        name = folder / ("model.std.onnx" if form == "std" else "model.onnx")
+        session = onnxruntime.InferenceSession(str(name), options)
+        for n in {1, len(frames)}:
+            (raw,) = session.run(["raw"], {"image": frames[:n]})
+            assert np.array_equal(raw, wanted[:n]), (folder, form, n)
+        found[form] += 1
+print(", ".join(f"{n} files by {form}" for form, n in found.items()), end=" ")
+print("in onnxruntime", onnxruntime.__version__)
 """
+ARM64_PYTHON = Path(
+    os.environ.get("BESTDEPLOY_ARM64_PYTHON")
+    or Path(__file__).resolve().parents[2] / "build" / "arm64-python"
+)
 
 
 def hold(folder: Path, frames: np.ndarray) -> None:
-    """Keep frames and the raw logits of the reference for `bodies_elsewhere`."""
+    """Keep frames and the raw logits of the reference for `elsewhere`."""
     raw = stages.run(ir.load(folder / "model.onnx"), frames)["raw"]
     np.savez(folder / "held.npz", frames=frames, raw=raw)
 
@@ -146,45 +163,71 @@ def _haswell() -> list[str] | None:
 
 
 def missing_elsewhere() -> str | None:
-    """Say what `bodies_elsewhere` leaves out here, None where it does all."""
+    """Say what `elsewhere` leaves out here, None where it does all."""
     reasons = []
     if _haswell() is None:
-        reasons.append(f"no bodies on a Haswell: no {' or '.join(EMULATORS)} on an x86-64 machine")
+        reasons.append(f"nothing on a Haswell: no {' or '.join(EMULATORS)} on an x86-64 machine")
     if sys.version_info >= NO_WHEEL_FROM:
         version = ".".join(map(str, sys.version_info[:2]))
-        reasons.append(f"no bodies in {OLDEST[0]}: it has no wheel for Python {version}")
+        reasons.append(f"nothing in {OLDEST[0]}: it has no wheel for Python {version}")
+    if (reason := why_no_arm64()) is not None:
+        reasons.append(reason)
     return "; ".join(reasons) or None
 
 
-def bodies_elsewhere(
+def why_no_arm64() -> str | None:
+    """Return why ONNX Runtime for arm64 cannot be run here, None where it can."""
+    if not (ARM64_PYTHON / arm64_python.DONE).exists():
+        return "nothing in onnxruntime for arm64: `make ort-arm` gets it, 190 MB in build/"
+    return why_not("arm64")
+
+
+def elsewhere(
     folders: list[Path], environment: Path, emulated: list[Path] | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Run both ONNX files where int8 products saturate if they can, and in an old onnxruntime.
+    """Run model.onnx with and without the custom ops, and model.std.onnx, in other places.
 
     What cannot be done here is left out: `missing_elsewhere` says it.
 
-    An emulated Haswell has AVX2 and no VNNI; onnxruntime 1.17.3 is the oldest that is promised.
+    An emulated Haswell has AVX2 and no VNNI: a saturating int8 kernel would show; onnxruntime
+    1.17.3 is the oldest that is promised; arm64 is emulated.
 
     Args:
         folders: exports with `held.npz` of `hold`.
         environment: where an environment is made for the old onnxruntime.
-        emulated: the folders for the Haswell, where loading a graph of 16 steps takes minutes;
+        emulated: the folders for emulators, where loading a graph of 16 steps takes minutes;
             all of them if not given.
     """
+    library = toolchain.build_ort_library()
     command = _haswell()
     if command is not None:
-        yield "on an emulated Haswell", _run_elsewhere(command, emulated or folders)
+        yield "on an emulated Haswell", run_elsewhere(command, library, emulated or folders)
     if sys.version_info < NO_WHEEL_FROM:
-        if not environment.is_dir():
-            subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-            install = [environment / "bin" / "pip", "install", "-q", *OLDEST]
-            subprocess.run(install, check=True)
-        python = [str(environment / "bin" / "python")]
-        yield "in the oldest onnxruntime", _run_elsewhere(python, folders)
+        python = [str(old_python(environment, OLDEST))]
+        yield "in the oldest onnxruntime", run_elsewhere(python, library, folders)
+    if why_no_arm64() is None:
+        yield "on an emulated arm64", run_on_arm64(emulated or folders)
 
 
-def _run_elsewhere(python: list[str], folders: list[Path]) -> str:
-    command = [*python, "-c", ELSEWHERE, *map(str, folders)]
+def old_python(environment: Path, packages: tuple[str, ...]) -> Path:
+    """Return the Python of an environment with these packages, made where there is none."""
+    if not environment.is_dir():
+        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+        subprocess.run([environment / "bin" / "pip", "install", "-q", *packages], check=True)
+    return environment / "bin" / "python"
+
+
+def run_on_arm64(folders: list[Path]) -> str:
+    """Run all forms in ONNX Runtime for arm64, with our kernels for arm64."""
+    emulator = toolchain.find_emulator("arm64")
+    assert emulator
+    python = arm64_python.command(ARM64_PYTHON, emulator[0])
+    return run_elsewhere(python, toolchain.build_ort_library("arm64"), folders)
+
+
+def run_elsewhere(python: list[str], library: Path, folders: list[Path]) -> str:
+    """Run all forms of the exports in another Python; return what it did."""
+    command = [*python, "-c", ELSEWHERE, str(library), ",".join(FORMS), *map(str, folders)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.strip()

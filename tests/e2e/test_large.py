@@ -64,8 +64,8 @@ def check_every_form(folder: Path, frames: np.ndarray) -> None:
         names.append(form)
     print(f"0 differing raw logits on {len(frames)} frames: reference, {', '.join(names)}")
     forms.hold(folder, frames[:1])
-    for where, text in forms.bodies_elsewhere([folder], folder / "venv"):
-        print(f"0 differing raw logits of the bodies {where}: {text}")
+    for where, text in forms.elsewhere([folder], folder / "venv"):
+        print(f"0 differing raw logits {where}: {text}")
     if (reason := forms.missing_elsewhere()) is not None:
         print(reason)
 
@@ -102,7 +102,8 @@ def print_figures(folder: Path, frame: np.ndarray) -> None:
             f"load, {isa}: bst_model_init {model_init_ms(content, isa):.1f} ms (median of 10), "
             f"in Python with the file check {python_ms:.1f} ms (once)"
         )
-    bench = deploy.bench(folder / "bundle", folder / "model.float.onnx", seconds=20)
+    engines = ("ort", "onnxruntime")
+    bench = deploy.bench(folder / "bundle", folder / "model.float.onnx", engines, seconds=20)
     for row in bench.rows:
         milliseconds = f"median {row.median_us / 1e3:.1f} ms, p90 {row.p90_us / 1e3:.1f} ms"
         print(f"{row.name}: {milliseconds}, times ours {row.ratio:.2f}")

@@ -149,11 +149,10 @@ def test_the_whole_matrix(tmp_path):
     print(f"\n0 differing raw logits: {len(folders)} networks, {n_forms} forms and the reference")
     emulated = for_haswell()
     steps = sorted({forms.matrix()[i].n_steps for i in emulated})
-    print(f"bodies on an emulated Haswell: {len(emulated)} networks with T in {steps}")
-    for where, found in forms.bodies_elsewhere(
-        folders, tmp_path / "venv", [folders[i] for i in emulated]
-    ):
-        print(f"0 differing raw logits of the bodies {where}: {found}")
+    print(f"on emulators: {len(emulated)} networks with T in {steps}")
+    chosen = [folders[i] for i in emulated]
+    for where, found in forms.elsewhere(folders, tmp_path / "venv", chosen):
+        print(f"0 differing raw logits {where}: {found}")
     assert len(folders) == 40
     skip_for(forms.missing(), forms.missing_elsewhere())
 

@@ -15,6 +15,7 @@ from bestdeploy import toolchain
 ROOT = Path(__file__).parents[2] / "runtime"
 SOURCES = sorted((ROOT / "src").rglob("*.c"))
 TOOLS = sorted((ROOT / "tools").glob("*.c"))
+CUSTOM_OPS = sorted((ROOT / "ort").glob("*.c"))
 WARNINGS = (
     *("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Wstrict-prototypes"),
     *("-Wundef", "-Werror"),
@@ -35,7 +36,7 @@ COMPILERS = ("gcc", "clang", "aarch64-linux-gnu-gcc", "arm-linux-gnueabihf-gcc")
 @pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.parametrize("extra", ((), ("-DBST_NO_ERROR_TEXT",), ("-DBST_SCALAR_ONLY",)))
 def test_sources_have_no_warnings(compiler, extra):
-    compile_only(compiler, "-std=c11", *WARNINGS, *extra, *SOURCES, *TOOLS)
+    compile_only(compiler, "-std=c11", *WARNINGS, *extra, *SOURCES, *TOOLS, *CUSTOM_OPS)
 
 
 def test_header_is_cxx(tmp_path):

@@ -127,7 +127,7 @@ COMMAND_CASES: tuple[Case, ...] = (
         "bench bundle --against vax",
         2,
         "unknown --against `vax`, expected onnxruntime, onnxruntime-int8, openvino, "
-        "openvino-f32, torch",
+        "openvino-f32, torch, ort",
         "--against onnxruntime",
     ),
     Case(

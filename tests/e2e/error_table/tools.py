@@ -142,6 +142,27 @@ TOOL_CASES: tuple[Case, ...] = (
         hidden=("onnxruntime",),
     ),
     Case(
+        "run model.onnx frames.npz --engine ort",
+        3,
+        "no C compiler found (looked for $CC, cc, gcc, clang and the ziglang package)",
+        "apt install gcc   or   pip install 'bestdeploy[cross]'",
+        env=NO_TOOLS,
+        hidden=("ziglang",),
+    ),
+    Case(
+        "run model.onnx frames.npz --engine ort",
+        4,
+        "BESTDEPLOY_ISA=sse9: `sse9` cannot be used on this machine, usable: *",
+        "unset BESTDEPLOY_ISA, or name one that this machine has",
+        env={"BESTDEPLOY_ISA": "sse9"},
+    ),
+    Case(
+        "bench bundle --against ort",
+        7,
+        "no model.onnx beside `bundle`, engine ort runs that",
+        "bestdeploy bench model.onnx --against ort",
+    ),
+    Case(
         "bench model.onnx --against openvino",
         3,
         "openvino is not installed",
