@@ -84,26 +84,6 @@ static inline bst_vec bst_vec_up(bool wide, bst_vec a, int n) {
   return wide ? _mm256_sll_epi32(a, count) : _mm256_sll_epi16(a, count);
 }
 
-/// -1 where a > b, else 0
-static inline bst_vec bst_vec_greater(bool wide, bst_vec a, bst_vec b) {
-  return wide ? _mm256_cmpgt_epi32(a, b) : _mm256_cmpgt_epi16(a, b);
-}
-
-/// `yes` where a lane of the mask is -1, `no` where it is 0
-static inline bst_vec bst_vec_select(bst_vec mask, bst_vec yes, bst_vec no) {
-  return _mm256_blendv_epi8(no, yes, mask);
-}
-
-static inline bst_vec bst_vec_mul32(bst_vec a, bst_vec b) { return _mm256_mullo_epi32(a, b); }
-
-/// floor(a / 2^15), int32 lanes
-static inline bst_vec bst_vec_floor15(bst_vec a) { return _mm256_srai_epi32(a, 15); }
-
-/// 8 times int16 to int32
-static inline bst_vec bst_vec_load_16_to_32(const int16_t* from) {
-  return _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i*)(const void*)from));
-}
-
 /// uint8 lanes to `wide` lanes, in order: four vectors of int32 or two of int16.
 static inline void bst_vec_widen(bool wide, bst_vec a, bst_vec* lanes) {
   const __m128i low = _mm256_castsi256_si128(a), high = _mm256_extracti128_si256(a, 1);
@@ -147,12 +127,6 @@ static inline void bst_vec_zip32(bst_vec* a, bst_vec* b) {
   const __m256i low = _mm256_unpacklo_epi32(*a, *b);
   *b = _mm256_unpackhi_epi32(*a, *b);
   *a = low;
-}
-
-/// Eight bytes, lowest first, added to eight int32 each at `first`; stored to `list`.
-static inline void bst_vec_store_entries(uint32_t* list, uint64_t bytes, bst_vec first) {
-  const __m256i wide = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)bytes));
-  bst_vec_store(list, _mm256_add_epi32(wide, first));
 }
 
 // Words and bits.

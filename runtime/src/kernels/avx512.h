@@ -89,27 +89,6 @@ static inline bst_vec bst_vec_up(bool wide, bst_vec a, int n) {
   return wide ? _mm512_sll_epi32(a, count) : _mm512_sll_epi16(a, count);
 }
 
-/// -1 where a > b, else 0
-static inline bst_vec bst_vec_greater(bool wide, bst_vec a, bst_vec b) {
-  return wide ? _mm512_movm_epi32(_mm512_cmpgt_epi32_mask(a, b))
-              : _mm512_movm_epi16(_mm512_cmpgt_epi16_mask(a, b));
-}
-
-/// `yes` where a lane of the mask is -1, `no` where it is 0
-static inline bst_vec bst_vec_select(bst_vec mask, bst_vec yes, bst_vec no) {
-  return _mm512_ternarylogic_epi64(mask, yes, no, 0xCA);
-}
-
-static inline bst_vec bst_vec_mul32(bst_vec a, bst_vec b) { return _mm512_mullo_epi32(a, b); }
-
-/// floor(a / 2^15), int32 lanes
-static inline bst_vec bst_vec_floor15(bst_vec a) { return _mm512_srai_epi32(a, 15); }
-
-/// 16 times int16 to int32
-static inline bst_vec bst_vec_load_16_to_32(const int16_t* from) {
-  return _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i*)(const void*)from));
-}
-
 /// uint8 lanes to `wide` lanes, in order: four vectors of int32 or two of int16.
 static inline void bst_vec_widen(bool wide, bst_vec a, bst_vec* lanes) {
   if (wide) {
@@ -154,12 +133,6 @@ static inline void bst_vec_zip32(bst_vec* a, bst_vec* b) {
   const __m512i low = _mm512_unpacklo_epi32(*a, *b);
   *b = _mm512_unpackhi_epi32(*a, *b);
   *a = low;
-}
-
-/// Eight bytes, lowest first, added to the first eight int32 of `first`; stored to `list`.
-static inline void bst_vec_store_entries(uint32_t* list, uint64_t bytes, bst_vec first) {
-  const __m256i wide = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)bytes));
-  _mm256_storeu_si256((__m256i*)list, _mm256_add_epi32(wide, _mm512_castsi512_si256(first)));
 }
 
 // Words and bits.

@@ -105,31 +105,6 @@ static inline bst_vec bst_vec_up(bool wide, bst_vec a, int n) {
               : BST_FROM_U16(vshlq_u16(BST_U16(a), vdupq_n_s16((int16_t)n)));
 }
 
-/// -1 where a > b, else 0
-static inline bst_vec bst_vec_greater(bool wide, bst_vec a, bst_vec b) {
-  return wide ? BST_FROM_U32(vcgtq_s32(BST_S32(a), BST_S32(b)))
-              : BST_FROM_U16(vcgtq_s16(BST_S16(a), BST_S16(b)));
-}
-
-/// `yes` where a lane of the mask is -1, `no` where it is 0
-static inline bst_vec bst_vec_select(bst_vec mask, bst_vec yes, bst_vec no) {
-  return vbslq_u8(mask, yes, no);
-}
-
-static inline bst_vec bst_vec_mul32(bst_vec a, bst_vec b) {
-  return BST_FROM_U32(vmulq_u32(BST_U32(a), BST_U32(b)));
-}
-
-/// floor(a / 2^15), int32 lanes
-static inline bst_vec bst_vec_floor15(bst_vec a) {
-  return BST_FROM_S32(vshrq_n_s32(BST_S32(a), 15));
-}
-
-/// 4 times int16 to int32
-static inline bst_vec bst_vec_load_16_to_32(const int16_t* from) {
-  return BST_FROM_S32(vmovl_s16(vld1_s16(from)));
-}
-
 /// uint8 lanes to `wide` lanes, in order: four vectors of int32 or two of int16.
 static inline void bst_vec_widen(bool wide, bst_vec a, bst_vec* lanes) {
   const uint16x8_t low = vmovl_u8(vget_low_u8(a)), high = vmovl_u8(vget_high_u8(a));
@@ -172,13 +147,6 @@ static inline void bst_vec_zip32(bst_vec* a, bst_vec* b) {
   const uint32x4x2_t zipped = vzipq_u32(BST_U32(*a), BST_U32(*b));
   *a = BST_FROM_U32(zipped.val[0]);
   *b = BST_FROM_U32(zipped.val[1]);
-}
-
-/// Eight bytes, lowest first, added to eight int32 each at `first`; stored to `list`.
-static inline void bst_vec_store_entries(uint32_t* list, uint64_t bytes, bst_vec first) {
-  const uint16x8_t wide = vmovl_u8(vcreate_u8(bytes));
-  vst1q_u32(list, vaddw_u16(BST_U32(first), vget_low_u16(wide)));
-  vst1q_u32(list + 4, vaddw_u16(BST_U32(first), vget_high_u16(wide)));
 }
 
 // Words and bits.

@@ -280,7 +280,7 @@ BST_INLINE bst_vec bst_attention_lanes_step(const bst_attention_rule* rule, size
   int32_t counts[BST_ATTENTION_ITEMS][64], x[64];
   uint8_t spike[64];
   const int32_t* const x_of = rule->table == NULL ? NULL : rule->table + t * rule->table_step;
-  bst_vec_unpack(true, true, m, n_planes, counts);
+  bst_vec_unpack(true, m, n_planes, counts);
   for (int j = 0; j < BST_ATTENTION_ITEMS; ++j) {
     if (x_of == NULL) {
       for (int i = 0; i < 64; ++i) x[i] = counts[j][i] * (1 << rule->frac_bits);
