@@ -57,11 +57,9 @@ static inline bst_vec bst_vec_borrow(bst_vec half, bst_vec a, bst_vec b, bst_vec
 /// 64 x 64 bits in place: bit i of word j becomes bit j of word i.
 static inline void bst_vec_transpose_square(uint64_t* m) { bst_transpose_square(m); }
 
-/// Counts of the lanes, int32 [64].
-static inline void bst_vec_unpack(bool wide, const bst_vec* planes, int n_planes, void* counts) {
+/// Counts of the 64 lanes in natural order.
+static inline void bst_vec_unpack(const bst_vec* planes, int n_planes, int32_t* count) {
   uint64_t m[8];
-  int32_t* const count = counts;
-  (void)wide;
   memset(count, 0, 64 * sizeof *count);
   for (int done = 0; done < n_planes; done += 8) {
     for (int p = 0; p < 8; ++p) m[p] = planes[done + p];

@@ -9,7 +9,7 @@
 
 BST_VECTOR_BEGIN
 
-#include "../vector.h"
+#include "../planes.h"
 #include "positions.h"
 #include "sum_common.h"
 
@@ -116,7 +116,7 @@ static inline size_t bst_bits_pad(bst_entry zero_row, bst_entry* list, size_t n)
 
 /// Counts of 256 lanes in natural order; `planes` holds whole groups of eight.
 static inline void bst_bits_unpack(const bst_bits* planes, int n_planes, uint16_t* counts) {
-  bst_vec_unpack(false, planes, n_planes, counts);
+  bst_vec_unpack(planes, n_planes, counts);
 }
 
 /// y of eight outputs from n and (n Af + 2^14) >> 15.

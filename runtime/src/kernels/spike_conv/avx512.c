@@ -157,46 +157,9 @@ static inline size_t bst_bits_pad(bst_entry zero_row, bst_entry* list, size_t n)
 #define BST_FIRE_FIXED
 #define BST_WHOLE_SUM BST_SUM8
 
-/// Eight planes to bytes: byte b of 16-byte piece L of o[j] is the number of lane 128L + 16j + b.
-/// Interleaving puts the eight bytes of eight lanes side by side, the highest plane first as the
-/// matrix product wants it, which then transposes 8x8 bits.
-BST_INLINE void bst_bits_to_bytes(const __m512i* p, __m512i* o) {
-  __m512i a[8], b[8];
-  for (int i = 0; i < 4; ++i) {
-    a[2 * i] = _mm512_unpacklo_epi8(p[7 - 2 * i], p[6 - 2 * i]);
-    a[2 * i + 1] = _mm512_unpackhi_epi8(p[7 - 2 * i], p[6 - 2 * i]);
-  }
-  for (int i = 0; i < 8; i += 4) {
-    for (int k = 0; k < 2; ++k) {
-      b[i + 2 * k] = _mm512_unpacklo_epi16(a[i + k], a[i + 2 + k]);
-      b[i + 2 * k + 1] = _mm512_unpackhi_epi16(a[i + k], a[i + 2 + k]);
-    }
-  }
-  const __m512i ones = _mm512_set1_epi64((long long)0x8040201008040201);
-  for (int i = 0; i < 4; ++i) {
-    o[2 * i] = _mm512_gf2p8affine_epi64_epi8(ones, _mm512_unpacklo_epi32(b[i], b[i + 4]), 0);
-    o[2 * i + 1] = _mm512_gf2p8affine_epi64_epi8(ones, _mm512_unpackhi_epi32(b[i], b[i + 4]), 0);
-  }
-}
-
 /// Counts of 512 lanes in natural order; `planes` holds whole groups of eight.
 static inline void bst_bits_unpack(const bst_bits* planes, int n_planes, uint16_t* counts) {
-  __m512i o[8];
-  bst_bits_to_bytes(planes, o);
-  for (int j = 0; j < 8; ++j) {
-    __m256i* const to = (__m256i*)(void*)(counts + 16 * j);
-    _mm256_storeu_si256(to, _mm256_cvtepu8_epi16(_mm512_castsi512_si128(o[j])));
-    _mm256_storeu_si256(to + 8, _mm256_cvtepu8_epi16(_mm512_extracti32x4_epi32(o[j], 1)));
-    _mm256_storeu_si256(to + 16, _mm256_cvtepu8_epi16(_mm512_extracti32x4_epi32(o[j], 2)));
-    _mm256_storeu_si256(to + 24, _mm256_cvtepu8_epi16(_mm512_extracti32x4_epi32(o[j], 3)));
-  }
-  if (n_planes <= 8) return;
-  uint16_t high[512];  // counts stay below 2^13: no third group
-  bst_bits_unpack(planes + 8, 8, high);
-  for (int i = 0; i < 512; i += 32) {
-    const __m512i up = _mm512_slli_epi16(_mm512_loadu_si512(high + i), 8);
-    _mm512_storeu_si512(counts + i, _mm512_or_si512(_mm512_loadu_si512(counts + i), up));
-  }
+  bst_vec_unpack(planes, n_planes, counts);
 }
 
 /// y of 16 outputs. |n| and |Af| stay below 2^14, so (n Af + 2^14) >> 15 is what vpmulhrsw

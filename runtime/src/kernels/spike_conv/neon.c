@@ -9,7 +9,7 @@
 
 BST_VECTOR_BEGIN
 
-#include "../vector.h"
+#include "../planes.h"
 #include "positions.h"
 #include "sum_common.h"
 
@@ -106,7 +106,7 @@ static inline size_t bst_bits_pad(bst_entry zero_row, bst_entry* list, size_t n)
 static inline void bst_bits_unpack(const bst_bits* planes, int n_planes, uint16_t* counts) {
   bst_vec bytes[(BST_MAX_SLICED_PLANES + 7) / 8 * 8];
   for (int p = 0; p < (n_planes + 7) / 8 * 8; ++p) bytes[p] = vreinterpretq_u8_u64(planes[p]);
-  bst_vec_unpack(false, bytes, n_planes, counts);
+  bst_vec_unpack(bytes, n_planes, counts);
 }
 
 /// y of four outputs from n and (n Af + 2^14) >> 15.

@@ -213,7 +213,7 @@ BST_INLINE void bst_stem_group_look_up(int n_steps, int n_vecs, const int32_t* f
   bst_mask below[BST_STEM_VECS];
   uint64_t before = 0;
   for (int p = 1; p <= n_steps; ++p) {
-    const bst_vec threshold = bst_vec_set(true, first[p - 1]);
+    const bst_vec threshold = bst_vec_set32(first[p - 1]);
     for (int j = 0; j < n_vecs; ++j) below[j] = bst_vec_below32(x[j], threshold);
     const uint64_t lanes = UINT64_MAX >> (64 - n_vecs * BST_STEM_VEC_LANES);
     const uint64_t fired = ~bst_vec_bits32(below, n_vecs) & lanes;
