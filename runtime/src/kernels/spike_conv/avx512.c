@@ -45,6 +45,12 @@ BST_INLINE __m512i bst_kept8(__m512i a) {
 
 BST_INLINE bst_bits bst_bits_splat(uint64_t a) { return _mm512_set1_epi64((long long)a); }
 
+/// `v` with `a` in the `n` words from word k * n on.
+BST_INLINE bst_bits bst_bits_put(bst_bits v, size_t k, size_t n, uint64_t a) {
+  const __mmask8 words = (__mmask8)(((1U << n) - 1) << (k * n));
+  return _mm512_mask_set1_epi64(v, words, (long long)a);
+}
+
 BST_INLINE bst_bits bst_bits_select(bst_bits mask, bst_bits yes, bst_bits no) {
   return _mm512_ternarylogic_epi64(mask, yes, no, BST_TABLE_SELECT);
 }
@@ -117,10 +123,11 @@ static inline size_t bst_bits_list(const uint64_t* words, size_t n_words, bst_en
   const __m512i places = _mm512_set_epi64(
       0x3F3E3D3C3B3A3938, 0x3736353433323130, 0x2F2E2D2C2B2A2928, 0x2726252423222120,
       0x1F1E1D1C1B1A1918, 0x1716151413121110, 0x0F0E0D0C0B0A0908, 0x0706050403020100);
-  for (size_t w = 0; w < n_words; ++w, first = (bst_entry)(first + 64 * BST_ENTRY)) {
+  const __m512i next = _mm512_set1_epi16(64 * BST_ENTRY);
+  __m512i base = _mm512_set1_epi16((short)first);  // from a general register: not per word
+  for (size_t w = 0; w < n_words; ++w, base = _mm512_add_epi16(base, next)) {
     const uint64_t bits = words[w];
     const __m512i packed = _mm512_maskz_compress_epi8(bits, places);
-    const __m512i base = _mm512_set1_epi16((short)first);
     const size_t count = (size_t)_mm_popcnt_u64(bits);
     const __m256i few = _mm256_cvtepu8_epi16(_mm512_castsi512_si128(packed));
     _mm256_storeu_si256((__m256i*)(void*)(list + n),
@@ -173,9 +180,9 @@ BST_INLINE __m512i bst_bits_scale16(__m256i count, __m256i offset, __m512i ai, _
 }
 
 /// y of `n_lanes` outputs from their counts; whole vectors of counts may be read.
-static inline void bst_bits_scale(const uint16_t* count, int32_t n_events, size_t n_lanes,
-                                  const int32_t* ai, const int16_t* af, const int32_t* b,
-                                  int32_t* out) {
+BST_NOINLINE void bst_bits_scale(const uint16_t* count, int32_t n_events, size_t n_lanes,
+                                 const int32_t* ai, const int16_t* af, const int32_t* b,
+                                 int32_t* out) {
   const __m256i offset = _mm256_set1_epi16((short)n_events);
   size_t i = 0;
   for (; i + 16 <= n_lanes; i += 16) {
