@@ -259,93 +259,109 @@ static inline void bst_attention_store(bst_vec spikes, size_t n, size_t stride, 
   for (size_t j = 0; j < BST_ATTENTION_ITEMS && j < n; ++j) out[j * stride] = words[j];
 }
 
-/// All steps of the items from `item` on and the word `w` of lanes. `kind` and, where that pays,
-/// `n_planes` are constants.
-BST_INLINE void bst_attention_vector(bst_attention_kind kind, int n_planes, int n_steps,
-                                     const bst_attention_product* p, const bst_attention_rule* rule,
-                                     const bst_attention_lanes* lanes_rule,
-                                     const bst_attention_events* events, size_t item, size_t w) {
-  bst_vec planes[BST_ATTENTION_PLANES], state[BST_ATTENTION_PLANES];
-  bst_attention_sum sum;
-  int32_t membrane[BST_ATTENTION_ITEMS][64];
+// The counts and the neurons on planes as functions of their own: once for the usual number of
+// planes, so that they stay in registers, and once for any. Fewer planes are as good as seven.
+
+enum { BST_ATTENTION_USUAL = 7 };
+
+BST_NOINLINE void bst_attention_count_usual(const bst_attention_events* from, const uint64_t* y,
+                                            size_t y_stride, bst_vec* planes) {
+  bst_attention_count(from, y, y_stride, BST_ATTENTION_USUAL, planes);
+}
+
+BST_NOINLINE void bst_attention_count_any(const bst_attention_events* from, const uint64_t* y,
+                                          size_t y_stride, int n_planes, bst_vec* planes) {
+  bst_attention_count(from, y, y_stride, n_planes, planes);
+}
+
+BST_NOINLINE bst_vec bst_attention_soft_usual(uint32_t threshold, const bst_vec* m, bst_vec* k) {
+  return bst_attention_soft_step(threshold, BST_ATTENTION_USUAL, m, k);
+}
+
+BST_NOINLINE bst_vec bst_attention_soft_any(uint32_t threshold, int n_planes, const bst_vec* m,
+                                            bst_vec* k) {
+  return bst_attention_soft_step(threshold, n_planes, m, k);
+}
+
+BST_NOINLINE bst_vec bst_attention_hard_usual(uint32_t threshold, int t, bool last,
+                                              const bst_vec* m, bst_attention_sum* j) {
+  return bst_attention_hard_step(threshold, t, last, BST_ATTENTION_USUAL, m, j);
+}
+
+BST_NOINLINE bst_vec bst_attention_hard_any(uint32_t threshold, int t, bool last, int n_planes,
+                                            const bst_vec* m, bst_attention_sum* j) {
+  return bst_attention_hard_step(threshold, t, last, n_planes, m, j);
+}
+
+/// What the neurons of a vector keep from step to step.
+typedef union bst_attention_state {
+  bst_vec soft[BST_ATTENTION_PLANES];
+  bst_attention_sum hard;
+  int32_t lanes[BST_ATTENTION_ITEMS][64];
+} bst_attention_state;
+
+/// Step t (0-based) of any kind; `m` as bst_attention_vector leaves it.
+static inline bst_vec bst_attention_step(const bst_attention_rule* rule,
+                                         const bst_attention_lanes* lanes, int t, int n_steps,
+                                         int n_planes, const bst_vec* m,
+                                         bst_attention_state* state) {
+  const bool usual = BST_ATTENTION_ITEMS > 1 && n_planes == BST_ATTENTION_USUAL;
+  if (rule->kind == BST_ATTENTION_LANES) {
+    return bst_attention_lanes_step(lanes, t, n_planes, m, state->lanes);
+  }
+  if (rule->kind == BST_ATTENTION_SOFT) {
+    const uint32_t threshold = rule->threshold[0];
+    return usual ? bst_attention_soft_usual(threshold, m, state->soft)
+                 : bst_attention_soft_any(threshold, n_planes, m, state->soft);
+  }
+  const uint32_t threshold = rule->threshold[t];
+  const bool last = t == n_steps - 1;
+  return usual ? bst_attention_hard_usual(threshold, t, last, m, &state->hard)
+               : bst_attention_hard_any(threshold, t, last, n_planes, m, &state->hard);
+}
+
+/// All steps of the items from `item` on and the word `w` of lanes.
+static inline void bst_attention_vector(int n_planes, int n_steps, const bst_attention_product* p,
+                                        const bst_attention_rule* rule,
+                                        const bst_attention_lanes* lanes_rule,
+                                        const bst_attention_events* events, size_t item, size_t w) {
+  bst_vec planes[BST_ATTENTION_PLANES];
+  bst_attention_state state;
   const size_t left = p->n_lanes - 64 * w;
   const bst_vec lanes = bst_vec_set64(left < 64 ? (UINT64_C(1) << left) - 1 : UINT64_MAX);
-  if (kind == BST_ATTENTION_SOFT) {
-    for (int i = 0; i < n_planes + 2; ++i) state[i] = bst_vec_zero();
+  for (int i = 0; i < n_planes + 2 && rule->kind == BST_ATTENTION_SOFT; ++i) {
+    state.soft[i] = bst_vec_zero();
   }
-  if (kind == BST_ATTENTION_LANES) {
-    for (int j = 0; j < BST_ATTENTION_ITEMS; ++j) {
-      for (int i = 0; i < 64; ++i) membrane[j][i] = rule->neuron.v_reset;
-    }
+  for (int j = 0; j < BST_ATTENTION_ITEMS && rule->kind == BST_ATTENTION_LANES; ++j) {
+    for (int i = 0; i < 64; ++i) state.lanes[j][i] = rule->neuron.v_reset;
   }
+  for (int i = n_planes; i < BST_ATTENTION_PLANES; ++i) planes[i] = bst_vec_zero();
   for (int t = 0; t < n_steps; ++t) {
-    bst_vec spikes;
-    bst_attention_count(&events[t], p->y.words + (size_t)t * p->y.step + w * p->y.word_stride,
-                        p->y.stride, n_planes, planes);
-    const int n_zeroed = kind == BST_ATTENTION_LANES ? BST_ATTENTION_PLANES : n_planes + 1;
-    for (int i = n_planes; i < n_zeroed; ++i) planes[i] = bst_vec_zero();
-    if (kind == BST_ATTENTION_SOFT) {
-      spikes = bst_attention_soft_step(rule->threshold[0], n_planes, planes, state);
-    } else if (kind == BST_ATTENTION_HARD) {
-      spikes =
-          bst_attention_hard_step(rule->threshold[t], t, t == n_steps - 1, n_planes, planes, &sum);
+    const uint64_t* const y = p->y.words + (size_t)t * p->y.step + w * p->y.word_stride;
+    if (BST_ATTENTION_ITEMS > 1 && n_planes == BST_ATTENTION_USUAL) {
+      bst_attention_count_usual(&events[t], y, p->y.stride, planes);
     } else {
-      spikes = bst_attention_lanes_step(lanes_rule, t, n_planes, planes, membrane);
+      bst_attention_count_any(&events[t], y, p->y.stride, n_planes, planes);
     }
+    const bst_vec spikes =
+        bst_attention_step(rule, lanes_rule, t, n_steps, n_planes, planes, &state);
     bst_attention_store(
         bst_vec_and(spikes, lanes), p->n_items - item, p->out_stride,
         p->out + (size_t)t * p->out_step + item * p->out_stride + w * p->out_word_stride);
   }
 }
 
-/// The same with constant numbers of planes for up to 15, 31, 63, 127 and 255 events: planes stay
-/// in registers.
-#define BST_DEFINE_VECTOR(name, kind)                                                         \
-  static inline void name(int n_planes, int n_steps, const bst_attention_product* p,          \
-                          const bst_attention_rule* rule, const bst_attention_events* events, \
-                          size_t item, size_t w) {                                            \
-    const int n = BST_ATTENTION_ITEMS > 1 ? n_planes : 0;                                     \
-    switch (n) {                                                                              \
-      case 5:                                                                                 \
-        bst_attention_vector(kind, 5, n_steps, p, rule, NULL, events, item, w);               \
-        break;                                                                                \
-      case 6:                                                                                 \
-        bst_attention_vector(kind, 6, n_steps, p, rule, NULL, events, item, w);               \
-        break;                                                                                \
-      case 7:                                                                                 \
-        bst_attention_vector(kind, 7, n_steps, p, rule, NULL, events, item, w);               \
-        break;                                                                                \
-      case 8:                                                                                 \
-        bst_attention_vector(kind, 8, n_steps, p, rule, NULL, events, item, w);               \
-        break;                                                                                \
-      default:                                                                                \
-        bst_attention_vector(kind, n_planes, n_steps, p, rule, NULL, events, item, w);        \
-        break;                                                                                \
-    }                                                                                         \
-  }
-BST_DEFINE_VECTOR(bst_attention_soft, BST_ATTENTION_SOFT)
-BST_DEFINE_VECTOR(bst_attention_hard, BST_ATTENTION_HARD)
-#undef BST_DEFINE_VECTOR
-
 static inline void bst_attention_multiply(int n_steps, const bst_attention_product* p,
                                           const bst_attention_rule* rule) {
   bst_attention_events events[BST_ATTENTION_MAX_T] = {{NULL, 0, NULL, 0}};
-  const int n_planes = bst_bit_length(p->n_events);
+  const int least = BST_ATTENTION_ITEMS > 1 ? BST_ATTENTION_USUAL : 0;
+  const int exact = bst_bit_length(p->n_events), n_planes = exact < least ? least : exact;
   bst_attention_lanes lanes;
   if (rule->kind == BST_ATTENTION_LANES) lanes = bst_attention_lanes_of(n_steps, p->n_events, rule);
   for (size_t item = 0; item < p->n_items; item += BST_ATTENTION_ITEMS) {
     bst_attention_find_events(n_steps, p, item, events);
     for (size_t w = 0; 64 * w < p->n_lanes; ++w) {
-      if (rule->kind == BST_ATTENTION_SOFT) {
-        bst_attention_soft(n_planes, n_steps, p, rule, events, item, w);
-      } else if (rule->kind == BST_ATTENTION_HARD) {
-        bst_attention_hard(n_planes, n_steps, p, rule, events, item, w);
-      } else if (n_planes == 7 && BST_ATTENTION_ITEMS > 1) {
-        bst_attention_vector(BST_ATTENTION_LANES, 7, n_steps, p, rule, &lanes, events, item, w);
-      } else {
-        bst_attention_vector(BST_ATTENTION_LANES, n_planes, n_steps, p, rule, &lanes, events, item,
-                             w);
-      }
+      bst_attention_vector(n_planes, n_steps, p, rule, &lanes, events, item, w);
     }
   }
 }

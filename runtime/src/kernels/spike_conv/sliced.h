@@ -74,7 +74,7 @@ static inline bst_block bst_block_at(const bst_conv_work* w, size_t first) {
 
 /// Counters with room for numbers up to `most`: as many planes as sum.h has functions for.
 static inline int bst_sum_planes(uint32_t most) {
-  const int n = bst_bit_length(most);
+  const int n = (bst_bit_length(most) + 1) / 2 * 2;
   if (n > BST_MAX_SUM_PLANES) return BST_MAX_SLICED_PLANES;
   return n < BST_MIN_SUM_PLANES ? BST_MIN_SUM_PLANES : n;
 }
@@ -283,8 +283,7 @@ static inline bool bst_any_inverted(const bst_tile* tile, int i) {
   return inverted[0] || inverted[1] || inverted[2] || inverted[3];
 }
 
-/// Sum up and fire a place that fills a vector, without going through memory; false where that
-/// cannot be.
+/// Sum up and fire a place that fills a vector, for four steps; false where that cannot be.
 static inline bool bst_run_whole(const bst_conv_work* w, const bst_block* b,
                                  const bst_theta_head* head, const bst_bits* theta,
                                  const bst_tile* tile, int i, bst_group* group) {
@@ -296,8 +295,13 @@ static inline bool bst_run_whole(const bst_conv_work* w, const bst_block* b,
   for (int t = 0; t < 4; ++t) most = active[t] > most ? active[t] : most;
   const int n_planes = bst_sum_planes(most);
   if (!bst_is_fixed(4, n_planes, head)) return false;
-  bst_sum_and_fire_4_table[n_planes - BST_MIN_SUM_PLANES](
-      head, theta, b->rows, tile->list + i * 4, tile->n_padded + i * 4, active, group->spikes);
+  bst_sum_function* const sum = BST_WHOLE_SUM(function)(n_planes);
+  for (int t = 0; t < 4; ++t) {
+    sum(b->rows, tile->list[i * 4 + t], tile->n_padded[i * 4 + t], 0 - (active[t] + 1) / 2,
+        (uint64_t*)(void*)(group->sums + t * n_planes), BST_BITS_WORDS);
+    group->odd[t] = bst_bits_splat(bst_all_or_none[active[t] & 1]);
+  }
+  bst_fire_4_table[BST_SUM_NUMBER(n_planes)](head, theta, group->sums, group->odd, group->spikes);
   return true;
 }
 #endif
@@ -315,8 +319,7 @@ static inline void bst_run_group(const bst_conv_work* w, const bst_block* b,
   for (int t = 0; t < n_steps; ++t) group->odd[t] = bst_spread_bit(group->counts.n_active[t], 0);
 #ifdef BST_FIRE_FIXED
   if (bst_is_fixed(n_steps, n_planes, head)) {
-    bst_fire_4_table[n_planes - BST_MIN_SUM_PLANES](head, theta, group->sums, group->odd,
-                                                    group->spikes);
+    bst_fire_4_table[BST_SUM_NUMBER(n_planes)](head, theta, group->sums, group->odd, group->spikes);
     return;
   }
 #endif
