@@ -32,84 +32,118 @@ static inline int bst_most_lists(int n_steps) {
   return bst_n_lists(n_steps <= BST_PATTERN_STEPS ? BST_BY_PATTERN : BST_BY_STEP, n_steps);
 }
 
-/// Spikes of a pixel that belong to a list.
-/// @param spikes first wanted word of the pixel at the first step
-static inline void bst_pixel_words(bst_list_kind kind, int n_steps, const uint64_t* spikes,
-                                   size_t frame_words, int list, size_t n, uint64_t* words) {
-  if (kind == BST_BY_PATTERN) {
-    for (size_t w = 0; w < n; ++w) words[w] = UINT64_MAX;
-    for (int t = 0; t < n_steps; ++t, spikes += frame_words) {
-      const uint64_t flip = ((list + 1) >> t & 1) != 0 ? 0 : UINT64_MAX;
-      for (size_t w = 0; w < n; ++w) words[w] &= spikes[w] ^ flip;
-    }
-    return;
+/// Which lists there are. BY_PATTERN, a pattern of one step has a list always; inputs of a pattern
+/// without one are in the lists of its steps.
+typedef struct bst_list_plan {
+  bst_list_kind kind;
+  int n_steps, n_lists;
+  uint32_t lists;                 // a bit per list that there is
+  uint32_t truth[BST_MAX_LISTS];  // BY_PATTERN: a bit per pattern whose inputs are in the list
+} bst_list_plan;
+
+static inline bool bst_has_list(const bst_list_plan* plan, int list) {
+  return (plan->lists >> list & 1) != 0;
+}
+
+static inline bool bst_is_single(uint32_t pattern) { return (pattern & (pattern - 1)) == 0; }
+
+/// Spikes of a word that follow one of the patterns of `truth`, a function of the steps: its values
+/// for the first step's two, then chosen by the others.
+/// @param spikes the word at the first step
+static inline uint64_t bst_truth_word(int n_steps, const uint64_t* spikes, size_t frame_words,
+                                      uint32_t truth) {
+  const uint64_t a = spikes[0], b = n_steps > 1 ? spikes[frame_words] : 0;
+  const uint64_t c = n_steps > 2 ? spikes[2 * frame_words] : 0;
+  const uint64_t d = n_steps > 3 ? spikes[3 * frame_words] : 0;
+  const uint64_t leaves[4] = {0, ~a, a, UINT64_MAX};
+#define BST_LEAF(i) leaves[truth >> (2 * (i)) & 3]
+#define BST_CHOOSE(bit, zero, one) ((zero) ^ (((zero) ^ (one)) & (bit)))
+  const uint64_t f = BST_CHOOSE(b, BST_LEAF(0), BST_LEAF(1));
+  const uint64_t g = BST_CHOOSE(b, BST_LEAF(2), BST_LEAF(3));
+  const uint64_t h = BST_CHOOSE(b, BST_LEAF(4), BST_LEAF(5));
+  const uint64_t i = BST_CHOOSE(b, BST_LEAF(6), BST_LEAF(7));
+  const uint64_t low = BST_CHOOSE(c, f, g), high = BST_CHOOSE(c, h, i);
+  return BST_CHOOSE(d, low, high);
+#undef BST_LEAF
+#undef BST_CHOOSE
+}
+
+/// Spikes of a word that belong to a list.
+/// @param spikes the word at the first step
+static inline uint64_t bst_listed_word(const bst_list_plan* plan, const uint64_t* spikes,
+                                       size_t frame_words, int list) {
+  if (plan->kind == BST_BY_PATTERN) {
+    return bst_truth_word(plan->n_steps, spikes, frame_words, plan->truth[list]);
   }
-  const uint64_t* const here = spikes + (size_t)list * frame_words;
-  for (size_t w = 0; w < n; ++w) words[w] = here[w];
-  for (int d = 1; d <= (list + 1) / 2 && kind == BST_BY_PERIOD; ++d) {
-    if ((list + 1) % d != 0) continue;
-    const uint64_t* const before = spikes + (size_t)(d - 1) * frame_words;
-    for (size_t w = 0; w < n; ++w) words[w] &= ~before[w];
+  uint64_t word = spikes[(size_t)list * frame_words];
+  for (int d = 1; d <= (list + 1) / 2 && plan->kind == BST_BY_PERIOD; ++d) {
+    if ((list + 1) % d == 0) word &= ~spikes[(size_t)(d - 1) * frame_words];
   }
+  return word;
 }
 
 /// Append one list of one pixel, entries from `first` on.
-static inline size_t bst_list_pixel(const bst_conv_geometry* g, bst_list_kind kind,
+static inline size_t bst_list_pixel(const bst_conv_geometry* g, const bst_list_plan* plan,
                                     const uint64_t* pixel, size_t frame_words, int which,
                                     bst_entry first, bst_entry* list, size_t n) {
-  if (kind == BST_BY_STEP) {
+  if (plan->kind == BST_BY_STEP) {
     return bst_bits_list(pixel + (size_t)which * frame_words, g->in_words, first, list, n);
   }
   enum { PIECE = 16 };
   uint64_t words[PIECE];
   for (size_t w = 0; w < g->in_words; w += PIECE) {
     const size_t left = g->in_words - w, n_here = left < PIECE ? left : PIECE;
-    bst_pixel_words(kind, g->n_steps, pixel + w, frame_words, which, n_here, words);
+    for (size_t k = 0; k < n_here; ++k) {
+      words[k] = bst_listed_word(plan, pixel + w + k, frame_words, which);
+    }
     n = bst_bits_list(words, n_here, (bst_entry)(first + 64 * w * BST_ENTRY), list, n);
   }
   return n;
 }
 
-/// Spikes of all steps, and inputs that fire at any, of some cells of the input.
-typedef struct bst_spike_sample {
-  uint64_t n_spikes, n_inputs;
-  size_t n_cells;
-} bst_spike_sample;
-
-static inline bst_spike_sample bst_sample_spikes(const bst_conv_geometry* g,
-                                                 const uint64_t* spikes) {
-  enum { MOST = 64 };
-  const size_t cells = (size_t)g->height * (size_t)g->width, apart = (cells + MOST - 1) / MOST;
-  bst_spike_sample found = {0, 0, 0};
-  for (size_t cell = 0; cell < cells; cell += apart, ++found.n_cells) {
+/// Inputs of some cells that follow a pattern.
+static inline uint64_t bst_count_pattern(const bst_conv_geometry* g, const uint64_t* spikes,
+                                         size_t apart, uint32_t pattern) {
+  const size_t cells = (size_t)g->height * (size_t)g->width;
+  uint64_t found = 0;
+  for (size_t cell = 0; cell < cells; cell += apart) {
     for (size_t w = 0; w < g->in_words; ++w) {
-      uint64_t any = 0;
-      for (int t = 0; t < g->n_steps; ++t) {
-        const uint64_t here = spikes[((size_t)t * cells + cell) * g->in_words + w];
-        any |= here;
-        found.n_spikes += bst_count_bits(here);
-      }
-      found.n_inputs += bst_count_bits(any);
+      found += bst_count_bits(bst_truth_word(g->n_steps, spikes + cell * g->in_words + w,
+                                             cells * g->in_words, UINT32_C(1) << pattern));
     }
   }
   return found;
 }
 
-/// Lists by pattern where they save more rows than their sums cost: bst_add_patterns adds up
-/// counters of some ten planes, each addition about as much work as ten rows, and every list more
-/// is padded with half of BST_SUM_ROWS.
-static inline bst_list_kind bst_choose_lists(const bst_conv_geometry* g, bool periodic,
-                                             const uint64_t* spikes) {
-  if (periodic) return BST_BY_PERIOD;
-  if (g->n_steps < 2 || g->n_steps > BST_PATTERN_STEPS) return BST_BY_STEP;
-  const uint64_t n_patterns = (UINT64_C(1) << g->n_steps) - 1;
-  const uint64_t n_sums = 2 * (n_patterns - (uint64_t)g->n_steps);
-  const uint64_t cost = 10 * n_sums + BST_SUM_ROWS / 2 * (n_patterns - (uint64_t)g->n_steps);
-  const uint64_t fan_in = bst_conv_fan_in(g->kh, g->kw, g->n_in), taps = fan_in / (uint64_t)g->n_in;
-  if ((uint64_t)(g->n_steps - 1) * fan_in <= cost) return BST_BY_STEP;
-  const bst_spike_sample found = bst_sample_spikes(g, spikes);
-  const bool pays = (found.n_spikes - found.n_inputs) * taps > cost * found.n_cells;
-  return pays ? BST_BY_PATTERN : BST_BY_STEP;
+/// A pattern gets a list where that saves more rows per window than it costs: a list more to make
+/// and to pad, and two additions of counters (bst_add_patterns), together about as much as
+/// BST_LIST_ROWS rows. A few cells are asked; small windows are not worth that.
+static inline bst_list_plan bst_plan_lists(const bst_conv_geometry* g, size_t fan_in, bool periodic,
+                                           const uint64_t* spikes) {
+  enum { BST_LIST_ROWS = 64, BST_LEAST_FAN_IN = 512, BST_SAMPLE_WORDS = 32 };
+  const size_t cells = (size_t)g->height * (size_t)g->width;
+  const size_t apart = (cells * g->in_words + BST_SAMPLE_WORDS - 1) / BST_SAMPLE_WORDS;
+  const uint64_t n_inputs = (cells + apart - 1) / apart * (uint64_t)g->n_in;
+  const bst_list_plan by_step = {BST_BY_STEP, g->n_steps, g->n_steps, UINT32_MAX, {0}};
+  bst_list_plan plan = {BST_BY_PATTERN, g->n_steps, 0, 0, {0}};
+  bool pays = false;
+  if (periodic) return (bst_list_plan){BST_BY_PERIOD, g->n_steps, g->n_steps, UINT32_MAX, {0}};
+  if (g->n_steps > BST_PATTERN_STEPS || fan_in < BST_LEAST_FAN_IN) return by_step;
+  plan.n_lists = bst_n_lists(BST_BY_PATTERN, g->n_steps);
+  for (int p = 0; p < plan.n_lists; ++p) {
+    const uint32_t pattern = (uint32_t)p + 1, saved = bst_count_bits(pattern) - 1;
+    const bool has_list =
+        saved == 0 ||
+        bst_count_pattern(g, spikes, apart, pattern) * saved * fan_in > BST_LIST_ROWS * n_inputs;
+    pays = pays || (saved > 0 && has_list);
+    plan.lists |= (uint32_t)has_list << p;
+    for (int l = 0; l < plan.n_lists; ++l) {  // its own list, or those of its steps
+      const uint32_t other = (uint32_t)l + 1;
+      const bool is_in = has_list ? l == p : bst_is_single(other) && (other & pattern) != 0;
+      plan.truth[l] |= (uint32_t)is_in << pattern;
+    }
+  }
+  return pays ? plan : by_step;
 }
 
 // ---- Lists of image rows ------------------------------------------------------------------------
@@ -167,7 +201,7 @@ static inline uint32_t* bst_row_starts(const bst_row_lists* rows, const bst_conv
 
 /// List the image rows up to `end` (excluded) that have not been listed. Lists follow each other:
 /// what is written beyond the end of one is written over by the next.
-static inline void bst_list_rows(const bst_conv_geometry* g, bst_list_kind kind,
+static inline void bst_list_rows(const bst_conv_geometry* g, const bst_list_plan* plan,
                                  const uint64_t* spikes, int end, bst_row_lists* rows) {
   const size_t row_words = (size_t)g->width * g->in_words;
   const size_t frame_words = (size_t)g->height * row_words;
@@ -176,11 +210,12 @@ static inline void bst_list_rows(const bst_conv_geometry* g, bst_list_kind kind,
     bst_entry* const list = rows->entries + (size_t)slot * rows->slot_entries;
     size_t n = 0;
     for (int which = 0; which < rows->n_lists; ++which) {
+      if (!bst_has_list(plan, which)) continue;
       uint32_t* const starts = bst_row_starts(rows, g, slot, which);
       const uint64_t* pixel = spikes + (size_t)rows->n_listed * row_words;
       for (int x = 0; x < g->width; ++x, pixel += g->in_words) {
         starts[x] = (uint32_t)n;
-        n = bst_list_pixel(g, kind, pixel, frame_words, which, (bst_entry)(x * g->n_in * BST_ENTRY),
+        n = bst_list_pixel(g, plan, pixel, frame_words, which, (bst_entry)(x * g->n_in * BST_ENTRY),
                            list, n);
       }
       starts[g->width] = (uint32_t)n;
@@ -246,21 +281,21 @@ typedef struct bst_conv_work {
   bst_conv_geometry g;
   bst_strip strip;
   bool pointwise;  // a window of one pixel that never leaves the image: cells in a row
-  bst_list_kind kind;
-  int n_lists;
+  bst_list_plan plan;
   const uint64_t *spikes, *rows;
   bst_entry* lists;  // of a tile
   size_t n_list_entries;
   bst_row_lists row_lists;
 } bst_conv_work;
 
-static inline bst_conv_work bst_conv_work_of(bst_conv_geometry g, bst_list_kind kind,
+static inline bst_conv_work bst_conv_work_of(bst_conv_geometry g, bool periodic,
                                              const uint64_t* spikes, const uint64_t* rows,
                                              void* scratch) {
-  bst_conv_work w = {.g = g, .kind = kind, .spikes = spikes, .rows = rows};
+  bst_conv_work w = {.g = g, .spikes = spikes, .rows = rows};
   w.pointwise = g.kh * g.kw == 1 && g.stride == 1 && g.pad == 0;
   w.strip = bst_strip_of(g.n_out, g.kh, g.kw, g.n_in, g.stride);
-  w.n_lists = w.row_lists.n_lists = bst_n_lists(kind, g.n_steps);
+  w.plan = bst_plan_lists(&g, w.strip.fan_in, periodic, spikes);
+  w.row_lists.n_lists = w.plan.n_lists;
   w.n_list_entries = (size_t)bst_tile_entries(g.n_steps, w.strip.fan_in);
   w.row_lists.slot_entries = (size_t)bst_slot_entries(g.n_steps, g.width, g.n_in);
   w.row_lists.starts = scratch;
@@ -312,7 +347,8 @@ static inline size_t bst_list_window(const bst_conv_work* w, int which, int y, i
     return bst_join_rows(g, &w->row_lists, which, in_x, w->strip.columns, list);
   if (in_y < 0 || in_y >= g->height || in_x < 0 || in_x >= g->width) return 0;
   const size_t cell = (size_t)in_y * (size_t)g->width + (size_t)in_x;
-  return bst_list_pixel(g, w->kind, w->spikes + cell * g->in_words, frame_words, which, 0, list, 0);
+  return bst_list_pixel(g, &w->plan, w->spikes + cell * g->in_words, frame_words, which, 0, list,
+                        0);
 }
 
 /// Inputs of the pixels of a place whose list has `n` entries.
@@ -334,12 +370,20 @@ static inline void bst_make_tile(const bst_conv_work* w, int y, int x, int end, 
   tile->n_places = 0;
   for (; x < end && tile->n_places < BST_TILE_PLACES; x += w->strip.n_pixels, ++tile->n_places) {
     if ((size_t)(w->lists + w->n_list_entries - list) < most) break;
-    for (int l = 0; l < w->n_lists; ++l, ++i) {
-      size_t n = bst_list_window(w, l, y, x, list);
-      bst_count_pixels(w, l, x, n, tile->n_active + i * w->strip.n_pixels);
-      tile->is_inverted[i] = 2 * n > fan_in && w->kind == BST_BY_STEP && bst_is_whole(w, y, x);
-      if (tile->is_inverted[i]) n = bst_list_silent(w, l, y, x, list);
+    for (int l = 0; l < w->plan.n_lists; ++l, ++i) {
+      const size_t strip = (size_t)w->strip.n_pixels;
+      uint32_t* const n_active = tile->n_active + (size_t)i * strip;
+      size_t n = bst_has_list(&w->plan, l) ? bst_list_window(w, l, y, x, list) : 0;
       tile->list[i] = list;
+      tile->n_padded[i] = 0;
+      tile->is_inverted[i] = false;
+      if (n == 0) {
+        memset(n_active, 0, strip * sizeof *n_active);
+        continue;
+      }
+      bst_count_pixels(w, l, x, n, n_active);
+      tile->is_inverted[i] = 2 * n > fan_in && w->plan.kind == BST_BY_STEP && bst_is_whole(w, y, x);
+      if (tile->is_inverted[i]) n = bst_list_silent(w, l, y, x, list);
       tile->n_padded[i] = (uint32_t)bst_bits_pad(zero_row, list, n);
       list += tile->n_padded[i];
     }

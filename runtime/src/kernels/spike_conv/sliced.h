@@ -128,13 +128,13 @@ static inline void bst_sum_places(const bst_conv_work* w, const bst_block* b, co
                                   int which, int i, int n, int n_planes, const bst_bits* start,
                                   uint64_t* planes) {
   if (w->strip.n_pixels > 1) {
-    bst_sum_strip(b, tile, (size_t)(i * w->n_lists + which), n_planes, *start, planes);
+    bst_sum_strip(b, tile, (size_t)(i * w->plan.n_lists + which), n_planes, *start, planes);
     return;
   }
   uint64_t starts[BST_BITS_WORDS];
   memcpy(starts, start, sizeof starts);
   for (int k = 0; k < n; ++k) {
-    const size_t at = (size_t)((i + k) * w->n_lists + which), word = (size_t)k * b->row_words;
+    const size_t at = (size_t)((i + k) * w->plan.n_lists + which), word = (size_t)k * b->row_words;
     const uint32_t begin = (uint32_t)starts[word];
     const bool inverted = tile->is_inverted[at];
     b->function(n_planes)(b->rows, tile->list[at], tile->n_padded[at], inverted ? 0 - begin : begin,
@@ -160,13 +160,21 @@ static inline void bst_add_periods(int n_steps, int n_planes, bst_bits* sums) {
 
 /// Counters of steps from those of patterns. From the last step on: pattern q + 2^t, q < 2^t,
 /// counts for step t, and for the earlier steps as q does. Step t's sum gathers at pattern 2^t.
-static inline void bst_add_patterns(int n_steps, int n_planes, bst_bits* sums) {
+/// @param lists those that have counters
+static inline void bst_add_patterns(int n_steps, int n_planes, uint32_t lists, bst_bits* sums) {
   for (int t = n_steps - 1; t > 0; --t) {
     bst_bits* const at =
         sums + ((1 << t) - 1) * n_planes;  // pattern 2^t; p is at (p - 1) * n_planes
     for (int q = 1; q < 1 << t; ++q) {
-      bst_add_sums(n_planes, sums + (q - 1) * n_planes, at + q * n_planes);
-      bst_add_sums(n_planes, at, at + q * n_planes);
+      if ((lists >> ((1 << t) + q - 1) & 1) == 0) continue;
+      bst_bits *const to = sums + (q - 1) * n_planes, *const from = at + q * n_planes;
+      bst_add_sums(n_planes, at, from);
+      if ((lists >> (q - 1) & 1) != 0) {
+        bst_add_sums(n_planes, to, from);
+      } else {
+        for (int p = 0; p < n_planes; ++p) to[p] = from[p];
+        lists |= UINT32_C(1) << (q - 1);
+      }
     }
   }
   for (int t = 2; t < n_steps; ++t) {
@@ -175,16 +183,32 @@ static inline void bst_add_patterns(int n_steps, int n_planes, bst_bits* sums) {
   }
 }
 
+/// Planes that the counters of list `which` need. Where they begin with 0 and others do not.
+static inline int bst_list_planes(const bst_conv_work* w, const bst_tile* tile, int which, int i,
+                                  int n, int n_planes) {
+  uint32_t most = 0;
+  if (w->plan.kind != BST_BY_PATTERN || bst_is_single((uint32_t)which + 1)) return n_planes;
+  for (int k = 0; k < n; ++k) {
+    const uint32_t here = tile->n_padded[(i + k) * w->plan.n_lists + which];
+    most = here > most ? here : most;
+  }
+  const int needed = bst_sum_planes(most);
+  return needed < n_planes ? needed : n_planes;
+}
+
 /// Counters of every step of places i .. i + n - 1 of a tile, in one vector.
 static inline void bst_sum_group(const bst_conv_work* w, const bst_block* b, const bst_tile* tile,
                                  int i, int n, int n_planes, const bst_counts* counts,
                                  bst_bits* sums) {
-  for (int l = 0; l < w->n_lists; ++l) {
-    uint64_t* const planes = (uint64_t*)(void*)(sums + l * n_planes);
-    bst_sum_places(w, b, tile, l, i, n, n_planes, &counts->start[l], planes);
+  for (int l = 0; l < w->plan.n_lists; ++l) {
+    if (!bst_has_list(&w->plan, l)) continue;
+    bst_bits* const planes = sums + l * n_planes;
+    const int needed = bst_list_planes(w, tile, l, i, n, n_planes);
+    bst_sum_places(w, b, tile, l, i, n, needed, &counts->start[l], (uint64_t*)(void*)planes);
+    for (int p = needed; p < n_planes; ++p) planes[p] = bst_bits_splat(0);
   }
-  if (w->kind == BST_BY_PERIOD) bst_add_periods(w->g.n_steps, n_planes, sums);
-  if (w->kind == BST_BY_PATTERN) bst_add_patterns(w->g.n_steps, n_planes, sums);
+  if (w->plan.kind == BST_BY_PERIOD) bst_add_periods(w->g.n_steps, n_planes, sums);
+  if (w->plan.kind == BST_BY_PATTERN) bst_add_patterns(w->g.n_steps, n_planes, w->plan.lists, sums);
 }
 
 // ---- Neuron -------------------------------------------------------------------------------------
@@ -234,19 +258,19 @@ typedef struct bst_group {
 /// @param lengths those of list l at l * n_apart
 static inline void bst_starts(const bst_conv_work* w, const uint32_t* lengths, size_t n_apart,
                               uint32_t* n_active, uint32_t* start) {
-  for (int l = 0; l < w->n_lists && w->kind == BST_BY_PATTERN; ++l) {
+  for (int l = 0; l < w->plan.n_lists && w->plan.kind == BST_BY_PATTERN; ++l) {
     start[l] = 0;
     for (int t = 0; t < w->g.n_steps; ++t) {
       if ((l + 1) >> t & 1) n_active[t] += lengths[(size_t)l * n_apart];
     }
   }
   for (int t = 1; t <= w->g.n_steps; ++t) {
-    if (w->kind == BST_BY_PATTERN) {  // only step t counts those that fire at step t alone
+    if (w->plan.kind == BST_BY_PATTERN) {  // only step t counts those that fire at step t alone
       start[(1 << (t - 1)) - 1] = 0 - (n_active[t - 1] + 1) / 2;
       continue;
     }
     uint32_t active = lengths[(size_t)(t - 1) * n_apart], begun = 0;
-    for (int d = 1; w->kind == BST_BY_PERIOD && d <= t / 2; ++d) {
+    for (int d = 1; w->plan.kind == BST_BY_PERIOD && d <= t / 2; ++d) {
       if (t % d != 0) continue;
       active += lengths[(size_t)(d - 1) * n_apart];
       begun += start[d - 1];
@@ -259,7 +283,7 @@ static inline void bst_starts(const bst_conv_work* w, const uint32_t* lengths, s
 /// bst_counts of places i .. i + n - 1; returns the largest S.
 static inline uint32_t bst_count_group(const bst_conv_work* w, const bst_block* b,
                                        const bst_tile* tile, int i, int n, bst_counts* counts) {
-  const size_t strip = (size_t)w->strip.n_pixels, n_lists = (size_t)w->n_lists;
+  const size_t strip = (size_t)w->strip.n_pixels, n_lists = (size_t)w->plan.n_lists;
   const bst_bits zero = bst_bits_splat(0);
   uint32_t most = 0;
   for (size_t pixel = 0; pixel < (size_t)n * strip; ++pixel) {
@@ -287,7 +311,8 @@ static inline bool bst_any_inverted(const bst_tile* tile, int i) {
 static inline bool bst_run_whole(const bst_conv_work* w, const bst_block* b,
                                  const bst_theta_head* head, const bst_bits* theta,
                                  const bst_tile* tile, int i, bst_group* group) {
-  if (w->g.n_steps != 4 || b->n_pixels > 1 || w->kind != BST_BY_STEP || bst_any_inverted(tile, i)) {
+  if (w->g.n_steps != 4 || b->n_pixels > 1 || w->plan.kind != BST_BY_STEP ||
+      bst_any_inverted(tile, i)) {
     return false;
   }
   const uint32_t* const active = tile->n_active + i * 4;
@@ -399,7 +424,7 @@ static inline void bst_list_for(bst_conv_work* w, int y) {
   if (g->kh * g->kw == 1) return;
   bst_row_lists* const rows = &w->row_lists;
   if (rows->n_listed < first) rows->n_listed = first;
-  bst_list_rows(g, w->kind, w->spikes, end < g->height ? end : g->height, rows);
+  bst_list_rows(g, &w->plan, w->spikes, end < g->height ? end : g->height, rows);
   rows->first_ky = first < 0 ? -first : 0;
   rows->end_ky = end > g->height ? g->height - first : g->kh;
   for (int ky = rows->first_ky; ky < rows->end_ky; ++ky) rows->slot[ky] = (first + ky) % g->kh;
@@ -411,8 +436,7 @@ static inline void bst_sliced_neuron(int part, int n_parts, int n_steps, int hei
                                      const void* theta, uint64_t* out, void* scratch) {
   const bst_conv_geometry g =
       bst_sliced_geometry(n_steps, height, width, n_in, n_out, kh, kw, stride, pad);
-  bst_conv_work w =
-      bst_conv_work_of(g, bst_choose_lists(&g, periodic != 0, spikes), spikes, rows, scratch);
+  bst_conv_work w = bst_conv_work_of(g, periodic != 0, spikes, rows, scratch);
   const bst_conv_share share = bst_share_of(&w, part, n_parts);
   const size_t out_frame = (size_t)g.out_h * (size_t)g.out_w * g.out_words;
   bst_tile tile;
@@ -448,7 +472,7 @@ static inline void bst_affine_group_run(const bst_conv_work* w, const bst_block*
   const size_t first = 64 * b->first_word, left = (size_t)w->g.n_out - first;
   const size_t n_lanes = left < 64 * b->n_words ? left : 64 * b->n_words;
   const int n_planes = bst_sum_planes(bst_count_group(w, b, tile, i, n, &group->begun));
-  for (int l = 0; l < w->n_lists; ++l) group->begun.start[l] = bst_bits_splat(0);
+  for (int l = 0; l < w->plan.n_lists; ++l) group->begun.start[l] = bst_bits_splat(0);
   bst_sum_group(w, b, tile, i, n, n_planes, &group->begun, group->sums);
   for (int p = n_planes; p % 8 != 0; ++p) group->planes[p] = group->sums[0] ^ group->sums[0];
   for (int t = 0; t < w->g.n_steps; ++t, out += out_frame) {
@@ -488,7 +512,7 @@ static inline void bst_sliced_affine(int part, int n_parts, int n_steps, int hei
                                      int32_t* out, void* scratch) {
   const bst_conv_geometry g =
       bst_sliced_geometry(n_steps, height, width, n_in, n_out, kh, kw, stride, pad);
-  bst_conv_work w = bst_conv_work_of(g, bst_choose_lists(&g, false, spikes), spikes, rows, scratch);
+  bst_conv_work w = bst_conv_work_of(g, false, spikes, rows, scratch);
   const bst_conv_share share = bst_share_of(&w, part, n_parts);
   const size_t out_frame = (size_t)g.out_h * (size_t)g.out_w * (size_t)n_out;
   bst_tile tile;
