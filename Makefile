@@ -8,7 +8,7 @@ TOOLS := qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-li
   libc6-dev-armhf-cross qemu-user qemu-system-arm cmake ninja-build pkg-config
 C_FILES = $(shell find runtime tests/bench -name '*.[ch]' 2>/dev/null)
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all large bench bench-kernels bench-arm ort-arm wheel check format tools clean
+.PHONY: help demo test test-all large bench bench-kernels bench-arm ort-arm sizes wheel check format tools clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -63,6 +63,10 @@ bench: $(STAMP) ## latency of BESTformer-4-384 over firing rates 2 to 50 %: buil
 bench-kernels: $(STAMP) ## kernels against dense rivals and the limits of this core, minutes
 	$(BIN)/python tests/bench/kernels.py
 	@echo "next: make bench-arm"
+
+sizes: $(STAMP) ## bytes of libbst.so and of the static bst_run for arm64
+	$(BIN)/python tests/bench/sizes.py
+	@echo "next: make check"
 
 bench-arm: $(STAMP) tools ## executed instructions on ARM, emulated, layer by layer; never time
 	$(BIN)/python tests/bench/arm.py

@@ -26,6 +26,7 @@ from bestdeploy.toolchain.compilers import Compiler, compiler_for
 from bestdeploy.toolchain.targets import Target, find_target, host_machine, host_row, machine_of
 
 __all__ = [
+    "COLD_FLAGS",
     "FLAGS",
     "PROGRAMS",
     "build_files",
@@ -44,11 +45,17 @@ FLAGS = (
     "-fvisibility=hidden",
     "-fPIC",
     "-pthread",
+    "-ffunction-sections",
+    "-fdata-sections",
+    "-fno-asynchronous-unwind-tables",
     "-Wall",
     "-Wextra",
     "-g0",
 )
 """Flags of every compilation, for every target and compiler."""
+
+COLD_FLAGS = ("-Os",)
+"""More of them for sources that no frame spends time in."""
 
 PROGRAMS = ("bst_run", "bst_bench")
 """Programs in runtime/tools/ that travel in a bundle."""
@@ -69,6 +76,7 @@ class _Build:
             *self.compiler.command,
             self.compiler.version,
             *self.compile_flags,
+            *COLD_FLAGS,
             *self.link_flags,
         )
 
@@ -98,7 +106,20 @@ class _Build:
             flags += self._zig_target()
         if self.static:
             flags.append("-static")
+        darwin = platform.system() == "Darwin" and not self.target.machine
+        flags.append("-Wl,-dead_strip" if darwin else "-Wl,--gc-sections")
         return tuple(flags)
+
+    def flags_of(self, source: Path) -> tuple[str, ...]:
+        """Return the flags that compile one source of the library.
+
+        Files outside of kernels/ check, decide and hand on. The portable kernels are what a machine
+        without vectors runs, so they are cold only where every machine of the target has some.
+        """
+        machine = self.target.machine or host_machine()
+        has_vectors = machine in ("x86_64", "aarch64")
+        cold = "kernels" not in source.parts or (has_vectors and source.stem == "scalar")
+        return (*self.compile_flags, *(COLD_FLAGS if cold else ()))
 
     def shared_flags(self, name: str) -> tuple[str, ...]:
         """Return the flags of a shared library that programs look up as `name`."""
@@ -269,7 +290,7 @@ def _objects(build: _Build) -> Path:
             name = "_".join(source.relative_to(root / "src").with_suffix(".o").parts)
             output = folder / "obj" / name
             includes = ("-I", root / "include", "-I", root / "src")
-            build.run(*build.compile_flags, *includes, "-c", source, "-o", output)
+            build.run(*build.flags_of(source), *includes, "-c", source, "-o", output)
             return output
 
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:

@@ -421,6 +421,15 @@ def test_conv_neuron_at_the_ends_of_its_range(version, rng, n_t, fan_in):
         check_spikes(out, expected)
 
 
+@pytest.mark.parametrize("window, c_in", (((1, 1, 1, 0), 701), ((3, 3, 1, 1), 67)))
+@pytest.mark.parametrize("n_t", (2, 3, 4))
+def test_conv_by_pattern(version, rng, n_t, window, c_in):
+    """Inputs dense enough for lists by the pattern of steps: wide, narrow and strips of outputs."""
+    for c_out, rate in ((5, 0.8), (100, 0.5), (192, 0.4), (385, 0.4)):
+        check_conv_neuron(version, rng, n_t, c_in, c_out, window, rate=rate, side=4)
+        check_conv_affine(version, rng, n_t, c_in, c_out, window, rate=rate)
+
+
 @pytest.mark.parametrize("n_active", (0, 1, 7, 8, 9, 15, 16, 255, 256, 257))
 def test_conv_list_lengths(version, rng, n_active):
     """The edges of a group of rows and of a byte of planes: one input pixel, n_active spikes."""
@@ -443,21 +452,25 @@ def test_conv_list_lengths(version, rng, n_active):
     np.testing.assert_array_equal(out.take(), expected)
 
 
+def check_conv_affine(version, rng, n_t, c_in, c_out, window, rate=0.3):
+    case = conv_case(version, rng, n_t, c_in, c_out, window, rate)
+    spikes, _, rows, n, geometry, space = case
+    ai = rng.integers(-(1 << 19), 1 << 19, c_out).astype(np.int32)
+    af = rng.integers(-16384, 16385, c_out).astype(np.int16)
+    b = rng.integers(-(1 << 24), 1 << 24, c_out).astype(np.int32)
+    out = Guarded(n.shape, np.int32)
+    packed = reference.pack(spikes)
+    version.run("spike_conv.affine", *geometry, packed, rows, ai, af, b, out, space)
+    expected = (reference.scale_count(n, ai, af) + b).astype(np.int32)
+    np.testing.assert_array_equal(out.take(), expected)
+    space.take()
+
+
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("n_t", (1, 4))
 def test_conv_affine(version, rng, n_t, window):
     for c_in, c_out in zip(CHANNELS, CHANNELS[::-1], strict=True):
-        case = conv_case(version, rng, n_t, c_in, c_out, window)
-        spikes, _, rows, n, geometry, space = case
-        ai = rng.integers(-(1 << 19), 1 << 19, c_out).astype(np.int32)
-        af = rng.integers(-16384, 16385, c_out).astype(np.int16)
-        b = rng.integers(-(1 << 24), 1 << 24, c_out).astype(np.int32)
-        out = Guarded(n.shape, np.int32)
-        packed = reference.pack(spikes)
-        version.run("spike_conv.affine", *geometry, packed, rows, ai, af, b, out, space)
-        expected = (reference.scale_count(n, ai, af) + b).astype(np.int32)
-        np.testing.assert_array_equal(out.take(), expected)
-        space.take()
+        check_conv_affine(version, rng, n_t, c_in, c_out, window)
 
 
 # ---- spike_attention ----------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The vector vocabulary of x86-64 with AVX-512: 512 lanes of one bit, 64 of a byte, 32 of int16, 16
-// of int32. Functions that take `wide` work on int32 lanes where it is true, else on int16; it is a
-// constant at every call.
+// of int32.
 //
 // AVX-512 here means the set that came with Ice Lake and Zen 4: F, BW, DQ, VL, VBMI, VBMI2, BITALG,
 // VPOPCNTDQ, GFNI. Everything between BST_VECTOR_BEGIN and BST_VECTOR_END is compiled for it
@@ -49,10 +48,8 @@ static inline bst_vec bst_vec_zero(void) { return _mm512_setzero_si512(); }
 
 static inline bst_vec bst_vec_set8(unsigned a) { return _mm512_set1_epi8((char)a); }
 
-/// The low bits of `a` in every lane.
-static inline bst_vec bst_vec_set(bool wide, int32_t a) {
-  return wide ? _mm512_set1_epi32(a) : _mm512_set1_epi16((short)(uint32_t)a);
-}
+/// `a` in every int32 lane.
+static inline bst_vec bst_vec_set32(int32_t a) { return _mm512_set1_epi32(a); }
 
 static inline bst_vec bst_vec_and(bst_vec a, bst_vec b) { return _mm512_and_si512(a, b); }
 
@@ -73,66 +70,23 @@ static inline bst_vec bst_vec_carry(bst_vec half, bst_vec a, bst_vec b, bst_vec 
 #define BST_VEC_UP64(a, n) _mm512_slli_epi64((a), (n))
 #define BST_VEC_DOWN64(a, n) _mm512_srli_epi64((a), (n))
 
-// Lanes wrap.
+// int32 lanes; they wrap.
 
-static inline bst_vec bst_vec_add(bool wide, bst_vec a, bst_vec b) {
-  return wide ? _mm512_add_epi32(a, b) : _mm512_add_epi16(a, b);
-}
+static inline bst_vec bst_vec_add32(bst_vec a, bst_vec b) { return _mm512_add_epi32(a, b); }
 
-static inline bst_vec bst_vec_sub(bool wide, bst_vec a, bst_vec b) {
-  return wide ? _mm512_sub_epi32(a, b) : _mm512_sub_epi16(a, b);
-}
+static inline bst_vec bst_vec_sub32(bst_vec a, bst_vec b) { return _mm512_sub_epi32(a, b); }
 
-/// a * 2^n
-static inline bst_vec bst_vec_up(bool wide, bst_vec a, int n) {
-  const __m128i count = _mm_cvtsi32_si128(n);
-  return wide ? _mm512_sll_epi32(a, count) : _mm512_sll_epi16(a, count);
-}
-
-/// -1 where a > b, else 0
-static inline bst_vec bst_vec_greater(bool wide, bst_vec a, bst_vec b) {
-  return wide ? _mm512_movm_epi32(_mm512_cmpgt_epi32_mask(a, b))
-              : _mm512_movm_epi16(_mm512_cmpgt_epi16_mask(a, b));
-}
-
-/// `yes` where a lane of the mask is -1, `no` where it is 0
-static inline bst_vec bst_vec_select(bst_vec mask, bst_vec yes, bst_vec no) {
-  return _mm512_ternarylogic_epi64(mask, yes, no, 0xCA);
-}
-
+/// int32 lanes, the low half of the product
 static inline bst_vec bst_vec_mul32(bst_vec a, bst_vec b) { return _mm512_mullo_epi32(a, b); }
 
-/// floor(a / 2^15), int32 lanes
-static inline bst_vec bst_vec_floor15(bst_vec a) { return _mm512_srai_epi32(a, 15); }
-
-/// 16 times int16 to int32
-static inline bst_vec bst_vec_load_16_to_32(const int16_t* from) {
-  return _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i*)(const void*)from));
+/// 16 times uint16 to int32
+static inline bst_vec bst_vec_load_16_to_32(const uint16_t* from) {
+  return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(const void*)from));
 }
 
-/// uint8 lanes to `wide` lanes, in order: four vectors of int32 or two of int16.
-static inline void bst_vec_widen(bool wide, bst_vec a, bst_vec* lanes) {
-  if (wide) {
-    lanes[0] = _mm512_cvtepu8_epi32(_mm512_castsi512_si128(a));
-    lanes[1] = _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(a, 1));
-    lanes[2] = _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(a, 2));
-    lanes[3] = _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(a, 3));
-  } else {
-    lanes[0] = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(a));
-    lanes[1] = _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64(a, 1));
-  }
-}
-
-/// Masks of `wide` lanes to masks of bytes, in order: from four vectors of int32 or two of int16.
-static inline bst_vec bst_vec_narrow_masks(bool wide, const bst_vec* lanes) {
-  if (wide) {
-    __m512i bytes = _mm512_castsi128_si512(_mm512_cvtepi32_epi8(lanes[0]));
-    bytes = _mm512_inserti32x4(bytes, _mm512_cvtepi32_epi8(lanes[1]), 1);
-    bytes = _mm512_inserti32x4(bytes, _mm512_cvtepi32_epi8(lanes[2]), 2);
-    return _mm512_inserti32x4(bytes, _mm512_cvtepi32_epi8(lanes[3]), 3);
-  }
-  return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi16_epi8(lanes[0])),
-                            _mm512_cvtepi16_epi8(lanes[1]), 1);
+/// floor(a / 2^n), uint32 lanes
+static inline bst_vec bst_vec_down32(bst_vec a, int n) {
+  return _mm512_srl_epi32(a, _mm_cvtsi32_si128(n));
 }
 
 // a0 b0 a1 b1 .. in items of 1, 2 or 4 bytes, within each 16 bytes: `a` gets the first half of
@@ -154,12 +108,6 @@ static inline void bst_vec_zip32(bst_vec* a, bst_vec* b) {
   const __m512i low = _mm512_unpacklo_epi32(*a, *b);
   *b = _mm512_unpackhi_epi32(*a, *b);
   *a = low;
-}
-
-/// Eight bytes, lowest first, added to the first eight int32 of `first`; stored to `list`.
-static inline void bst_vec_store_entries(uint32_t* list, uint64_t bytes, bst_vec first) {
-  const __m256i wide = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)bytes));
-  _mm256_storeu_si256((__m256i*)list, _mm256_add_epi32(wide, _mm512_castsi512_si256(first)));
 }
 
 // Words and bits.
@@ -212,6 +160,48 @@ static inline void bst_vec_transpose_square(uint64_t* m) {
   for (int i = 0; i < 4; ++i) bst_vec_zip32(&v[i], &v[i + 4]);
   for (int i = 0; i < 8; ++i) {  // the zips leave the pieces in bit-reversed order of i
     bst_vec_store(m + 8 * ((i & 1) << 2 | (i & 2) | i >> 2), v[i]);
+  }
+}
+
+/// Eight planes to bytes: byte b of 16-byte piece L of o[j] is the number of lane 128L + 16j + b.
+/// Interleaving puts the eight bytes of eight lanes side by side, the highest plane first as the
+/// matrix product wants it, which then transposes 8x8 bits.
+static inline void bst_vec_to_bytes(const __m512i* p, __m512i* o) {
+  __m512i a[8], b[8];
+  for (int i = 0; i < 4; ++i) {
+    a[2 * i] = _mm512_unpacklo_epi8(p[7 - 2 * i], p[6 - 2 * i]);
+    a[2 * i + 1] = _mm512_unpackhi_epi8(p[7 - 2 * i], p[6 - 2 * i]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    for (int k = 0; k < 2; ++k) {
+      b[i + 2 * k] = _mm512_unpacklo_epi16(a[i + k], a[i + 2 + k]);
+      b[i + 2 * k + 1] = _mm512_unpackhi_epi16(a[i + k], a[i + 2 + k]);
+    }
+  }
+  const __m512i ones = _mm512_set1_epi64((long long)0x8040201008040201);
+  for (int i = 0; i < 4; ++i) {
+    o[2 * i] = _mm512_gf2p8affine_epi64_epi8(ones, _mm512_unpacklo_epi32(b[i], b[i + 4]), 0);
+    o[2 * i + 1] = _mm512_gf2p8affine_epi64_epi8(ones, _mm512_unpackhi_epi32(b[i], b[i + 4]), 0);
+  }
+}
+
+/// Counts of 512 lanes in natural order; `planes` holds whole groups of eight.
+static inline void bst_vec_unpack(const bst_vec* planes, int n_planes, uint16_t* counts) {
+  __m512i o[8];
+  bst_vec_to_bytes(planes, o);
+  for (int j = 0; j < 8; ++j) {
+    __m256i* const to = (__m256i*)(void*)(counts + 16 * j);
+    _mm256_storeu_si256(to, _mm256_cvtepu8_epi16(_mm512_castsi512_si128(o[j])));
+    _mm256_storeu_si256(to + 8, _mm256_cvtepu8_epi16(_mm512_extracti32x4_epi32(o[j], 1)));
+    _mm256_storeu_si256(to + 16, _mm256_cvtepu8_epi16(_mm512_extracti32x4_epi32(o[j], 2)));
+    _mm256_storeu_si256(to + 24, _mm256_cvtepu8_epi16(_mm512_extracti32x4_epi32(o[j], 3)));
+  }
+  if (n_planes <= 8) return;
+  uint16_t high[512];  // counts stay below 2^16: no third group
+  bst_vec_unpack(planes + 8, 8, high);
+  for (int i = 0; i < 512; i += 32) {
+    const __m512i up = _mm512_slli_epi16(_mm512_loadu_si512(high + i), 8);
+    _mm512_storeu_si512(counts + i, _mm512_or_si512(_mm512_loadu_si512(counts + i), up));
   }
 }
 

@@ -15,8 +15,10 @@
 /// A function that becomes part of its caller and so is compiled for the caller's instruction set.
 #if defined(__GNUC__) || defined(__clang__)
 #define BST_INLINE static inline __attribute__((always_inline))
+#define BST_NOINLINE static __attribute__((noinline))
 #else
 #define BST_INLINE static inline
+#define BST_NOINLINE static
 #endif
 
 _Static_assert((INT32_C(-3) >> 1) == -2 && (INT64_C(-3) >> 1) == -2, "floor shift of negatives");
@@ -67,6 +69,18 @@ static inline int bst_bit_length(size_t x) {
   int n = 0;
   for (; x != 0; x >>= 1) ++n;
   return n;
+}
+
+/// Number of set bits.
+static inline unsigned bst_count_bits(uint64_t x) {
+#if defined(__GNUC__) || defined(__clang__)
+  return (unsigned)__builtin_popcountll(x);
+#else
+  x -= x >> 1 & UINT64_C(0x5555555555555555);
+  x = (x & UINT64_C(0x3333333333333333)) + (x >> 2 & UINT64_C(0x3333333333333333));
+  x = (x + (x >> 4)) & UINT64_C(0x0F0F0F0F0F0F0F0F);
+  return (unsigned)(x * UINT64_C(0x0101010101010101) >> 56);
+#endif
 }
 
 /// Position of the lowest set bit of x != 0.

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The vector vocabulary of ARM with NEON, 64-bit and 32-bit: 128 lanes of one bit, 16 of a byte, 8
-// of int16, 4 of int32. Functions that take `wide` work on int32 lanes where it is true, else on
-// int16; it is a constant at every call.
+// of int16, 4 of int32.
 //
 // Everything between BST_VECTOR_BEGIN and BST_VECTOR_END is compiled for NEON whatever the flags of
 // the file, so one source list serves every machine; cpu.c decides at run time whether it may run.
@@ -63,10 +62,8 @@ static inline bst_vec bst_vec_zero(void) { return vdupq_n_u8(0); }
 
 static inline bst_vec bst_vec_set8(unsigned a) { return vdupq_n_u8((uint8_t)a); }
 
-/// The low bits of `a` in every lane.
-static inline bst_vec bst_vec_set(bool wide, int32_t a) {
-  return wide ? BST_FROM_S32(vdupq_n_s32(a)) : BST_FROM_U16(vdupq_n_u16((uint16_t)a));
-}
+/// `a` in every int32 lane.
+static inline bst_vec bst_vec_set32(int32_t a) { return BST_FROM_S32(vdupq_n_s32(a)); }
 
 static inline bst_vec bst_vec_and(bst_vec a, bst_vec b) { return vandq_u8(a, b); }
 
@@ -87,70 +84,46 @@ static inline bst_vec bst_vec_carry(bst_vec half, bst_vec a, bst_vec b, bst_vec 
 #define BST_VEC_UP64(a, n) BST_FROM_U64(vshlq_n_u64(BST_U64(a), (n)))
 #define BST_VEC_DOWN64(a, n) BST_FROM_U64(vshrq_n_u64(BST_U64(a), (n)))
 
-// Lanes wrap.
+// int32 lanes; they wrap.
 
-static inline bst_vec bst_vec_add(bool wide, bst_vec a, bst_vec b) {
-  return wide ? BST_FROM_U32(vaddq_u32(BST_U32(a), BST_U32(b)))
-              : BST_FROM_U16(vaddq_u16(BST_U16(a), BST_U16(b)));
+static inline bst_vec bst_vec_add32(bst_vec a, bst_vec b) {
+  return BST_FROM_U32(vaddq_u32(BST_U32(a), BST_U32(b)));
 }
 
-static inline bst_vec bst_vec_sub(bool wide, bst_vec a, bst_vec b) {
-  return wide ? BST_FROM_U32(vsubq_u32(BST_U32(a), BST_U32(b)))
-              : BST_FROM_U16(vsubq_u16(BST_U16(a), BST_U16(b)));
+static inline bst_vec bst_vec_sub32(bst_vec a, bst_vec b) {
+  return BST_FROM_U32(vsubq_u32(BST_U32(a), BST_U32(b)));
 }
 
-/// a * 2^n
-static inline bst_vec bst_vec_up(bool wide, bst_vec a, int n) {
-  return wide ? BST_FROM_U32(vshlq_u32(BST_U32(a), vdupq_n_s32(n)))
-              : BST_FROM_U16(vshlq_u16(BST_U16(a), vdupq_n_s16((int16_t)n)));
+/// a * 2^n, int16 lanes
+static inline bst_vec bst_vec_up16(bst_vec a, int n) {
+  return BST_FROM_U16(vshlq_u16(BST_U16(a), vdupq_n_s16((int16_t)n)));
 }
 
-/// -1 where a > b, else 0
-static inline bst_vec bst_vec_greater(bool wide, bst_vec a, bst_vec b) {
-  return wide ? BST_FROM_U32(vcgtq_s32(BST_S32(a), BST_S32(b)))
-              : BST_FROM_U16(vcgtq_s16(BST_S16(a), BST_S16(b)));
-}
-
-/// `yes` where a lane of the mask is -1, `no` where it is 0
-static inline bst_vec bst_vec_select(bst_vec mask, bst_vec yes, bst_vec no) {
-  return vbslq_u8(mask, yes, no);
-}
-
+/// int32 lanes, the low half of the product
 static inline bst_vec bst_vec_mul32(bst_vec a, bst_vec b) {
   return BST_FROM_U32(vmulq_u32(BST_U32(a), BST_U32(b)));
 }
 
-/// floor(a / 2^15), int32 lanes
-static inline bst_vec bst_vec_floor15(bst_vec a) {
-  return BST_FROM_S32(vshrq_n_s32(BST_S32(a), 15));
+/// 4 times uint16 to int32
+static inline bst_vec bst_vec_load_16_to_32(const uint16_t* from) {
+  return BST_FROM_U32(vmovl_u16(vld1_u16(from)));
 }
 
-/// 4 times int16 to int32
-static inline bst_vec bst_vec_load_16_to_32(const int16_t* from) {
-  return BST_FROM_S32(vmovl_s16(vld1_s16(from)));
+/// floor(a / 2^n), uint32 lanes
+static inline bst_vec bst_vec_down32(bst_vec a, int n) {
+  return BST_FROM_U32(vshlq_u32(BST_U32(a), vdupq_n_s32(-n)));
 }
 
-/// uint8 lanes to `wide` lanes, in order: four vectors of int32 or two of int16.
-static inline void bst_vec_widen(bool wide, bst_vec a, bst_vec* lanes) {
-  const uint16x8_t low = vmovl_u8(vget_low_u8(a)), high = vmovl_u8(vget_high_u8(a));
-  if (wide) {
-    lanes[0] = BST_FROM_U32(vmovl_u16(vget_low_u16(low)));
-    lanes[1] = BST_FROM_U32(vmovl_u16(vget_high_u16(low)));
-    lanes[2] = BST_FROM_U32(vmovl_u16(vget_low_u16(high)));
-    lanes[3] = BST_FROM_U32(vmovl_u16(vget_high_u16(high)));
-  } else {
-    lanes[0] = BST_FROM_U16(low);
-    lanes[1] = BST_FROM_U16(high);
-  }
+/// uint8 lanes to int16 lanes, in order.
+static inline void bst_vec_widen(bst_vec a, bst_vec* lanes) {
+  lanes[0] = BST_FROM_U16(vmovl_u8(vget_low_u8(a)));
+  lanes[1] = BST_FROM_U16(vmovl_u8(vget_high_u8(a)));
 }
 
-/// Masks of `wide` lanes to masks of bytes, in order: from four vectors of int32 or two of int16.
-static inline bst_vec bst_vec_narrow_masks(bool wide, const bst_vec* lanes) {
-  uint16x8_t low = BST_U16(lanes[0]), high = BST_U16(lanes[1]);
-  if (wide) {
-    low = vcombine_u16(vmovn_u32(BST_U32(lanes[0])), vmovn_u32(BST_U32(lanes[1])));
-    high = vcombine_u16(vmovn_u32(BST_U32(lanes[2])), vmovn_u32(BST_U32(lanes[3])));
-  }
+/// Masks of four vectors of int32 to masks of bytes, in order.
+static inline bst_vec bst_vec_narrow_masks(const bst_vec* lanes) {
+  const uint16x8_t low = vcombine_u16(vmovn_u32(BST_U32(lanes[0])), vmovn_u32(BST_U32(lanes[1])));
+  const uint16x8_t high = vcombine_u16(vmovn_u32(BST_U32(lanes[2])), vmovn_u32(BST_U32(lanes[3])));
   return vcombine_u8(vmovn_u16(low), vmovn_u16(high));
 }
 
@@ -172,13 +145,6 @@ static inline void bst_vec_zip32(bst_vec* a, bst_vec* b) {
   const uint32x4x2_t zipped = vzipq_u32(BST_U32(*a), BST_U32(*b));
   *a = BST_FROM_U32(zipped.val[0]);
   *b = BST_FROM_U32(zipped.val[1]);
-}
-
-/// Eight bytes, lowest first, added to eight int32 each at `first`; stored to `list`.
-static inline void bst_vec_store_entries(uint32_t* list, uint64_t bytes, bst_vec first) {
-  const uint16x8_t wide = vmovl_u8(vcreate_u8(bytes));
-  vst1q_u32(list, vaddw_u16(BST_U32(first), vget_low_u16(wide)));
-  vst1q_u32(list + 4, vaddw_u16(BST_U32(first), vget_high_u16(wide)));
 }
 
 // Words and bits.
@@ -228,7 +194,7 @@ static inline uint64_t bst_vec_bits32(const bst_mask* masks, int n) {
   const uint8x8_t weight = vcreate_u8(UINT64_C(0x8040201008040201));
   bst_vec all[4];
   for (int i = 0; i < 4; ++i) all[i] = i < n ? masks[i] : vdupq_n_u8(0);
-  const uint8x16_t bytes = vandq_u8(bst_vec_narrow_masks(true, all), vcombine_u8(weight, weight));
+  const uint8x16_t bytes = vandq_u8(bst_vec_narrow_masks(all), vcombine_u8(weight, weight));
   uint8x8_t sums = vpadd_u8(vget_low_u8(bytes), vget_high_u8(bytes));
   sums = vpadd_u8(sums, sums);
   sums = vpadd_u8(sums, sums);

@@ -39,11 +39,6 @@ static inline bst_vec bst_vec_carry(bst_vec half, bst_vec a, bst_vec b, bst_vec 
   return (a & b) | (half & c);
 }
 
-/// `yes` where the mask is set, `no` where it is not
-static inline bst_vec bst_vec_select(bst_vec mask, bst_vec yes, bst_vec no) {
-  return no ^ ((yes ^ no) & mask);
-}
-
 static inline bst_vec bst_vec_set64(uint64_t a) { return a; }
 
 /// `word` where `lanes` is 1, 0 where it is 0.
@@ -62,13 +57,9 @@ static inline bst_vec bst_vec_borrow(bst_vec half, bst_vec a, bst_vec b, bst_vec
 /// 64 x 64 bits in place: bit i of word j becomes bit j of word i.
 static inline void bst_vec_transpose_square(uint64_t* m) { bst_transpose_square(m); }
 
-/// Counts of the lanes, int32 [64]; the only order is the natural one.
-static inline void bst_vec_unpack(bool wide, bool natural, const bst_vec* planes, int n_planes,
-                                  void* counts) {
+/// Counts of the 64 lanes in natural order.
+static inline void bst_vec_unpack(const bst_vec* planes, int n_planes, int32_t* count) {
   uint64_t m[8];
-  int32_t* const count = counts;
-  (void)wide;
-  (void)natural;
   memset(count, 0, 64 * sizeof *count);
   for (int done = 0; done < n_planes; done += 8) {
     for (int p = 0; p < 8; ++p) m[p] = planes[done + p];

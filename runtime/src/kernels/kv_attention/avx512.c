@@ -15,6 +15,9 @@
 BST_VECTOR_BEGIN
 
 #include "../vector.h"
+
+#define BST_ATTENTION_MULTIPLY bst_attention_product__avx512
+
 #include "loops.h"
 
 BST_DEFINE_KEY_VALUE(bst_kv_attention_key_value__avx512)

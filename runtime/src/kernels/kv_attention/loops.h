@@ -54,7 +54,7 @@ BST_INLINE void bst_kv_attention_key_value_run(int part, int n_parts, int n_step
         p.x = (bst_attention_bits){k_space + (h * d - 64 * column), 1, n_rows, n_rows * n_words, 0};
       }
       p.out = map + h * d * d_words;
-      bst_attention_multiply(n_steps, &p, &rule);
+      BST_ATTENTION_MULTIPLY(n_steps, &p, &rule);
     }
   }
 }
@@ -98,7 +98,7 @@ BST_INLINE void bst_kv_attention_query_value_run(int part, int n_parts, int n_st
       }
       p.y = (bst_attention_bits){q_columns + channel, 1, p.out_word_stride, p.out_step, 0};
       p.out = spikes + channel;
-      bst_attention_multiply(n_steps, &p, &rule);
+      BST_ATTENTION_MULTIPLY(n_steps, &p, &rule);
     }
     bst_attention_put_columns(n_steps, piece.n_queries, piece.column, piece.n_columns, spikes,
                               words, in_step, out + piece.query * words);

@@ -2,6 +2,9 @@
 // kv_attention: scratch, and the versions on words: loops.h in the words of ../words.h.
 
 #include "../words.h"
+
+#define BST_ATTENTION_MULTIPLY bst_attention_product__scalar
+
 #include "loops.h"
 
 size_t bst_kv_attention_key_value_scratch_bytes(int n_steps, int n_tokens, int channels,

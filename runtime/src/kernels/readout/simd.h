@@ -46,7 +46,7 @@ BST_INLINE void bst_readout_columns(const bst_readout_streams* in, int n_vecs, b
       const size_t from = at + (size_t)j * BST_VEC_LANES32;
       const bst_vec a = bst_readout_load(in->a + from, whole, n);
       bst_vec x = bst_vec_average32(a, bst_readout_load(in->b + from, whole, n));
-      if (in->y != NULL) x = bst_vec_add(true, x, bst_readout_load(in->y + from, whole, n));
+      if (in->y != NULL) x = bst_vec_add32(x, bst_readout_load(in->y + from, whole, n));
       if (s != NULL) bst_vec_sum_add(&sum[j], a);
       bst_vec_sum_add(&average[j], x);
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// spike_attention with AVX2: loops.h in the words of ../avx2.h.
+// spike_attention and the product with AVX2: loops.h in the words of ../avx2.h.
 
 #include "../avx2.h"
 
@@ -13,9 +13,16 @@
 
 BST_VECTOR_BEGIN
 
+#include "../planes.h"
 #include "../vector.h"
-#include "loops.h"
 
+#define BST_ATTENTION_MULTIPLY bst_attention_product__avx2
+
+#include "lanes_vector.h"
+#include "loops.h"
+#include "multiply.h"
+
+BST_DEFINE_ATTENTION_PRODUCT(bst_attention_product__avx2)
 BST_DEFINE_ATTENTION_SCORE(bst_spike_attention_score__avx2)
 BST_DEFINE_ATTENTION_VALUE(bst_spike_attention_value__avx2)
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// spike_attention with AVX-512: loops.h in the words of ../avx512.h.
+// spike_attention and the product with AVX-512: loops.h in the words of ../avx512.h.
 
 #include "../avx512.h"
 
@@ -14,8 +14,14 @@
 BST_VECTOR_BEGIN
 
 #include "../vector.h"
-#include "loops.h"
 
+#define BST_ATTENTION_MULTIPLY bst_attention_product__avx512
+
+#include "lanes_vector.h"
+#include "loops.h"
+#include "multiply.h"
+
+BST_DEFINE_ATTENTION_PRODUCT(bst_attention_product__avx512)
 BST_DEFINE_ATTENTION_SCORE(bst_spike_attention_score__avx512)
 BST_DEFINE_ATTENTION_VALUE(bst_spike_attention_value__avx512)
 

@@ -53,7 +53,7 @@ BST_INLINE void bst_spike_attention_score_run(int part, int n_parts, int n_steps
       p.x = BST_ATTENTION_DENSE ? (bst_attention_bits){q_columns + row, 1, n_rows, step, 0}
                                 : (bst_attention_bits){q, words, 1, in_step, h * d};
       p.out = attention + h * n * n_words;
-      bst_attention_multiply(n_steps, &p, &rule);
+      BST_ATTENTION_MULTIPLY(n_steps, &p, &rule);
     }
   }
 }
@@ -152,7 +152,7 @@ BST_INLINE void bst_spike_attention_value_run(int part, int n_parts, int n_steps
                                    64 * piece.n_columns * n_words, 0};
       }
       p.out = spikes + channel;
-      bst_attention_multiply(n_steps, &p, &rule);
+      BST_ATTENTION_MULTIPLY(n_steps, &p, &rule);
     }
     bst_attention_put_columns(n_steps, piece.n_queries, piece.column, piece.n_columns, spikes,
                               words, in_step, out + piece.query * words);

@@ -1,20 +1,10 @@
 // SPDX-License-Identifier: MIT
-// The product of two spike matrices with the neurons that end it, bit-sliced. A body: included by
-// the file of one instruction set after its vocabulary (../words.h, ../avx2.h, ..), in its target.
+// The product of two spike matrices with the neurons that end it: what it works on, and the layouts
+// it takes. A body: included by the file of one instruction set after its vocabulary (../words.h,
+// ../avx2.h, ..), in its target. multiply.h has the product itself, which spike_attention and
+// kv_attention share.
 //
 //   count[i, l] = sum over events e of x[e, i] y[e, l],   i = item, l = lane
-//
-// A vector holds BST_VEC_WORDS items x 64 lanes, one word of lanes per item. Event e adds the row
-// "word of y[e] in the words whose item has x[e, i] = 1, 0 in the others". Rows are added sixteen
-// at a time (Harley-Seal): the planes of weight 1, 2, 4 and 8 stay in registers, one carry of
-// weight 16 leaves per sixteen rows. The neurons of rule.h follow on the planes, or on int32 lanes
-// where they have to, and the spikes of item i are words of bits l.
-//
-// Two ways through the events. With vectors of eight words every event is added, since most have
-// one of eight items (BST_ATTENTION_DENSE): x is given as rows [event][items], whose byte is the
-// mask. With fewer words only events that have an item are added: x is given as rows
-// [item][events], the OR of a vector's items is the list, padded with rows of zeros to whole groups
-// of eight. Either way the cost of a list is shared by all words of lanes.
 
 #ifndef BST_KERNELS_SPIKE_ATTENTION_PRODUCT_H_
 #define BST_KERNELS_SPIKE_ATTENTION_PRODUCT_H_
@@ -25,8 +15,6 @@
 enum {
   BST_ATTENTION_ITEMS = BST_VEC_BYTES / 8,
   BST_ATTENTION_DENSE = BST_ATTENTION_ITEMS == 8,
-  BST_ATTENTION_PLANES = 24,  // 17 of counts up to 65536, one more for SOFT, in whole bytes
-  BST_ATTENTION_GROUP = 8,
 };
 
 /// Rows of bits at every step: word w of row r at step t is
@@ -38,8 +26,8 @@ typedef struct bst_attention_bits {
 } bst_attention_bits;
 
 typedef struct bst_attention_product {
-  bst_attention_bits
-      x;  ///< [event][item] where dense (`first` a multiple of 8), else [item][event]
+  /// [event][item] where dense (`first` a multiple of 8), else [item][event].
+  bst_attention_bits x;
   bst_attention_bits y;  ///< [event][lane], `first` = 0
   size_t n_events, n_items, n_lanes;
   uint64_t* out;  ///< [item][words of lanes]
@@ -47,347 +35,12 @@ typedef struct bst_attention_product {
   uint32_t* lists;  ///< scratch: bst_attention_list_words(n_steps, n_events)
 } bst_attention_product;
 
-// ---- Events -------------------------------------------------------------------------------------
+/// All items and lanes at all steps.
+typedef void bst_attention_product_kernel(int n_steps, const bst_attention_product* p,
+                                          const bst_attention_rule* rule);
 
-/// The events of one vector of items at one step.
-typedef struct bst_attention_events {
-  const uint8_t* masks;  ///< dense: of event e at e * mask_stride
-  size_t mask_stride;
-  const uint32_t* list;  ///< else: event + mask * 2^24
-  size_t n;
-} bst_attention_events;
-
-/// Append the events `first` + (bits of `any`) to a list; rows[i] has the bits of item i, `any` is
-/// their OR. The 8 x 8 transposition of the rows has the mask of event e in byte e / 8 of word e
-/// % 8.
-static inline size_t bst_attention_append(uint64_t any, uint64_t rows[8], uint32_t first,
-                                          uint32_t* list, size_t n) {
-  uint8_t masks[64];
-  if (BST_ATTENTION_ITEMS > 1) {
-    bst_transpose_planes(rows);
-    memcpy(masks, rows, sizeof masks);
-  }
-  for (; any != 0; any &= any - 1) {
-    const uint32_t e = bst_low_bit(any);
-    const uint32_t mask = BST_ATTENTION_ITEMS > 1 ? masks[e % 8 * 8 + e / 8] : 1;
-    list[n++] = (first + e) | mask << 24;
-  }
-  return n;
-}
-
-/// List the events of up to BST_ATTENTION_ITEMS items from `item` on at step t; return how many,
-/// padded.
-static inline size_t bst_attention_list(const bst_attention_product* p, size_t item, size_t t,
-                                        uint32_t* list) {
-  const size_t left = p->n_items - item;
-  const uint64_t* const from = p->x.words + t * p->x.step + item * p->x.stride;
-  size_t n = 0;
-  for (size_t done = 0; done < p->n_events; done += 64) {
-    const size_t n_bits = p->n_events - done < 64 ? p->n_events - done : 64;
-    uint64_t rows[8] = {0}, any = 0;
-    for (size_t j = 0; j < BST_ATTENTION_ITEMS && j < left; ++j) {
-      bst_slice_bits(from + j * p->x.stride + done / 64 * p->x.word_stride, p->x.first, n_bits,
-                     &rows[j]);
-      any |= rows[j];
-    }
-    n = bst_attention_append(any, rows, (uint32_t)done, list, n);
-  }
-  while (n % BST_ATTENTION_GROUP != 0) list[n++] = 0;
-  return n;
-}
-
-/// Events of the items from `item` on at every step.
-static inline void bst_attention_find_events(int n_steps, const bst_attention_product* p,
-                                             size_t item, bst_attention_events* events) {
-  const size_t capacity = bst_list_capacity(p->n_events);
-  for (size_t t = 0; t < (size_t)n_steps; ++t) {
-    bst_attention_events* const at = &events[t];
-    if (BST_ATTENTION_DENSE) {
-      const size_t bit = p->x.first + item;
-      at->masks =
-          (const uint8_t*)(p->x.words + t * p->x.step + bit / 64 * p->x.word_stride) + bit % 64 / 8;
-      at->mask_stride = 8 * p->x.stride;
-      at->n = p->n_events;
-    } else {
-      uint32_t* const list = p->lists + t * capacity;
-      at->list = list;
-      at->n = bst_attention_list(p, item, t, list);
-    }
-  }
-}
-
-// ---- Counts -------------------------------------------------------------------------------------
-
-/// The rows of a sum, one after the other.
-typedef struct bst_attention_rows {
-  const uint64_t* y;  ///< word of lanes of event 0; dense: of the next event
-  size_t y_stride;
-  const uint8_t* mask;
-  size_t mask_stride;
-  const uint32_t* list;
-} bst_attention_rows;
-
-BST_INLINE bst_vec bst_attention_row(bst_attention_rows* r) {
-  if (BST_ATTENTION_DENSE) {
-    const bst_vec row = bst_vec_spread(*r->y, *r->mask);
-    r->y += r->y_stride;
-    r->mask += r->mask_stride;
-    return row;
-  }
-  const uint32_t entry = *r->list++;
-  return bst_vec_spread(r->y[(entry & 0xFFFFFF) * r->y_stride], entry >> 24);
-}
-
-/// *sum += a + b, lane by lane; returns the carry.
-BST_INLINE bst_vec bst_attention_full_add(bst_vec* sum, bst_vec a, bst_vec b) {
-  const bst_vec half = bst_vec_xor(a, b), c = *sum;
-  *sum = bst_vec_xor3(a, b, c);
-  return bst_vec_carry(half, a, b, c);
-}
-
-/// *sum += a; returns the carry.
-BST_INLINE bst_vec bst_attention_half_add(bst_vec* sum, bst_vec a) {
-  const bst_vec c = *sum;
-  *sum = bst_vec_xor(c, a);
-  return bst_vec_and(c, a);
-}
-
-typedef struct bst_attention_counter {
-  bst_vec ones, twos, fours, eights;
-} bst_attention_counter;
-
-/// Add two rows; returns the carry of weight 2.
-BST_INLINE bst_vec bst_attention_add2(bst_attention_counter* n, bst_attention_rows* rows) {
-  const bst_vec a = bst_attention_row(rows);
-  return bst_attention_full_add(&n->ones, a, bst_attention_row(rows));
-}
-
-/// Add four rows; returns the carry of weight 4.
-BST_INLINE bst_vec bst_attention_add4(bst_attention_counter* n, bst_attention_rows* rows) {
-  const bst_vec twos = bst_attention_add2(n, rows);
-  return bst_attention_full_add(&n->twos, twos, bst_attention_add2(n, rows));
-}
-
-/// Add eight rows; returns the carry of weight 8.
-BST_INLINE bst_vec bst_attention_add8(bst_attention_counter* n, bst_attention_rows* rows) {
-  const bst_vec fours = bst_attention_add4(n, rows);
-  return bst_attention_full_add(&n->fours, fours, bst_attention_add4(n, rows));
-}
-
-/// Add a carry of weight 16 into the planes in memory.
-BST_INLINE void bst_attention_ripple(bst_vec carry, int n_planes, bst_vec* planes) {
-  for (int p = 4; p < n_planes; ++p) carry = bst_attention_half_add(&planes[p], carry);
-}
-
-/// Counts as planes 0 .. n_planes - 1, which hold them.
-BST_INLINE void bst_attention_count(const bst_attention_events* from, const uint64_t* y,
-                                    size_t y_stride, int n_planes, bst_vec* planes) {
-  const bst_vec zero = bst_vec_zero();
-  bst_attention_counter n = {zero, zero, zero, zero};
-  bst_attention_rows rows = {y, y_stride, from->masks, from->mask_stride, from->list};
-  for (int p = 4; p < n_planes; ++p) planes[p] = zero;
-  for (size_t left = from->n; left >= 16; left -= 16) {
-    bst_vec carry = bst_attention_add8(&n, &rows);
-    carry = bst_attention_full_add(&n.eights, carry, bst_attention_add8(&n, &rows));
-    bst_attention_ripple(carry, n_planes, planes);
-  }
-  if ((from->n & 8) != 0) {
-    const bst_vec carry = bst_attention_add8(&n, &rows);
-    bst_attention_ripple(bst_attention_half_add(&n.eights, carry), n_planes, planes);
-  }
-  if (BST_ATTENTION_DENSE) {  // lists are padded
-    for (size_t left = from->n & 7; left > 0; --left) {
-      bst_vec carry = bst_attention_half_add(&n.ones, bst_attention_row(&rows));
-      carry = bst_attention_half_add(&n.twos, carry);
-      carry = bst_attention_half_add(&n.fours, carry);
-      bst_attention_ripple(bst_attention_half_add(&n.eights, carry), n_planes, planes);
-    }
-  }
-  planes[0] = n.ones;
-  planes[1] = n.twos;
-  planes[2] = n.fours;
-  planes[3] = n.eights;
-}
-
-// ---- Neurons ------------------------------------------------------------------------------------
-
-/// One step of SOFT; m: n_planes planes of the count and one of zeros.
-/// @param k state, n_planes + 1 planes and one of zeros
-BST_INLINE bst_vec bst_attention_soft_step(uint32_t threshold, int n_planes, const bst_vec* m,
-                                           bst_vec* k) {
-  bst_vec carry = bst_vec_zero(), borrow = carry, differ[BST_ATTENTION_PLANES];
-  for (int p = 0; p <= n_planes; ++p) {
-    const bst_vec a = k[p + 1], b = m[p];
-    const bst_vec half = bst_vec_xor(a, b), sum = bst_vec_xor3(a, b, carry);
-    const bst_vec bit = bst_vec_set64(0 - (uint64_t)(threshold >> p & 1));
-    carry = bst_vec_carry(half, a, b, carry);
-    k[p] = sum;
-    differ[p] = bst_vec_xor(bit, borrow);  // sum - threshold is sum ^ differ
-    borrow = bst_vec_borrow(differ[p], sum, bit, borrow);
-  }
-  const bst_vec fired = bst_vec_clear(bst_vec_set64(UINT64_MAX), borrow);
-  for (int p = 0; p <= n_planes; ++p) k[p] = bst_vec_xor(k[p], bst_vec_and(differ[p], fired));
-  return fired;
-}
-
-/// Where the number in planes first .. first + n - 1 and those below is at least `threshold`:
-/// `reaches` is the answer for the planes below, all ones where there are none.
-BST_INLINE bst_vec bst_attention_reaches(uint32_t threshold, int first, int n,
-                                         const bst_vec* planes, bst_vec reaches) {
-  for (int p = 0; p < n; ++p) {
-    reaches = (threshold >> (first + p) & 1) != 0 ? bst_vec_and(planes[p], reaches)
-                                                  : bst_vec_or(planes[p], reaches);
-  }
-  return reaches;
-}
-
-/// Planes of J: the lowest t at step t (0-based), to which nothing is added any more, and those
-/// from weight 2^t on.
-typedef struct bst_attention_sum {
-  bst_vec low[BST_ATTENTION_MAX_T], high[BST_ATTENTION_PLANES];
-} bst_attention_sum;
-
-/// Step t (0-based) of HARD.
-BST_INLINE bst_vec bst_attention_hard_step(uint32_t threshold, int t, bool last, int n_planes,
-                                           const bst_vec* m, bst_attention_sum* j) {
-  bst_vec* const high = j->high;
-  if (t == 0) {
-    for (int p = 0; p <= n_planes; ++p) high[p] = m[p];
-  } else {
-    bst_vec carry = bst_vec_zero();
-    j->low[t - 1] = high[0];
-    for (int p = 0; p < n_planes; ++p) {
-      const bst_vec a = high[p + 1], half = bst_vec_xor(a, m[p]);
-      high[p] = bst_vec_xor3(a, m[p], carry);
-      carry = bst_vec_carry(half, a, m[p], carry);
-    }
-    high[n_planes] = carry;
-  }
-  bst_vec fired = bst_attention_reaches(threshold, 0, t, j->low, bst_vec_set64(UINT64_MAX));
-  fired = bst_attention_reaches(threshold, t, n_planes + 1, high, fired);
-  if (!last) {
-    for (int p = 0; p < t; ++p) j->low[p] = bst_vec_clear(j->low[p], fired);
-    for (int p = 0; p <= n_planes; ++p) high[p] = bst_vec_clear(high[p], fired);
-  }
-  return fired;
-}
-
-/// One step of LANES for the items of a vector.
-/// @param m planes of the count, zero from n_planes to the next multiple of eight
-BST_INLINE bst_vec bst_attention_lanes_step(const bst_attention_rule* rule, size_t t, int n_planes,
-                                            const bst_vec* m, int32_t state[][64]) {
-  uint64_t spikes[BST_ATTENTION_ITEMS];
-  int32_t counts[BST_ATTENTION_ITEMS][64], x[64];
-  uint8_t spike[64];
-  const int32_t* const x_of = rule->table == NULL ? NULL : rule->table + t * rule->table_step;
-  bst_vec_unpack(true, true, m, n_planes, counts);
-  for (int j = 0; j < BST_ATTENTION_ITEMS; ++j) {
-    if (x_of == NULL) {
-      for (int i = 0; i < 64; ++i) x[i] = counts[j][i] * (1 << rule->frac_bits);
-    } else {
-      for (int i = 0; i < 64; ++i) x[i] = x_of[counts[j][i]];
-    }
-    bst_neuron_step(&rule->neuron, x, state[j], spike);
-    spikes[j] = bst_pack_lanes(spike);
-  }
-  return bst_vec_load(spikes);
-}
-
-// ---- The product --------------------------------------------------------------------------------
-
-/// Store the words of up to `n` items.
-static inline void bst_attention_store(bst_vec spikes, size_t n, size_t stride, uint64_t* out) {
-  uint64_t words[BST_ATTENTION_ITEMS];
-  if (n >= BST_ATTENTION_ITEMS && stride == 1) {
-    bst_vec_store(out, spikes);
-    return;
-  }
-  bst_vec_store(words, spikes);
-  for (size_t j = 0; j < BST_ATTENTION_ITEMS && j < n; ++j) out[j * stride] = words[j];
-}
-
-/// All steps of the items from `item` on and the word `w` of lanes. `kind` and, where that pays,
-/// `n_planes` are constants.
-BST_INLINE void bst_attention_vector(bst_attention_kind kind, int n_planes, int n_steps,
-                                     const bst_attention_product* p, const bst_attention_rule* rule,
-                                     const bst_attention_events* events, size_t item, size_t w) {
-  bst_vec planes[BST_ATTENTION_PLANES], state[BST_ATTENTION_PLANES];
-  bst_attention_sum sum;
-  int32_t membrane[BST_ATTENTION_ITEMS][64];
-  const size_t left = p->n_lanes - 64 * w;
-  const bst_vec lanes = bst_vec_set64(left < 64 ? (UINT64_C(1) << left) - 1 : UINT64_MAX);
-  if (kind == BST_ATTENTION_SOFT) {
-    for (int i = 0; i < n_planes + 2; ++i) state[i] = bst_vec_zero();
-  }
-  if (kind == BST_ATTENTION_LANES) {
-    for (int j = 0; j < BST_ATTENTION_ITEMS; ++j) bst_neuron_start(&rule->neuron, membrane[j]);
-  }
-  for (int t = 0; t < n_steps; ++t) {
-    bst_vec spikes;
-    bst_attention_count(&events[t], p->y.words + (size_t)t * p->y.step + w * p->y.word_stride,
-                        p->y.stride, n_planes, planes);
-    const int n_zeroed = kind == BST_ATTENTION_LANES ? BST_ATTENTION_PLANES : n_planes + 1;
-    for (int i = n_planes; i < n_zeroed; ++i) planes[i] = bst_vec_zero();
-    if (kind == BST_ATTENTION_SOFT) {
-      spikes = bst_attention_soft_step(rule->threshold[0], n_planes, planes, state);
-    } else if (kind == BST_ATTENTION_HARD) {
-      spikes =
-          bst_attention_hard_step(rule->threshold[t], t, t == n_steps - 1, n_planes, planes, &sum);
-    } else {
-      spikes = bst_attention_lanes_step(rule, (size_t)t, n_planes, planes, membrane);
-    }
-    bst_attention_store(
-        bst_vec_and(spikes, lanes), p->n_items - item, p->out_stride,
-        p->out + (size_t)t * p->out_step + item * p->out_stride + w * p->out_word_stride);
-  }
-}
-
-/// The same with constant numbers of planes for up to 15, 31, 63, 127 and 255 events: planes stay
-/// in registers.
-#define BST_DEFINE_VECTOR(name, kind)                                                         \
-  static inline void name(int n_planes, int n_steps, const bst_attention_product* p,          \
-                          const bst_attention_rule* rule, const bst_attention_events* events, \
-                          size_t item, size_t w) {                                            \
-    const int n = BST_ATTENTION_ITEMS > 1 ? n_planes : 0;                                     \
-    switch (n) {                                                                              \
-      case 5:                                                                                 \
-        bst_attention_vector(kind, 5, n_steps, p, rule, events, item, w);                     \
-        break;                                                                                \
-      case 6:                                                                                 \
-        bst_attention_vector(kind, 6, n_steps, p, rule, events, item, w);                     \
-        break;                                                                                \
-      case 7:                                                                                 \
-        bst_attention_vector(kind, 7, n_steps, p, rule, events, item, w);                     \
-        break;                                                                                \
-      case 8:                                                                                 \
-        bst_attention_vector(kind, 8, n_steps, p, rule, events, item, w);                     \
-        break;                                                                                \
-      default:                                                                                \
-        bst_attention_vector(kind, n_planes, n_steps, p, rule, events, item, w);              \
-        break;                                                                                \
-    }                                                                                         \
-  }
-BST_DEFINE_VECTOR(bst_attention_soft, BST_ATTENTION_SOFT)
-BST_DEFINE_VECTOR(bst_attention_hard, BST_ATTENTION_HARD)
-#undef BST_DEFINE_VECTOR
-
-static inline void bst_attention_multiply(int n_steps, const bst_attention_product* p,
-                                          const bst_attention_rule* rule) {
-  bst_attention_events events[BST_ATTENTION_MAX_T] = {{NULL, 0, NULL, 0}};
-  const int n_planes = bst_bit_length(p->n_events);
-  for (size_t item = 0; item < p->n_items; item += BST_ATTENTION_ITEMS) {
-    bst_attention_find_events(n_steps, p, item, events);
-    for (size_t w = 0; 64 * w < p->n_lanes; ++w) {
-      if (rule->kind == BST_ATTENTION_SOFT) {
-        bst_attention_soft(n_planes, n_steps, p, rule, events, item, w);
-      } else if (rule->kind == BST_ATTENTION_HARD) {
-        bst_attention_hard(n_planes, n_steps, p, rule, events, item, w);
-      } else {
-        bst_attention_vector(BST_ATTENTION_LANES, n_planes, n_steps, p, rule, events, item, w);
-      }
-    }
-  }
-}
+bst_attention_product_kernel bst_attention_product__scalar, bst_attention_product__avx2,
+    bst_attention_product__avx512, bst_attention_product__neon;
 
 // ---- Layouts ------------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@
 
 enum {
   BST_ATTENTION_MAX_T = 16,
+  BST_ATTENTION_PLANES = 24,      // 17 of counts up to 65536, one more for SOFT, in whole bytes
   BST_ATTENTION_MAX_HARD = 1024,  // counts for which HARD is tried: every product below 2^59
 };
 

@@ -3,7 +3,14 @@
 // words of ../words.h.
 
 #include "../words.h"
+
+#define BST_ATTENTION_MULTIPLY bst_attention_product__scalar
+
+#include "lanes_words.h"
 #include "loops.h"
+#include "multiply.h"
+
+BST_DEFINE_ATTENTION_PRODUCT(bst_attention_product__scalar)
 
 // ---- score --------------------------------------------------------------------------------------
 

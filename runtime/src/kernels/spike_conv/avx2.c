@@ -9,13 +9,20 @@
 
 BST_VECTOR_BEGIN
 
-#include "../vector.h"
+#include "../planes.h"
+#include "positions.h"
 #include "sum_common.h"
 
 typedef __m256i bst_bits;
 enum { BST_BITS_WORDS = 4, BST_NARROWEST_WORDS = 1 };
 
 BST_INLINE bst_bits bst_bits_splat(uint64_t a) { return _mm256_set1_epi64x((long long)a); }
+
+/// `v` with `a` in the `n` words from word k * n on.
+BST_INLINE bst_bits bst_bits_put(bst_bits v, size_t k, size_t n, uint64_t a) {
+  const unsigned words = ((1U << n) - 1) << (k * n);
+  return _mm256_blendv_epi8(v, bst_bits_splat(a), bst_vec_load(bst_vec_spreads[words]));
+}
 
 BST_INLINE bst_bits bst_bits_select(bst_bits mask, bst_bits yes, bst_bits no) {
   return ((yes ^ no) & mask) ^ no;
@@ -115,7 +122,7 @@ static inline size_t bst_bits_pad(bst_entry zero_row, bst_entry* list, size_t n)
 
 /// Counts of 256 lanes in natural order; `planes` holds whole groups of eight.
 static inline void bst_bits_unpack(const bst_bits* planes, int n_planes, uint16_t* counts) {
-  bst_vec_unpack(false, true, planes, n_planes, counts);
+  bst_vec_unpack(planes, n_planes, counts);
 }
 
 /// y of eight outputs from n and (n Af + 2^14) >> 15.
@@ -127,9 +134,9 @@ BST_INLINE __m256i bst_bits_scale8(__m128i n, __m128i part, const int32_t* ai, c
 
 /// y of `n_lanes` outputs from their counts. |n| and |Af| stay below 2^14, so (n Af + 2^14) >> 15
 /// is what vpmulhrsw computes.
-static inline void bst_bits_scale(const uint16_t* count, int32_t n_events, size_t n_lanes,
-                                  const int32_t* ai, const int16_t* af, const int32_t* b,
-                                  int32_t* out) {
+BST_NOINLINE void bst_bits_scale(const uint16_t* count, int32_t n_events, size_t n_lanes,
+                                 const int32_t* ai, const int16_t* af, const int32_t* b,
+                                 int32_t* out) {
   const __m256i offset = _mm256_set1_epi16((short)n_events);
   size_t i = 0;
   for (; i + 16 <= n_lanes; i += 16) {

@@ -45,6 +45,12 @@ BST_INLINE __m512i bst_kept8(__m512i a) {
 
 BST_INLINE bst_bits bst_bits_splat(uint64_t a) { return _mm512_set1_epi64((long long)a); }
 
+/// `v` with `a` in the `n` words from word k * n on.
+BST_INLINE bst_bits bst_bits_put(bst_bits v, size_t k, size_t n, uint64_t a) {
+  const __mmask8 words = (__mmask8)(((1U << n) - 1) << (k * n));
+  return _mm512_mask_set1_epi64(v, words, (long long)a);
+}
+
 BST_INLINE bst_bits bst_bits_select(bst_bits mask, bst_bits yes, bst_bits no) {
   return _mm512_ternarylogic_epi64(mask, yes, no, BST_TABLE_SELECT);
 }
@@ -117,10 +123,11 @@ static inline size_t bst_bits_list(const uint64_t* words, size_t n_words, bst_en
   const __m512i places = _mm512_set_epi64(
       0x3F3E3D3C3B3A3938, 0x3736353433323130, 0x2F2E2D2C2B2A2928, 0x2726252423222120,
       0x1F1E1D1C1B1A1918, 0x1716151413121110, 0x0F0E0D0C0B0A0908, 0x0706050403020100);
-  for (size_t w = 0; w < n_words; ++w, first = (bst_entry)(first + 64 * BST_ENTRY)) {
+  const __m512i next = _mm512_set1_epi16(64 * BST_ENTRY);
+  __m512i base = _mm512_set1_epi16((short)first);  // from a general register: not per word
+  for (size_t w = 0; w < n_words; ++w, base = _mm512_add_epi16(base, next)) {
     const uint64_t bits = words[w];
     const __m512i packed = _mm512_maskz_compress_epi8(bits, places);
-    const __m512i base = _mm512_set1_epi16((short)first);
     const size_t count = (size_t)_mm_popcnt_u64(bits);
     const __m256i few = _mm256_cvtepu8_epi16(_mm512_castsi512_si128(packed));
     _mm256_storeu_si256((__m256i*)(void*)(list + n),
@@ -157,46 +164,9 @@ static inline size_t bst_bits_pad(bst_entry zero_row, bst_entry* list, size_t n)
 #define BST_FIRE_FIXED
 #define BST_WHOLE_SUM BST_SUM8
 
-/// Eight planes to bytes: byte b of 16-byte piece L of o[j] is the number of lane 128L + 16j + b.
-/// Interleaving puts the eight bytes of eight lanes side by side, the highest plane first as the
-/// matrix product wants it, which then transposes 8x8 bits.
-BST_INLINE void bst_bits_to_bytes(const __m512i* p, __m512i* o) {
-  __m512i a[8], b[8];
-  for (int i = 0; i < 4; ++i) {
-    a[2 * i] = _mm512_unpacklo_epi8(p[7 - 2 * i], p[6 - 2 * i]);
-    a[2 * i + 1] = _mm512_unpackhi_epi8(p[7 - 2 * i], p[6 - 2 * i]);
-  }
-  for (int i = 0; i < 8; i += 4) {
-    for (int k = 0; k < 2; ++k) {
-      b[i + 2 * k] = _mm512_unpacklo_epi16(a[i + k], a[i + 2 + k]);
-      b[i + 2 * k + 1] = _mm512_unpackhi_epi16(a[i + k], a[i + 2 + k]);
-    }
-  }
-  const __m512i ones = _mm512_set1_epi64((long long)0x8040201008040201);
-  for (int i = 0; i < 4; ++i) {
-    o[2 * i] = _mm512_gf2p8affine_epi64_epi8(ones, _mm512_unpacklo_epi32(b[i], b[i + 4]), 0);
-    o[2 * i + 1] = _mm512_gf2p8affine_epi64_epi8(ones, _mm512_unpackhi_epi32(b[i], b[i + 4]), 0);
-  }
-}
-
 /// Counts of 512 lanes in natural order; `planes` holds whole groups of eight.
 static inline void bst_bits_unpack(const bst_bits* planes, int n_planes, uint16_t* counts) {
-  __m512i o[8];
-  bst_bits_to_bytes(planes, o);
-  for (int j = 0; j < 8; ++j) {
-    __m256i* const to = (__m256i*)(void*)(counts + 16 * j);
-    _mm256_storeu_si256(to, _mm256_cvtepu8_epi16(_mm512_castsi512_si128(o[j])));
-    _mm256_storeu_si256(to + 8, _mm256_cvtepu8_epi16(_mm512_extracti32x4_epi32(o[j], 1)));
-    _mm256_storeu_si256(to + 16, _mm256_cvtepu8_epi16(_mm512_extracti32x4_epi32(o[j], 2)));
-    _mm256_storeu_si256(to + 24, _mm256_cvtepu8_epi16(_mm512_extracti32x4_epi32(o[j], 3)));
-  }
-  if (n_planes <= 8) return;
-  uint16_t high[512];  // counts stay below 2^13: no third group
-  bst_bits_unpack(planes + 8, 8, high);
-  for (int i = 0; i < 512; i += 32) {
-    const __m512i up = _mm512_slli_epi16(_mm512_loadu_si512(high + i), 8);
-    _mm512_storeu_si512(counts + i, _mm512_or_si512(_mm512_loadu_si512(counts + i), up));
-  }
+  bst_vec_unpack(planes, n_planes, counts);
 }
 
 /// y of 16 outputs. |n| and |Af| stay below 2^14, so (n Af + 2^14) >> 15 is what vpmulhrsw
@@ -210,9 +180,9 @@ BST_INLINE __m512i bst_bits_scale16(__m256i count, __m256i offset, __m512i ai, _
 }
 
 /// y of `n_lanes` outputs from their counts; whole vectors of counts may be read.
-static inline void bst_bits_scale(const uint16_t* count, int32_t n_events, size_t n_lanes,
-                                  const int32_t* ai, const int16_t* af, const int32_t* b,
-                                  int32_t* out) {
+BST_NOINLINE void bst_bits_scale(const uint16_t* count, int32_t n_events, size_t n_lanes,
+                                 const int32_t* ai, const int16_t* af, const int32_t* b,
+                                 int32_t* out) {
   const __m256i offset = _mm256_set1_epi16((short)n_events);
   size_t i = 0;
   for (; i + 16 <= n_lanes; i += 16) {

@@ -9,13 +9,20 @@
 
 BST_VECTOR_BEGIN
 
-#include "../vector.h"
+#include "../planes.h"
+#include "positions.h"
 #include "sum_common.h"
 
 typedef uint64x2_t bst_bits;
 enum { BST_BITS_WORDS = 2, BST_NARROWEST_WORDS = 1 };
 
 BST_INLINE bst_bits bst_bits_splat(uint64_t a) { return vdupq_n_u64(a); }
+
+/// `v` with `a` in the `n` words from word k * n on.
+BST_INLINE bst_bits bst_bits_put(bst_bits v, size_t k, size_t n, uint64_t a) {
+  if (n == 2) return vdupq_n_u64(a);
+  return k == 0 ? vsetq_lane_u64(a, v, 0) : vsetq_lane_u64(a, v, 1);
+}
 
 BST_INLINE bst_bits bst_bits_select(bst_bits mask, bst_bits yes, bst_bits no) {
   return vbslq_u64(mask, yes, no);
@@ -105,7 +112,7 @@ static inline size_t bst_bits_pad(bst_entry zero_row, bst_entry* list, size_t n)
 static inline void bst_bits_unpack(const bst_bits* planes, int n_planes, uint16_t* counts) {
   bst_vec bytes[(BST_MAX_SLICED_PLANES + 7) / 8 * 8];
   for (int p = 0; p < (n_planes + 7) / 8 * 8; ++p) bytes[p] = vreinterpretq_u8_u64(planes[p]);
-  bst_vec_unpack(false, true, bytes, n_planes, counts);
+  bst_vec_unpack(bytes, n_planes, counts);
 }
 
 /// y of four outputs from n and (n Af + 2^14) >> 15.
@@ -117,9 +124,9 @@ BST_INLINE int32x4_t bst_bits_scale4(int16x4_t n, int16x4_t part, const int32_t*
 
 /// y of `n_lanes` outputs from their counts. |n| and |Af| stay below 2^14, so (n Af + 2^14) >> 15
 /// is what a rounding doubling high product computes.
-static inline void bst_bits_scale(const uint16_t* count, int32_t n_events, size_t n_lanes,
-                                  const int32_t* ai, const int16_t* af, const int32_t* b,
-                                  int32_t* out) {
+BST_NOINLINE void bst_bits_scale(const uint16_t* count, int32_t n_events, size_t n_lanes,
+                                 const int32_t* ai, const int16_t* af, const int32_t* b,
+                                 int32_t* out) {
   const int16x8_t offset = vdupq_n_s16((int16_t)n_events);
   size_t i = 0;
   for (; i + 8 <= n_lanes; i += 8) {

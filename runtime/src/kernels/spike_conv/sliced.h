@@ -5,6 +5,7 @@
 //   bst_bits_add, bst_bits_select, bst_bits_less   full adder, choice, borrow, lane by lane
 //   bst_sum_pieces        functions of sum.h per width of rows, narrowest first
 //   bst_bits_list, bst_bits_copy                   making lists
+//   bst_bits_put(v, k, n, a)                       v with `a` in words k n .. k n + n - 1
 //
 // Weights lie in blocks of BST_BITS_WORDS words of outputs; the last block is as narrow as a piece
 // allows. Per block: one row of bits per input of the window, a row of zeros that pads lists, and
@@ -25,6 +26,9 @@
 // (../stem_neuron). Step t then counts the inputs of the periods that divide t: each active input
 // is added once, to the counters of its period, and counters are added up per step.
 //
+// Dense inputs. Where inputs fire at several steps, lists go by the pattern of steps: each active
+// input is added once, to the counters of its pattern, and these are added up per step.
+//
 // Neuron (numerics.md 4), exact on planes. With S active inputs n = 2P - S. Counters begin at
 // -ceil(S/2), so that they end as P' = P - ceil(S/2) and n = 2P' + (S odd): its planes are the
 // parity of S below those of P'. I_t = (spiked at t-1 ? 0 : I_t-1) + 2^(t-1) n_t is an addition of
@@ -36,440 +40,7 @@
 #ifndef BST_KERNELS_SPIKE_CONV_SLICED_H_
 #define BST_KERNELS_SPIKE_CONV_SLICED_H_
 
-#include <stdbool.h>
-
-#include "geometry.h"
-#include "spike_conv.h"
-
-enum {
-  BST_TILE_PLACES = 32,
-  BST_TILE_ENTRIES = 8192,  // of lists, beyond those of one pixel
-  BST_LIST_SLACK = 64,      // entries that may be written beyond the end of a list
-  BST_CONV_MAX_T = 16,
-  BST_MAX_KERNEL_ROWS = 15,
-  BST_CONV_NEURON_T = 8,
-  BST_BITS_BYTES = BST_BITS_WORDS * 8,
-};
-
-// ---- Layouts ------------------------------------------------------------------------------------
-
-/// Words of one row of the block that begins at word `first`.
-static inline size_t bst_block_words(size_t out_words, size_t first) {
-  const size_t left = out_words - first;
-  size_t words = BST_BITS_WORDS;
-  while (words / 2 >= left && words / 2 >= BST_NARROWEST_WORDS) words /= 2;
-  return words;
-}
-
-/// Output words in whole rows of blocks.
-static inline size_t bst_blocks_words(int n_out) {
-  const size_t words = bst_conv_words(n_out), last = (words - 1) / BST_BITS_WORDS * BST_BITS_WORDS;
-  return last + bst_block_words(words, last);
-}
-
-/// Rows of a block: weights, zeros, planes of `total`.
-static inline size_t bst_block_rows(size_t fan_in) { return fan_in + 1 + BST_MAX_SLICED_PLANES; }
-
-static inline bool bst_fits_lists(size_t fan_in) { return fan_in < BST_MAX_ENTRY_ROWS; }
-
-/// Neighbouring outputs of a row of pixels that share a vector, and what they see together.
-typedef struct bst_strip {
-  int n_pixels;  // 1: no strips
-  int columns;   // of the image
-  size_t fan_in;
-} bst_strip;
-
-static inline bst_strip bst_strip_of(int n_out, int kh, int kw, int n_in, int stride) {
-  const int n = (int)(BST_BITS_WORDS / bst_block_words(bst_conv_words(n_out), 0));
-  const int columns = kw + (n - 1) * stride;
-  const bst_strip one = {1, kw, bst_conv_fan_in(kh, kw, n_in)};
-  const bst_strip all = {n, columns, bst_conv_fan_in(kh, columns, n_in)};
-  return n > 1 && kw > stride && bst_fits_lists(all.fan_in) ? all : one;
-}
-
-static inline size_t bst_sliced_rows_bytes(int n_out, int kh, int kw, int n_in, int stride) {
-  const bst_strip strip = bst_strip_of(n_out, kh, kw, n_in, stride);
-  const size_t words = strip.n_pixels > 1 ? BST_BITS_WORDS : bst_blocks_words(n_out);
-  return bst_block_rows(strip.fan_in) * words * sizeof(uint64_t);
-}
-
-static inline uint32_t bst_ones(const uint8_t* bytes, size_t n) {
-  uint32_t ones = 0;
-  for (size_t i = 0; i < n; ++i) {
-    for (unsigned b = bytes[i]; b != 0; b &= b - 1) ++ones;
-  }
-  return ones;
-}
-
-/// Outputs `n_here` of one pixel of a block: weights and planes of `total`, from the first of its
-/// words in the rows on.
-/// @param at place of the pixel in the strip
-static inline void bst_fill_block(const bst_strip* strip, size_t n_here, int kh, int kw, int n_in,
-                                  int stride, int at, const uint8_t* bits, size_t row_words,
-                                  uint64_t* rows) {
-  const size_t n_taps = (size_t)kh * (size_t)kw, out_bytes = n_taps * (((size_t)n_in + 7) / 8);
-  uint64_t* const total = rows + (strip->fan_in + 1) * row_words;
-  bst_conv_fill_rows(n_here, n_taps, (size_t)n_in, bits, (size_t)kw, (size_t)strip->columns,
-                     (size_t)(at * stride), row_words, rows);
-  for (size_t o = 0; o < n_here; ++o, bits += out_bytes) {
-    const uint64_t ones = bst_ones(bits, out_bytes);
-    for (int p = 0; p < BST_MAX_SLICED_PLANES; ++p) {
-      total[(size_t)p * row_words + o / 64] |= (ones >> p & 1) << (o % 64);
-    }
-  }
-}
-
-static inline void bst_sliced_prepare_rows(int n_out, int kh, int kw, int n_in, int stride,
-                                           const uint8_t* bits, uint64_t* rows) {
-  const bst_strip strip = bst_strip_of(n_out, kh, kw, n_in, stride);
-  const size_t words = bst_conv_words(n_out), narrow = bst_block_words(words, 0);
-  const size_t out_bytes = (size_t)kh * (size_t)kw * (((size_t)n_in + 7) / 8);
-  memset(rows, 0, bst_sliced_rows_bytes(n_out, kh, kw, n_in, stride));
-  for (int at = 0; at < strip.n_pixels && strip.n_pixels > 1; ++at) {
-    bst_fill_block(&strip, (size_t)n_out, kh, kw, n_in, stride, at, bits, BST_BITS_WORDS,
-                   rows + (size_t)at * narrow);
-  }
-  if (strip.n_pixels > 1) return;
-  for (size_t first = 0; first < words; first += BST_BITS_WORDS) {
-    const size_t left = (size_t)n_out - 64 * first, row = bst_block_words(words, first);
-    const size_t n_here = left < 64 * row ? left : 64 * row;
-    bst_fill_block(&strip, n_here, kh, kw, n_in, stride, 0, bits, row, rows);
-    bits += n_here * out_bytes;
-    rows += bst_block_rows(strip.fan_in) * row;
-  }
-}
-
-/// Head of the prepared thresholds; planes follow at BST_THETA_HEAD_BYTES.
-typedef struct bst_theta_head {
-  int32_t widths[BST_CONV_NEURON_T];  // planes of Theta[t, .] with its sign
-  uint64_t block_planes;              // planes of one block
-} bst_theta_head;
-
-enum { BST_THETA_HEAD_BYTES = 64 };
-_Static_assert(sizeof(bst_theta_head) <= BST_THETA_HEAD_BYTES, "head of the thresholds");
-
-static inline size_t bst_n_blocks(int n_out) {
-  return (bst_conv_words(n_out) + BST_BITS_WORDS - 1) / BST_BITS_WORDS;
-}
-
-/// Planes of a signed number in -most - 1 .. most + 1.
-static inline int bst_signed_planes(uint64_t most) { return bst_bit_length((size_t)most + 1) + 1; }
-
-static inline size_t bst_sliced_theta_bytes(int n_steps, int n_out, int fan_in) {
-  size_t planes = 0;
-  for (int t = 1; t <= n_steps; ++t) {
-    planes += (size_t)t * (size_t)bst_signed_planes((uint64_t)fan_in * ((1U << t) - 1));
-  }
-  return BST_THETA_HEAD_BYTES + bst_n_blocks(n_out) * planes * BST_BITS_BYTES;
-}
-
-/// Theta of one output as bits of the planes of its block, in every copy of its lane. Planes are
-/// [t][plane][s].
-static inline void bst_sliced_put_theta(const bst_theta_head* head, int n_steps, size_t row_words,
-                                        size_t lane, const int32_t* theta, uint64_t* planes) {
-  for (int t = 1; t <= n_steps; ++t, theta += t - 1) {
-    const int width = head->widths[t - 1];
-    const int32_t top = (int32_t)((UINT32_C(1) << (width - 1)) - 1);
-    for (int s = 0; s < t; ++s) {
-      const int32_t cut = theta[s] > top ? top : theta[s] < -top - 1 ? -top - 1 : theta[s];
-      for (int p = 0; p < width; ++p) {
-        const uint64_t bit = (uint64_t)((uint32_t)cut >> p & 1) << (lane % 64);
-        uint64_t* const words = planes + (size_t)(p * t + s) * BST_BITS_WORDS + lane / 64;
-        for (size_t k = 0; k < BST_BITS_WORDS; k += row_words) words[k] |= bit;
-      }
-    }
-    planes += (size_t)(width * t) * BST_BITS_WORDS;
-  }
-}
-
-static inline void bst_sliced_prepare_theta(int n_steps, int n_out, int kh, int kw, int n_in,
-                                            const uint8_t* bits, const int32_t* theta_u,
-                                            const int32_t* theta_w, int n_explicit,
-                                            const int32_t* index, const int32_t* explicit_theta,
-                                            void* memory) {
-  const size_t out_bytes = (size_t)kh * (size_t)kw * (((size_t)n_in + 7) / 8);
-  const uint32_t fan_in = (uint32_t)bst_conv_fan_in(kh, kw, n_in);
-  uint32_t most = 0;  // the largest |n| of any channel: that many weights of one sign
-  for (size_t o = 0; o < (size_t)n_out; ++o) {
-    const uint32_t ones = bst_ones(bits + o * out_bytes, out_bytes);
-    const uint32_t larger = ones > fan_in - ones ? ones : fan_in - ones;
-    most = larger > most ? larger : most;
-  }
-  bst_theta_head head = {{0}, 0};
-  for (int t = 1; t <= n_steps; ++t) {
-    head.widths[t - 1] = bst_signed_planes((uint64_t)most * ((1U << t) - 1));
-    head.block_planes += (uint64_t)(t * head.widths[t - 1]);
-  }
-  memset(memory, 0, bst_sliced_theta_bytes(n_steps, n_out, (int)fan_in));
-  memcpy(memory, &head, sizeof head);
-  uint64_t* const planes = (uint64_t*)memory + BST_THETA_HEAD_BYTES / 8;
-  const size_t words = bst_conv_words(n_out);
-  int e = 0;
-  for (int o = 0; o < n_out; ++o) {
-    int32_t theta[BST_CONV_NEURON_T * (BST_CONV_NEURON_T + 1) / 2], n = 0;
-    const bool is_explicit = e < n_explicit && index[e] == o;
-    for (int t = 1; t <= n_steps; ++t) {
-      for (int s = 0; s < t; ++s, ++n) {
-        theta[n] =
-            is_explicit ? *explicit_theta++ : bst_conv_threshold(theta_u[o], theta_w[o], t, s);
-      }
-    }
-    e += is_explicit;
-    const size_t block = (size_t)o / 64 / BST_BITS_WORDS, first = block * BST_BITS_WORDS;
-    bst_sliced_put_theta(&head, n_steps, bst_block_words(words, first), (size_t)o - 64 * first,
-                         theta, planes + block * (size_t)head.block_planes * BST_BITS_WORDS);
-  }
-}
-
-// ---- Lists of image rows ------------------------------------------------------------------------
-
-/// Lists of the image rows that the windows of one row of outputs see; image row y is in slot
-/// y % kh. Where the window is one pixel, none are kept.
-typedef struct bst_row_lists {
-  bst_entry* entries;  // [T][kh][row_entries]
-  uint32_t* starts;    // [T][kh][width + 1]
-  size_t row_entries;
-  int n_listed;          // image rows below this have been listed
-  int first_ky, end_ky;  // rows of the window that lie inside the image, and their slots
-  int slot[BST_MAX_KERNEL_ROWS];
-} bst_row_lists;
-
-static inline uint64_t bst_row_entries(int width, int n_in) {
-  return (uint64_t)width * (uint64_t)n_in + BST_LIST_SLACK;
-}
-
-/// Entries of one pixel's lists of all steps.
-static inline uint64_t bst_pixel_entries(int n_steps, uint64_t fan_in) {
-  return (uint64_t)n_steps * (fan_in + BST_LIST_SLACK);
-}
-
-static inline uint64_t bst_tile_entries(int n_steps, uint64_t fan_in) {
-  const uint64_t pixel = bst_pixel_entries(n_steps, fan_in);
-  const uint64_t others = (BST_TILE_PLACES - 1) * pixel;
-  return pixel + (others < BST_TILE_ENTRIES ? others : BST_TILE_ENTRIES);
-}
-
-/// Bytes of starts, lists of a tile, lists of rows; below 2^50 for any sizes that the caller lets
-/// through.
-static inline uint64_t bst_sliced_scratch_bytes(int n_steps, int width, int n_out, int kh, int kw,
-                                                int n_in, int stride) {
-  uint64_t entries = bst_tile_entries(n_steps, bst_strip_of(n_out, kh, kw, n_in, stride).fan_in);
-  if (kh * kw > 1) {
-    entries += (uint64_t)n_steps * (uint64_t)kh *
-               (bst_row_entries(width, n_in) + 2 * ((uint64_t)width + 1));
-  }
-  return entries * sizeof(bst_entry);
-}
-
-/// Spikes of a pixel at step t (from 0). With `periodic`, the inputs of period t + 1: those that
-/// fire at it and at none of its divisors.
-static inline void bst_pixel_words(const bst_conv_geometry* g, bool periodic,
-                                   const uint64_t* spikes, size_t frame_words, int t, size_t n,
-                                   uint64_t* words) {
-  const uint64_t* const here = spikes + (size_t)t * frame_words;
-  (void)g;
-  for (size_t w = 0; w < n; ++w) words[w] = here[w];
-  if (!periodic) return;
-  for (int d = 1; d <= (t + 1) / 2; ++d) {
-    if ((t + 1) % d != 0) continue;
-    const uint64_t* const before = spikes + (size_t)(d - 1) * frame_words;
-    for (size_t w = 0; w < n; ++w) words[w] &= ~before[w];
-  }
-}
-
-/// Append the spikes of one pixel, entries from `first` on.
-static inline size_t bst_list_pixel(const bst_conv_geometry* g, bool periodic,
-                                    const uint64_t* pixel, size_t frame_words, int t,
-                                    bst_entry first, bst_entry* list, size_t n) {
-  if (!periodic) {
-    return bst_bits_list(pixel + (size_t)t * frame_words, g->in_words, first, list, n);
-  }
-  enum { PIECE = 16 };
-  uint64_t words[PIECE];
-  for (size_t w = 0; w < g->in_words; w += PIECE) {
-    const size_t left = g->in_words - w, n_here = left < PIECE ? left : PIECE;
-    bst_pixel_words(g, true, pixel + w, frame_words, t, n_here, words);
-    n = bst_bits_list(words, n_here, (bst_entry)(first + 64 * w * BST_ENTRY), list, n);
-  }
-  return n;
-}
-
-/// List the image rows up to `end` (excluded) that have not been listed.
-static inline void bst_list_rows(const bst_conv_geometry* g, bool periodic, const uint64_t* spikes,
-                                 int end, bst_row_lists* rows) {
-  const size_t row_words = (size_t)g->width * g->in_words;
-  const size_t frame_words = (size_t)g->height * row_words;
-  for (; rows->n_listed < end; ++rows->n_listed) {
-    for (int t = 0; t < g->n_steps; ++t) {
-      const size_t slot = (size_t)(t * g->kh + rows->n_listed % g->kh);
-      bst_entry* const list = rows->entries + slot * rows->row_entries;
-      uint32_t* const starts = rows->starts + slot * ((size_t)g->width + 1);
-      const uint64_t* pixel = spikes + (size_t)rows->n_listed * row_words;
-      size_t n = 0;
-      for (int x = 0; x < g->width; ++x, pixel += g->in_words) {
-        starts[x] = (uint32_t)n;
-        n = bst_list_pixel(g, periodic, pixel, frame_words, t, (bst_entry)(x * g->n_in * BST_ENTRY),
-                           list, n);
-      }
-      starts[g->width] = (uint32_t)n;
-    }
-  }
-}
-
-/// Image columns first .. end - 1 from column `from` on, as many as `columns`, that exist.
-typedef struct bst_columns {
-  int first, end;
-} bst_columns;
-
-static inline bst_columns bst_columns_of(const bst_conv_geometry* g, int from, int columns) {
-  const int end = from + columns < g->width ? from + columns : g->width;
-  const bst_columns found = {from < 0 ? 0 : from, end};
-  return found;
-}
-
-/// The events of a row of outputs at step t in `columns` image columns from `from` on, put together
-/// from the lists of rows.
-static inline size_t bst_join_rows(const bst_conv_geometry* g, const bst_row_lists* rows, int t,
-                                   int from, int columns, bst_entry* list) {
-  const bst_columns c = bst_columns_of(g, from, columns);
-  size_t n = 0;
-  if (c.first >= c.end) return 0;
-  for (int ky = rows->first_ky; ky < rows->end_ky; ++ky) {
-    const size_t slot = (size_t)(t * g->kh + rows->slot[ky]);
-    const uint32_t* const starts = rows->starts + slot * ((size_t)g->width + 1);
-    const bst_entry shift = (bst_entry)((ky * columns - from) * g->n_in * BST_ENTRY);
-    n = bst_bits_copy(rows->entries + slot * rows->row_entries + starts[c.first],
-                      starts[c.end] - starts[c.first], shift, list, n);
-  }
-  return n;
-}
-
-/// Their number.
-static inline uint32_t bst_count_rows(const bst_conv_geometry* g, const bst_row_lists* rows, int t,
-                                      int from, int columns) {
-  const bst_columns c = bst_columns_of(g, from, columns);
-  uint32_t n = 0;
-  if (c.first >= c.end) return 0;
-  for (int ky = rows->first_ky; ky < rows->end_ky; ++ky) {
-    const size_t slot = (size_t)(t * g->kh + rows->slot[ky]);
-    const uint32_t* const starts = rows->starts + slot * ((size_t)g->width + 1);
-    n += starts[c.end] - starts[c.first];
-  }
-  return n;
-}
-
-// ---- Tiles --------------------------------------------------------------------------------------
-
-/// Lists of the places of a tile, a pixel or strip of pixels each: those of place i and step t at
-/// i * n_steps + t.
-typedef struct bst_tile {
-  int n_places;
-  const bst_entry* list[BST_TILE_PLACES * BST_CONV_MAX_T];
-  uint32_t n_padded[BST_TILE_PLACES * BST_CONV_MAX_T];
-  bool is_inverted[BST_TILE_PLACES * BST_CONV_MAX_T];  // the silent inputs are listed
-  /// S of pixel k of a strip at (i * n_steps + t) * strip + k.
-  uint32_t n_active[BST_TILE_PLACES * BST_CONV_MAX_T * BST_BITS_WORDS];
-} bst_tile;
-
-/// What a call works on.
-typedef struct bst_conv_work {
-  bst_conv_geometry g;
-  bst_strip strip;
-  bool pointwise;  // a window of one pixel that never leaves the image: cells in a row
-  bool periodic;
-  const uint64_t *spikes, *rows;
-  bst_entry* lists;  // of a tile
-  size_t n_list_entries;
-  bst_row_lists row_lists;
-} bst_conv_work;
-
-static inline bst_conv_work bst_conv_work_of(bst_conv_geometry g, bool periodic,
-                                             const uint64_t* spikes, const uint64_t* rows,
-                                             void* scratch) {
-  bst_conv_work w = {.g = g, .periodic = periodic, .spikes = spikes, .rows = rows};
-  w.pointwise = g.kh * g.kw == 1 && g.stride == 1 && g.pad == 0;
-  w.strip = bst_strip_of(g.n_out, g.kh, g.kw, g.n_in, g.stride);
-  const size_t n_rows = (size_t)g.n_steps * (size_t)g.kh;
-  w.n_list_entries = (size_t)bst_tile_entries(g.n_steps, w.strip.fan_in);
-  w.row_lists.row_entries = (size_t)bst_row_entries(g.width, g.n_in);
-  w.row_lists.starts = scratch;
-  w.lists = (bst_entry*)scratch;
-  if (g.kh * g.kw > 1) w.lists += 2 * n_rows * ((size_t)g.width + 1);
-  w.row_lists.entries = w.lists + w.n_list_entries;
-  return w;
-}
-
-/// The windows of a place lie inside the image.
-static inline bool bst_is_whole(const bst_conv_work* w, int y, int x) {
-  const bst_conv_geometry* const g = &w->g;
-  const int in_y = y * g->stride - g->pad, in_x = x * g->stride - g->pad;
-  return in_y >= 0 && in_x >= 0 && in_y + g->kh <= g->height && in_x + w->strip.columns <= g->width;
-}
-
-/// The silent inputs of whole windows.
-static inline size_t bst_list_silent(const bst_conv_work* w, int t, int y, int x, bst_entry* list) {
-  const bst_conv_geometry* const g = &w->g;
-  const size_t frame_words = (size_t)g->height * (size_t)g->width * g->in_words;
-  const int columns = w->strip.columns;
-  size_t n = 0;
-  for (int ky = 0; ky < g->kh; ++ky) {
-    for (int kx = 0; kx < columns; ++kx) {
-      const size_t cell = (size_t)(y * g->stride - g->pad + ky) * (size_t)g->width +
-                          (size_t)(x * g->stride - g->pad + kx);
-      const size_t first = (size_t)((ky * columns + kx) * g->n_in);
-      for (size_t i = 0; i < g->in_words; ++i) {
-        const size_t left = (size_t)g->n_in - 64 * i;
-        const uint64_t lanes = left < 64 ? (UINT64_C(1) << left) - 1 : UINT64_MAX;
-        const uint64_t silent =
-            ~w->spikes[(size_t)t * frame_words + cell * g->in_words + i] & lanes;
-        n = bst_bits_list(&silent, 1, (bst_entry)((first + 64 * i) * BST_ENTRY), list, n);
-      }
-    }
-  }
-  return n;
-}
-
-/// The list of the place at (y, x) and step t, at the end of `list`.
-static inline size_t bst_list_window(const bst_conv_work* w, int t, int y, int x, bst_entry* list) {
-  const bst_conv_geometry* const g = &w->g;
-  const size_t frame_words = (size_t)g->height * (size_t)g->width * g->in_words;
-  const int in_y = y * g->stride - g->pad, in_x = x * g->stride - g->pad;
-  if (g->kh * g->kw > 1) return bst_join_rows(g, &w->row_lists, t, in_x, w->strip.columns, list);
-  if (in_y < 0 || in_y >= g->height || in_x < 0 || in_x >= g->width) return 0;
-  const size_t cell = (size_t)in_y * (size_t)g->width + (size_t)in_x;
-  return bst_list_pixel(g, w->periodic, w->spikes + cell * g->in_words, frame_words, t, 0, list, 0);
-}
-
-/// S of the pixels of a place whose list has `n` entries.
-static inline void bst_count_pixels(const bst_conv_work* w, int t, int x, size_t n,
-                                    uint32_t* n_active) {
-  const bst_conv_geometry* const g = &w->g;
-  n_active[0] = (uint32_t)n;
-  for (int k = 0; k < w->strip.n_pixels && w->strip.n_pixels > 1; ++k) {
-    n_active[k] = bst_count_rows(g, &w->row_lists, t, (x + k) * g->stride - g->pad, g->kw);
-  }
-}
-
-/// Make the lists of the places from x on of output row y, as many as have room; at least one.
-static inline void bst_make_tile(const bst_conv_work* w, int y, int x, int end, bst_tile* tile) {
-  const size_t fan_in = w->strip.fan_in, most = (size_t)bst_pixel_entries(w->g.n_steps, fan_in);
-  const bst_entry zero_row = (bst_entry)(fan_in * BST_ENTRY);
-  bst_entry* list = w->lists;
-  int i = 0;
-  tile->n_places = 0;
-  for (; x < end && tile->n_places < BST_TILE_PLACES; x += w->strip.n_pixels, ++tile->n_places) {
-    if ((size_t)(w->lists + w->n_list_entries - list) < most) break;
-    for (int t = 0; t < w->g.n_steps; ++t, ++i) {
-      size_t n = bst_list_window(w, t, y, x, list);
-      bst_count_pixels(w, t, x, n, tile->n_active + i * w->strip.n_pixels);
-      tile->is_inverted[i] = 2 * n > fan_in && !w->periodic && bst_is_whole(w, y, x);
-      if (tile->is_inverted[i]) n = bst_list_silent(w, t, y, x, list);
-      tile->list[i] = list;
-      tile->n_padded[i] = (uint32_t)bst_bits_pad(zero_row, list, n);
-      list += tile->n_padded[i];
-    }
-  }
-}
+#include "lists.h"
 
 // ---- Sums ---------------------------------------------------------------------------------------
 
@@ -503,7 +74,7 @@ static inline bst_block bst_block_at(const bst_conv_work* w, size_t first) {
 
 /// Counters with room for numbers up to `most`: as many planes as sum.h has functions for.
 static inline int bst_sum_planes(uint32_t most) {
-  const int n = bst_bit_length(most);
+  const int n = (bst_bit_length(most) + 1) / 2 * 2;
   if (n > BST_MAX_SUM_PLANES) return BST_MAX_SLICED_PLANES;
   return n < BST_MIN_SUM_PLANES ? BST_MIN_SUM_PLANES : n;
 }
@@ -528,48 +99,116 @@ BST_INLINE bst_bits bst_load_bits(const void* from) {
   return v;
 }
 
-/// S and the beginnings of the counters of the pixels of one vector at one step: word by word, the
-/// same in the words of a pixel.
+/// Of the pixels of one vector: S of every step, and what the counter of every list begins with,
+/// in the words of each pixel.
 typedef struct bst_counts {
-  uint64_t n_active[BST_BITS_WORDS], start[BST_BITS_WORDS];
+  bst_bits n_active[BST_MAX_LISTS], start[BST_MAX_LISTS];
 } bst_counts;
 
 /// Bit p of each word, in all its lanes.
-BST_INLINE bst_bits bst_spread_bit(const uint64_t* words, int p) {
-  const bst_bits v = bst_load_bits(words), one = bst_bits_splat(1);
-  return (v ^ v) - (v >> p & one);
+BST_INLINE bst_bits bst_spread_bit(bst_bits v, int p) {
+  return (v ^ v) - (v >> p & bst_bits_splat(1));
 }
 
 /// Counters of a place that fills a vector.
 static inline void bst_sum_strip(const bst_block* b, const bst_tile* tile, size_t at, int n_planes,
-                                 const uint64_t* start, uint64_t* planes) {
+                                 bst_bits start, uint64_t* planes) {
   const bool inverted = tile->is_inverted[at];
-  uint64_t begin[BST_BITS_WORDS];
-  for (size_t k = 0; k < BST_BITS_WORDS; ++k) begin[k] = inverted ? 0 - start[k] : start[k];
-  for (int p = 0; p < n_planes; ++p) {
-    const bst_bits plane = bst_spread_bit(begin, p);
+  if (inverted) start = (start ^ start) - start;
+  for (int p = 0; p < n_planes; ++p, start >>= 1) {
+    const bst_bits plane = bst_spread_bit(start, 0);
     memcpy(planes + (size_t)p * BST_BITS_WORDS, &plane, sizeof plane);
   }
   BST_WHOLE_SUM(more_function)(n_planes)(b->rows, tile->list[at], tile->n_padded[at], planes);
   if (inverted) bst_from_total(b, n_planes, planes);
 }
 
-/// Counters of places i .. i + n - 1 of a tile at step t, in one vector.
+/// Counters of one list of places i .. i + n - 1 of a tile, in one vector.
 static inline void bst_sum_places(const bst_conv_work* w, const bst_block* b, const bst_tile* tile,
-                                  int t, int i, int n, int n_planes, const bst_counts* counts,
+                                  int which, int i, int n, int n_planes, const bst_bits* start,
                                   uint64_t* planes) {
   if (w->strip.n_pixels > 1) {
-    bst_sum_strip(b, tile, (size_t)(i * w->g.n_steps + t), n_planes, counts->start, planes);
+    bst_sum_strip(b, tile, (size_t)(i * w->plan.n_lists + which), n_planes, *start, planes);
     return;
   }
+  uint64_t starts[BST_BITS_WORDS];
+  memcpy(starts, start, sizeof starts);
   for (int k = 0; k < n; ++k) {
-    const size_t at = (size_t)((i + k) * w->g.n_steps + t), word = (size_t)k * b->row_words;
-    const uint32_t start = (uint32_t)counts->start[word];
+    const size_t at = (size_t)((i + k) * w->plan.n_lists + which), word = (size_t)k * b->row_words;
+    const uint32_t begin = (uint32_t)starts[word];
     const bool inverted = tile->is_inverted[at];
-    b->function(n_planes)(b->rows, tile->list[at], tile->n_padded[at], inverted ? 0 - start : start,
+    b->function(n_planes)(b->rows, tile->list[at], tile->n_padded[at], inverted ? 0 - begin : begin,
                           planes + word, BST_BITS_WORDS);
     if (inverted) bst_from_total(b, n_planes, planes + word);
   }
+}
+
+/// sums[a] += sums[b]
+static inline void bst_add_sums(int n_planes, bst_bits* a, const bst_bits* b) {
+  bst_bits carry = *a ^ *a;
+  for (int p = 0; p < n_planes; ++p) carry = bst_bits_add(&a[p], b[p], carry);
+}
+
+/// Counters of steps from those of periods: descending, so that divisors are still their own.
+static inline void bst_add_periods(int n_steps, int n_planes, bst_bits* sums) {
+  for (int t = n_steps; t > 1; --t) {
+    for (int d = 1; d <= t / 2; ++d) {
+      if (t % d == 0) bst_add_sums(n_planes, sums + (t - 1) * n_planes, sums + (d - 1) * n_planes);
+    }
+  }
+}
+
+/// Counters of steps from those of patterns. From the last step on: pattern q + 2^t, q < 2^t,
+/// counts for step t, and for the earlier steps as q does. Step t's sum gathers at pattern 2^t.
+/// @param lists those that have counters
+static inline void bst_add_patterns(int n_steps, int n_planes, uint32_t lists, bst_bits* sums) {
+  for (int t = n_steps - 1; t > 0; --t) {
+    bst_bits* const at =
+        sums + ((1 << t) - 1) * n_planes;  // pattern 2^t; p is at (p - 1) * n_planes
+    for (int q = 1; q < 1 << t; ++q) {
+      if ((lists >> ((1 << t) + q - 1) & 1) == 0) continue;
+      bst_bits *const to = sums + (q - 1) * n_planes, *const from = at + q * n_planes;
+      bst_add_sums(n_planes, at, from);
+      if ((lists >> (q - 1) & 1) != 0) {
+        bst_add_sums(n_planes, to, from);
+      } else {
+        for (int p = 0; p < n_planes; ++p) to[p] = from[p];
+        lists |= UINT32_C(1) << (q - 1);
+      }
+    }
+  }
+  for (int t = 2; t < n_steps; ++t) {
+    const bst_bits* const from = sums + ((1 << t) - 1) * n_planes;
+    for (int p = 0; p < n_planes; ++p) sums[t * n_planes + p] = from[p];
+  }
+}
+
+/// Planes that the counters of list `which` need. Where they begin with 0 and others do not.
+static inline int bst_list_planes(const bst_conv_work* w, const bst_tile* tile, int which, int i,
+                                  int n, int n_planes) {
+  uint32_t most = 0;
+  if (w->plan.kind != BST_BY_PATTERN || bst_is_single((uint32_t)which + 1)) return n_planes;
+  for (int k = 0; k < n; ++k) {
+    const uint32_t here = tile->n_padded[(i + k) * w->plan.n_lists + which];
+    most = here > most ? here : most;
+  }
+  const int needed = bst_sum_planes(most);
+  return needed < n_planes ? needed : n_planes;
+}
+
+/// Counters of every step of places i .. i + n - 1 of a tile, in one vector.
+static inline void bst_sum_group(const bst_conv_work* w, const bst_block* b, const bst_tile* tile,
+                                 int i, int n, int n_planes, const bst_counts* counts,
+                                 bst_bits* sums) {
+  for (int l = 0; l < w->plan.n_lists; ++l) {
+    if (!bst_has_list(&w->plan, l)) continue;
+    bst_bits* const planes = sums + l * n_planes;
+    const int needed = bst_list_planes(w, tile, l, i, n, n_planes);
+    bst_sum_places(w, b, tile, l, i, n, needed, &counts->start[l], (uint64_t*)(void*)planes);
+    for (int p = needed; p < n_planes; ++p) planes[p] = bst_bits_splat(0);
+  }
+  if (w->plan.kind == BST_BY_PERIOD) bst_add_periods(w->g.n_steps, n_planes, sums);
+  if (w->plan.kind == BST_BY_PATTERN) bst_add_patterns(w->g.n_steps, n_planes, w->plan.lists, sums);
 }
 
 // ---- Neuron -------------------------------------------------------------------------------------
@@ -609,33 +248,29 @@ static void bst_fire_steps(int n_steps, int n_planes, const bst_theta_head* head
 
 /// Counters, parities and spikes of the neurons of one vector.
 typedef struct bst_group {
-  bst_bits sums[BST_CONV_NEURON_T * BST_MAX_SLICED_PLANES];  // [n_steps][n_planes]
+  bst_bits sums[BST_MAX_LISTS * BST_MAX_SLICED_PLANES];  // [lists, then steps][n_planes]
   bst_bits odd[BST_CONV_NEURON_T], spikes[BST_CONV_NEURON_T];
+  bst_counts counts;
 } bst_group;
-
-/// sums[a] += sums[b]
-static inline void bst_add_sums(int n_planes, bst_bits* a, const bst_bits* b) {
-  bst_bits carry = *a ^ *a;
-  for (int p = 0; p < n_planes; ++p) carry = bst_bits_add(&a[p], b[p], carry);
-}
-
-/// Counters of steps from those of periods: descending, so that divisors are still their own.
-static inline void bst_add_periods(int n_steps, int n_planes, bst_bits* sums) {
-  for (int t = n_steps; t > 1; --t) {
-    for (int d = 1; d <= t / 2; ++d) {
-      if (t % d == 0) bst_add_sums(n_planes, sums + (t - 1) * n_planes, sums + (d - 1) * n_planes);
-    }
-  }
-}
 
 /// S of every step of one pixel from the lengths of its lists, and what each list's counter begins
 /// with, so that the counters of step t end up below P by ceil(S/2).
-/// @param lengths those of step t at t * n_apart
+/// @param lengths those of list l at l * n_apart
 static inline void bst_starts(const bst_conv_work* w, const uint32_t* lengths, size_t n_apart,
                               uint32_t* n_active, uint32_t* start) {
+  for (int l = 0; l < w->plan.n_lists && w->plan.kind == BST_BY_PATTERN; ++l) {
+    start[l] = 0;
+    for (int t = 0; t < w->g.n_steps; ++t) {
+      if ((l + 1) >> t & 1) n_active[t] += lengths[(size_t)l * n_apart];
+    }
+  }
   for (int t = 1; t <= w->g.n_steps; ++t) {
+    if (w->plan.kind == BST_BY_PATTERN) {  // only step t counts those that fire at step t alone
+      start[(1 << (t - 1)) - 1] = 0 - (n_active[t - 1] + 1) / 2;
+      continue;
+    }
     uint32_t active = lengths[(size_t)(t - 1) * n_apart], begun = 0;
-    for (int d = 1; w->periodic && d <= t / 2; ++d) {
+    for (int d = 1; w->plan.kind == BST_BY_PERIOD && d <= t / 2; ++d) {
       if (t % d != 0) continue;
       active += lengths[(size_t)(d - 1) * n_apart];
       begun += start[d - 1];
@@ -645,22 +280,22 @@ static inline void bst_starts(const bst_conv_work* w, const uint32_t* lengths, s
   }
 }
 
-/// bst_counts of every step of places i .. i + n - 1; returns the largest S.
+/// bst_counts of places i .. i + n - 1; returns the largest S.
 static inline uint32_t bst_count_group(const bst_conv_work* w, const bst_block* b,
                                        const bst_tile* tile, int i, int n, bst_counts* counts) {
-  const size_t strip = (size_t)w->strip.n_pixels, n_steps = (size_t)w->g.n_steps;
+  const size_t strip = (size_t)w->strip.n_pixels, n_lists = (size_t)w->plan.n_lists;
+  const bst_bits zero = bst_bits_splat(0);
   uint32_t most = 0;
-  memset(counts, 0, n_steps * sizeof *counts);
   for (size_t pixel = 0; pixel < (size_t)n * strip; ++pixel) {
-    uint32_t active[BST_CONV_NEURON_T] = {0}, start[BST_CONV_NEURON_T] = {0};
+    uint32_t active[BST_MAX_LISTS] = {0}, start[BST_MAX_LISTS] = {0};
     const size_t place = (size_t)i + pixel / strip;
-    bst_starts(w, tile->n_active + place * n_steps * strip + pixel % strip, strip, active, start);
-    for (size_t t = 0; t < n_steps; ++t) {
-      most = active[t] > most ? active[t] : most;
-      for (size_t k = pixel * b->pixel_words; k < (pixel + 1) * b->pixel_words; ++k) {
-        counts[t].n_active[k] = active[t];
-        counts[t].start[k] = start[t];
-      }
+    bst_starts(w, tile->n_active + place * n_lists * strip + pixel % strip, strip, active, start);
+    for (size_t l = 0; l < n_lists; ++l) {
+      bst_bits* const all = &counts->n_active[l];
+      most = active[l] > most ? active[l] : most;
+      *all = bst_bits_put(pixel == 0 ? zero : *all, pixel, b->pixel_words, active[l]);
+      counts->start[l] =
+          bst_bits_put(pixel == 0 ? zero : counts->start[l], pixel, b->pixel_words, start[l]);
     }
   }
   return most;
@@ -672,12 +307,12 @@ static inline bool bst_any_inverted(const bst_tile* tile, int i) {
   return inverted[0] || inverted[1] || inverted[2] || inverted[3];
 }
 
-/// Sum up and fire a place that fills a vector, without going through memory; false where that
-/// cannot be.
+/// Sum up and fire a place that fills a vector, for four steps; false where that cannot be.
 static inline bool bst_run_whole(const bst_conv_work* w, const bst_block* b,
                                  const bst_theta_head* head, const bst_bits* theta,
                                  const bst_tile* tile, int i, bst_group* group) {
-  if (w->g.n_steps != 4 || b->n_pixels > 1 || w->periodic || bst_any_inverted(tile, i)) {
+  if (w->g.n_steps != 4 || b->n_pixels > 1 || w->plan.kind != BST_BY_STEP ||
+      bst_any_inverted(tile, i)) {
     return false;
   }
   const uint32_t* const active = tile->n_active + i * 4;
@@ -685,8 +320,13 @@ static inline bool bst_run_whole(const bst_conv_work* w, const bst_block* b,
   for (int t = 0; t < 4; ++t) most = active[t] > most ? active[t] : most;
   const int n_planes = bst_sum_planes(most);
   if (!bst_is_fixed(4, n_planes, head)) return false;
-  bst_sum_and_fire_4_table[n_planes - BST_MIN_SUM_PLANES](
-      head, theta, b->rows, tile->list + i * 4, tile->n_padded + i * 4, active, group->spikes);
+  bst_sum_function* const sum = BST_WHOLE_SUM(function)(n_planes);
+  for (int t = 0; t < 4; ++t) {
+    sum(b->rows, tile->list[i * 4 + t], tile->n_padded[i * 4 + t], 0 - (active[t] + 1) / 2,
+        (uint64_t*)(void*)(group->sums + t * n_planes), BST_BITS_WORDS);
+    group->odd[t] = bst_bits_splat(bst_all_or_none[active[t] & 1]);
+  }
+  bst_fire_4_table[BST_SUM_NUMBER(n_planes)](head, theta, group->sums, group->odd, group->spikes);
   return true;
 }
 #endif
@@ -699,18 +339,12 @@ static inline void bst_run_group(const bst_conv_work* w, const bst_block* b,
   if (bst_run_whole(w, b, head, theta, tile, i, group)) return;
 #endif
   const int n_steps = w->g.n_steps;
-  bst_counts counts[BST_CONV_NEURON_T];
-  const int n_planes = bst_sum_planes(bst_count_group(w, b, tile, i, n, counts));
-  for (int t = 0; t < n_steps; ++t) {
-    uint64_t* const planes = (uint64_t*)(void*)(group->sums + t * n_planes);
-    bst_sum_places(w, b, tile, t, i, n, n_planes, &counts[t], planes);
-    group->odd[t] = bst_spread_bit(counts[t].n_active, 0);
-  }
-  if (w->periodic) bst_add_periods(n_steps, n_planes, group->sums);
+  const int n_planes = bst_sum_planes(bst_count_group(w, b, tile, i, n, &group->counts));
+  bst_sum_group(w, b, tile, i, n, n_planes, &group->counts, group->sums);
+  for (int t = 0; t < n_steps; ++t) group->odd[t] = bst_spread_bit(group->counts.n_active[t], 0);
 #ifdef BST_FIRE_FIXED
   if (bst_is_fixed(n_steps, n_planes, head)) {
-    bst_fire_4_table[n_planes - BST_MIN_SUM_PLANES](head, theta, group->sums, group->odd,
-                                                    group->spikes);
+    bst_fire_4_table[BST_SUM_NUMBER(n_planes)](head, theta, group->sums, group->odd, group->spikes);
     return;
   }
 #endif
@@ -790,7 +424,7 @@ static inline void bst_list_for(bst_conv_work* w, int y) {
   if (g->kh * g->kw == 1) return;
   bst_row_lists* const rows = &w->row_lists;
   if (rows->n_listed < first) rows->n_listed = first;
-  bst_list_rows(g, w->periodic, w->spikes, end < g->height ? end : g->height, rows);
+  bst_list_rows(g, &w->plan, w->spikes, end < g->height ? end : g->height, rows);
   rows->first_ky = first < 0 ? -first : 0;
   rows->end_ky = end > g->height ? g->height - first : g->kh;
   for (int ky = rows->first_ky; ky < rows->end_ky; ++ky) rows->slot[ky] = (first + ky) % g->kh;
@@ -821,35 +455,36 @@ static inline void bst_sliced_neuron(int part, int n_parts, int n_steps, int hei
 
 // ---- conv_affine --------------------------------------------------------------------------------
 
-/// Counters of one vector, and its counts in natural order.
+/// Counters of one vector at every step and at one, and their numbers in natural order.
 typedef struct bst_affine_group {
+  bst_bits sums[BST_MAX_LISTS * BST_MAX_SLICED_PLANES];
   bst_bits planes[(BST_MAX_SLICED_PLANES + 7) / 8 * 8];
   uint16_t counts[BST_BITS_BYTES * 8];
+  bst_counts begun;
 } bst_affine_group;
 
-/// Step t of places i .. i + n - 1 of a tile, `n_pixels` of which exist.
+/// Places i .. i + n - 1 of a tile, `n_pixels` of which exist, at every step.
 /// @param out of the first pixel
 static inline void bst_affine_group_run(const bst_conv_work* w, const bst_block* b,
-                                        const bst_tile* tile, int t, int i, int n, int n_pixels,
+                                        const bst_tile* tile, int i, int n, int n_pixels,
                                         const int32_t* ai, const int16_t* af, const int32_t* bias,
-                                        int32_t* out, bst_affine_group* group) {
-  const size_t strip = (size_t)w->strip.n_pixels, n_steps = (size_t)w->g.n_steps;
-  static const bst_counts from_zero = {{0}, {0}};
-  uint32_t most = 0, active[BST_BITS_WORDS] = {0};
-  for (size_t k = 0; k < (size_t)n * strip; ++k) {
-    active[k] = tile->n_active[(((size_t)i + k / strip) * n_steps + (size_t)t) * strip + k % strip];
-    most = active[k] > most ? active[k] : most;
-  }
-  const int n_planes = bst_sum_planes(most);
-  bst_sum_places(w, b, tile, t, i, n, n_planes, &from_zero, (uint64_t*)(void*)group->planes);
-  for (int p = n_planes; p % 8 != 0; ++p) group->planes[p] = group->planes[0] ^ group->planes[0];
-  bst_bits_unpack(group->planes, n_planes, group->counts);
+                                        int32_t* out, size_t out_frame, bst_affine_group* group) {
   const size_t first = 64 * b->first_word, left = (size_t)w->g.n_out - first;
   const size_t n_lanes = left < 64 * b->n_words ? left : 64 * b->n_words;
-  for (int k = 0; k < n_pixels; ++k) {
-    bst_bits_scale(group->counts + (size_t)k * b->pixel_words * 64, (int32_t)active[k], n_lanes,
-                   ai + first, af + first, bias + first,
-                   out + (size_t)k * (size_t)w->g.n_out + first);
+  const int n_planes = bst_sum_planes(bst_count_group(w, b, tile, i, n, &group->begun));
+  for (int l = 0; l < w->plan.n_lists; ++l) group->begun.start[l] = bst_bits_splat(0);
+  bst_sum_group(w, b, tile, i, n, n_planes, &group->begun, group->sums);
+  for (int p = n_planes; p % 8 != 0; ++p) group->planes[p] = group->sums[0] ^ group->sums[0];
+  for (int t = 0; t < w->g.n_steps; ++t, out += out_frame) {
+    for (int p = 0; p < n_planes; ++p) group->planes[p] = group->sums[t * n_planes + p];
+    bst_bits_unpack(group->planes, n_planes, group->counts);
+    uint64_t active[BST_BITS_WORDS];
+    memcpy(active, &group->begun.n_active[t], sizeof active);
+    for (size_t k = 0; k < (size_t)n_pixels; ++k) {
+      bst_bits_scale(group->counts + k * b->pixel_words * 64, (int32_t)active[k * b->pixel_words],
+                     n_lanes, ai + first, af + first, bias + first,
+                     out + k * (size_t)w->g.n_out + first);
+    }
   }
 }
 
@@ -864,11 +499,8 @@ static inline void bst_affine_tile(const bst_conv_work* w, const bst_tile* tile,
       const int left = tile->n_places - i, n = left < b.n_places ? left : b.n_places;
       const int pixel = i * w->strip.n_pixels, here = n * w->strip.n_pixels;
       const int exist = here < n_pixels - pixel ? here : n_pixels - pixel;
-      for (int t = 0; t < w->g.n_steps; ++t) {
-        bst_affine_group_run(w, &b, tile, t, i, n, exist, ai, af, bias,
-                             out + (size_t)t * out_frame + (size_t)pixel * (size_t)w->g.n_out,
-                             group);
-      }
+      bst_affine_group_run(w, &b, tile, i, n, exist, ai, af, bias,
+                           out + (size_t)pixel * (size_t)w->g.n_out, out_frame, group);
     }
   }
 }

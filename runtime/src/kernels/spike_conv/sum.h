@@ -97,20 +97,16 @@ BST_INLINE void BST_SUM(more)(int n_planes, const uint8_t* rows, const bst_entry
                                 uint32_t start, uint64_t* out, size_t out_words) {           \
     BST_SUM(rows)(n, rows, list, n_padded, start, out, out_words);                           \
   }
-BST_SUM_PLANES(5)
 BST_SUM_PLANES(6)
-BST_SUM_PLANES(7)
 BST_SUM_PLANES(8)
-BST_SUM_PLANES(9)
 BST_SUM_PLANES(10)
 BST_SUM_PLANES(13)
 #undef BST_SUM_PLANES
 
 /// The function for `n_planes`, one of those that bst_sum_planes gives.
 static inline bst_sum_function* BST_SUM(function)(int n_planes) {
-  static bst_sum_function* const functions[] = {BST_SUM(rows_5), BST_SUM(rows_6), BST_SUM(rows_7),
-                                                BST_SUM(rows_8), BST_SUM(rows_9), BST_SUM(rows_10)};
-  return n_planes > BST_MAX_SUM_PLANES ? BST_SUM(rows_13) : functions[n_planes - 5];
+  static bst_sum_function* const functions[] = {BST_SUM(rows_6), BST_SUM(rows_8), BST_SUM(rows_10)};
+  return n_planes > BST_MAX_SUM_PLANES ? BST_SUM(rows_13) : functions[BST_SUM_NUMBER(n_planes)];
 }
 
 #ifdef BST_SUM_IS_WHOLE
@@ -119,21 +115,17 @@ static inline bst_sum_function* BST_SUM(function)(int n_planes) {
                                 uint64_t* planes) {                                          \
     BST_SUM(more)(n, rows, list, n_padded, planes, BST_SUM_WORDS_OF);                        \
   }
-BST_MORE_PLANES(5)
 BST_MORE_PLANES(6)
-BST_MORE_PLANES(7)
 BST_MORE_PLANES(8)
-BST_MORE_PLANES(9)
 BST_MORE_PLANES(10)
 BST_MORE_PLANES(13)
 #undef BST_MORE_PLANES
 
 /// The function onto `n_planes` planes, one after the other.
 static inline bst_more_function* BST_SUM(more_function)(int n_planes) {
-  static bst_more_function* const functions[] = {BST_SUM(more_5), BST_SUM(more_6),
-                                                 BST_SUM(more_7), BST_SUM(more_8),
-                                                 BST_SUM(more_9), BST_SUM(more_10)};
-  return n_planes > BST_MAX_SUM_PLANES ? BST_SUM(more_13) : functions[n_planes - 5];
+  static bst_more_function* const functions[] = {BST_SUM(more_6), BST_SUM(more_8),
+                                                 BST_SUM(more_10)};
+  return n_planes > BST_MAX_SUM_PLANES ? BST_SUM(more_13) : functions[BST_SUM_NUMBER(n_planes)];
 }
 #endif
 

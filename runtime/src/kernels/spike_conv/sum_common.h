@@ -15,8 +15,12 @@
 #define BST_UNROLL
 #endif
 
-/// Planes of counters that have a function of their own; more take BST_MAX_SLICED_PLANES.
-enum { BST_MIN_SUM_PLANES = 5, BST_MAX_SUM_PLANES = 10, BST_MAX_SLICED_PLANES = 13 };
+/// Planes of counters that have functions of their own: every second number; more than the last
+/// take BST_MAX_SLICED_PLANES.
+enum { BST_MIN_SUM_PLANES = 6, BST_MAX_SUM_PLANES = 10, BST_MAX_SLICED_PLANES = 13 };
+
+/// Which function takes `n_planes`.
+#define BST_SUM_NUMBER(n_planes) (((n_planes) - BST_MIN_SUM_PLANES) / 2)
 
 static const uint64_t bst_all_or_none[2] = {0, UINT64_MAX};
 

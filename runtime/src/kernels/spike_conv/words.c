@@ -9,6 +9,14 @@ enum { BST_BITS_WORDS = 1, BST_NARROWEST_WORDS = 1 };
 
 BST_INLINE bst_bits bst_bits_splat(uint64_t a) { return a; }
 
+/// `v` with `a` in the `n` words from word k * n on: there is one.
+BST_INLINE bst_bits bst_bits_put(bst_bits v, size_t k, size_t n, uint64_t a) {
+  (void)v;
+  (void)k;
+  (void)n;
+  return a;
+}
+
 BST_INLINE bst_bits bst_bits_select(bst_bits mask, bst_bits yes, bst_bits no) {
   return ((yes ^ no) & mask) ^ no;
 }
@@ -84,9 +92,9 @@ static inline void bst_bits_unpack(const bst_bits* planes, int n_planes, uint16_
 }
 
 /// y of `n_lanes` outputs from their counts.
-static inline void bst_bits_scale(const uint16_t* count, int32_t n_events, size_t n_lanes,
-                                  const int32_t* ai, const int16_t* af, const int32_t* b,
-                                  int32_t* out) {
+BST_NOINLINE void bst_bits_scale(const uint16_t* count, int32_t n_events, size_t n_lanes,
+                                 const int32_t* ai, const int16_t* af, const int32_t* b,
+                                 int32_t* out) {
   for (size_t i = 0; i < n_lanes; ++i) {
     out[i] = bst_add32(bst_scale_count32(2 * count[i] - n_events, ai[i], af[i]), b[i]);
   }

@@ -148,7 +148,8 @@ static inline void bst_stem_widen_rows(const bst_stem_geometry* g, const uint8_t
 
 // ---- One group of output channels ---------------------------------------------------------------
 
-/// Output pixels that are worked on together, so that they share what is loaded of the weights.
+/// Output pixels that are worked on together, so that they share what is loaded of the weights. A
+/// pixel without neighbours is taken twice.
 typedef struct bst_stem_pixels {
   const int16_t* window;                 // of the first one, in the widened rows
   size_t window_step;                    // from one window to the next
@@ -163,35 +164,35 @@ typedef struct bst_stem_group {
   size_t lane;  // of the first one
 } bst_stem_group;
 
-/// x of a group of n_vecs vectors at n_pixels pixels of frame t.
+/// x of a group of n_vecs vectors at the pixels of frame t.
 BST_INLINE void bst_stem_group_input(const bst_stem_geometry* g, const bst_stem_group* group,
-                                     int n_vecs, int n_pixels, const bst_stem_pixels* pixels, int t,
+                                     int n_vecs, const bst_stem_pixels* pixels, int t,
                                      bst_vec x[][BST_STEM_VECS]) {
   const size_t items = bst_stem_row_items(g->width, g->n_in, g->pad), step = pixels->window_step;
   const size_t n_pairs = bst_stem_pairs(g->kw, g->n_in);
   const int16_t* window = pixels->window + (size_t)t * (size_t)g->kh * items;
   const int16_t* w = group->digits;
   bst_vec high[BST_STEM_PIXELS][BST_STEM_VECS], low[BST_STEM_PIXELS][BST_STEM_VECS];
-  for (int i = 0; i < n_pixels; ++i) {
+  for (int i = 0; i < BST_STEM_PIXELS; ++i) {
     for (int j = 0; j < n_vecs; ++j) high[i][j] = low[i][j] = bst_vec_zero();
   }
   for (int ky = 0; ky < g->kh; ++ky, window += items) {
     for (size_t k = 0; k < n_pairs; ++k, w += 2 * n_vecs * BST_STEM_VEC_ITEMS) {
       bst_vec pair[BST_STEM_PIXELS];
-      for (int i = 0; i < n_pixels; ++i) {
+      for (int i = 0; i < BST_STEM_PIXELS; ++i) {
         pair[i] = bst_vec_set_pair(window + (size_t)i * step + 2 * k);
       }
       for (int j = 0; j < n_vecs; ++j) {
         const bst_vec w1 = bst_vec_load(w + j * BST_STEM_VEC_ITEMS);
         const bst_vec w0 = bst_vec_load(w + (n_vecs + j) * BST_STEM_VEC_ITEMS);
-        for (int i = 0; i < n_pixels; ++i) {
+        for (int i = 0; i < BST_STEM_PIXELS; ++i) {
           high[i][j] = bst_vec_add_pair(high[i][j], w1, pair[i]);
           low[i][j] = bst_vec_add_pair(low[i][j], w0, pair[i]);
         }
       }
     }
   }
-  for (int i = 0; i < n_pixels; ++i) {
+  for (int i = 0; i < BST_STEM_PIXELS; ++i) {
     const int64_t* const bias = pixels->bias[i] + group->lane;
     for (int j = 0; j < n_vecs; ++j) {
       x[i][j] = bst_vec_join_digits(high[i][j], low[i][j], bias + j * BST_STEM_VEC_LANES,
@@ -213,7 +214,7 @@ BST_INLINE void bst_stem_group_look_up(int n_steps, int n_vecs, const int32_t* f
   bst_mask below[BST_STEM_VECS];
   uint64_t before = 0;
   for (int p = 1; p <= n_steps; ++p) {
-    const bst_vec threshold = bst_vec_set(true, first[p - 1]);
+    const bst_vec threshold = bst_vec_set32(first[p - 1]);
     for (int j = 0; j < n_vecs; ++j) below[j] = bst_vec_below32(x[j], threshold);
     const uint64_t lanes = UINT64_MAX >> (64 - n_vecs * BST_STEM_VEC_LANES);
     const uint64_t fired = ~bst_vec_bits32(below, n_vecs) & lanes;
@@ -223,8 +224,8 @@ BST_INLINE void bst_stem_group_look_up(int n_steps, int n_vecs, const int32_t* f
 }
 
 /// One step of the neurons of a group: their bits at `at` of the word.
-BST_INLINE void bst_stem_group_fire(const bst_stem_encoder* encoder, int n_vecs, const bst_vec* x,
-                                    size_t at, bst_vec* v, uint64_t* word) {
+BST_NOINLINE void bst_stem_group_fire(const bst_stem_encoder* encoder, int n_vecs, const bst_vec* x,
+                                      size_t at, bst_vec* v, uint64_t* word) {
   const uint64_t lanes = UINT64_MAX >> (64 - n_vecs * BST_STEM_VEC_LANES);
   bst_mask silent[BST_STEM_VECS];
   for (int j = 0; j < n_vecs; ++j) {
@@ -235,41 +236,37 @@ BST_INLINE void bst_stem_group_fire(const bst_stem_encoder* encoder, int n_vecs,
 
 /// Spikes of a group, from bit `at` of the words of the pixels on.
 BST_INLINE void bst_stem_group_run(const bst_stem_geometry* g, const bst_stem_group* group,
-                                   const bst_stem_encoder* encoder, int n_vecs, int n_pixels,
-                                   size_t at, bst_stem_pixels* pixels) {
+                                   const bst_stem_encoder* encoder, int n_vecs, size_t at,
+                                   bst_stem_pixels* pixels) {
   bst_vec x[BST_STEM_PIXELS][BST_STEM_VECS], v[BST_STEM_PIXELS][BST_STEM_VECS];
-  bst_stem_group_input(g, group, n_vecs, n_pixels, pixels, 0, x);
-  if (encoder->first != NULL) {
-    for (int i = 0; i < n_pixels; ++i) {
-      bst_stem_group_look_up(g->n_steps, n_vecs, encoder->first, x[i], at, pixels->words[i]);
-    }
-    return;
-  }
-  for (int i = 0; i < n_pixels; ++i) {
+  for (int i = 0; i < BST_STEM_PIXELS; ++i) {
     for (int j = 0; j < n_vecs; ++j) v[i][j] = encoder->neuron.start;
   }
   for (int t = 0; t < g->n_steps; ++t) {
-    if (t > 0 && t < g->n_frames) {
-      bst_stem_group_input(g, group, n_vecs, n_pixels, pixels, t, x);
+    if (t < g->n_frames) bst_stem_group_input(g, group, n_vecs, pixels, t, x);
+    for (int i = 0; i < BST_STEM_PIXELS; ++i) {
+      if (encoder->first == NULL) {
+        bst_stem_group_fire(encoder, n_vecs, x[i], at, v[i], &pixels->words[i][t]);
+      } else {
+        bst_stem_group_look_up(g->n_steps, n_vecs, encoder->first, x[i], at, pixels->words[i]);
+      }
     }
-    for (int i = 0; i < n_pixels; ++i) {
-      bst_stem_group_fire(encoder, n_vecs, x[i], at, v[i], &pixels->words[i][t]);
-    }
+    if (encoder->first != NULL) return;
   }
 }
 
 /// The same with the number of vectors as a constant.
 BST_INLINE void bst_stem_group_choose(const bst_stem_geometry* g, const bst_stem_group* group,
-                                      const bst_stem_encoder* encoder, size_t n_vecs, int n_pixels,
-                                      size_t at, bst_stem_pixels* pixels) {
+                                      const bst_stem_encoder* encoder, size_t n_vecs, size_t at,
+                                      bst_stem_pixels* pixels) {
   if (n_vecs == 1) {
-    bst_stem_group_run(g, group, encoder, 1, n_pixels, at, pixels);
+    bst_stem_group_run(g, group, encoder, 1, at, pixels);
   } else if (n_vecs == BST_STEM_VECS) {
-    bst_stem_group_run(g, group, encoder, BST_STEM_VECS, n_pixels, at, pixels);
+    bst_stem_group_run(g, group, encoder, BST_STEM_VECS, at, pixels);
   } else if (n_vecs == 2) {
-    bst_stem_group_run(g, group, encoder, 2, n_pixels, at, pixels);
+    bst_stem_group_run(g, group, encoder, 2, at, pixels);
   } else {
-    bst_stem_group_run(g, group, encoder, BST_STEM_VECS - 1, n_pixels, at, pixels);
+    bst_stem_group_run(g, group, encoder, BST_STEM_VECS - 1, at, pixels);
   }
 }
 
@@ -292,8 +289,8 @@ static inline bst_stem_constants bst_stem_open(const void* constants, int n_out,
   return made;
 }
 
-/// The spikes of n_pixels neighbours in a row: word w of pixel i at step t goes to
-/// spikes[t * out_step + i * n_words + w].
+/// The spikes of the pixels, neighbours in a row, the first n_pixels of them: word w of pixel i at
+/// step t goes to spikes[t * out_step + i * n_words + w].
 BST_INLINE void bst_stem_pixels_run(const bst_stem_geometry* g, const bst_stem_constants* c,
                                     const bst_stem_encoder* encoder, int n_pixels, size_t out_step,
                                     bst_stem_pixels* pixels, uint64_t* spikes) {
@@ -306,7 +303,7 @@ BST_INLINE void bst_stem_pixels_run(const bst_stem_geometry* g, const bst_stem_c
       const size_t lane = done + at, v = lane / BST_STEM_VEC_LANES;
       const bst_stem_group group = {c->digits + v * c->vec_digits, c->shift + lane, lane};
       const size_t n_vecs = bst_stem_group_vecs(c->n_vecs, v);
-      bst_stem_group_choose(g, &group, encoder, n_vecs, n_pixels, at, pixels);
+      bst_stem_group_choose(g, &group, encoder, n_vecs, at, pixels);
     }
     for (int i = 0; i < n_pixels; ++i) {
       uint64_t* const to = spikes + (size_t)i * n_words;
@@ -348,15 +345,13 @@ static inline void bst_stem_neuron_vector(int part, int n_parts, int n_steps, in
       n = out_w - x < BST_STEM_PIXELS ? 1 : BST_STEM_PIXELS;
       pixels.window_step = (size_t)stride * (size_t)n_in;
       pixels.window = rows + (size_t)x * pixels.window_step;
-      for (int i = 0; i < n; ++i) {
-        const size_t border = (size_t)(row_class[y] * n_col_classes + col_class[x + i]);
+      if (n == 1) pixels.window_step = 0;
+      for (int i = 0; i < BST_STEM_PIXELS; ++i) {
+        const int column = x + (n == 1 ? 0 : i);
+        const size_t border = (size_t)(row_class[y] * n_col_classes + col_class[column]);
         pixels.bias[i] = c.bias + border * c.n_vecs * BST_STEM_VEC_LANES;
       }
-      if (n == 1) {
-        bst_stem_pixels_run(&g, &c, &encoder, 1, out_step, &pixels, spikes);
-      } else {
-        bst_stem_pixels_run(&g, &c, &encoder, BST_STEM_PIXELS, out_step, &pixels, spikes);
-      }
+      bst_stem_pixels_run(&g, &c, &encoder, n, out_step, &pixels, spikes);
     }
   }
 }

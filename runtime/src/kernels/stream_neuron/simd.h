@@ -76,7 +76,7 @@ BST_INLINE void bst_stream_step(const bst_stream* s, const bst_stream_group* g,
       const bst_vec x0 = bst_stream_load(g, whole, s->x0 + at, j);
       const bst_vec x1 = bst_stream_load(g, whole, s->x1 + at, j);
       const bst_vec y = bst_stream_load(g, whole, s->y + at, j);
-      x = bst_vec_add(true, y, bst_vec_average32(x0, x1));
+      x = bst_vec_add32(y, bst_vec_average32(x0, x1));
       bst_stream_store(g, whole, x, s->x2 + at, j);
     } else {
       x = bst_stream_load(g, whole, s->x + at, j);

@@ -33,11 +33,11 @@ typedef struct bst_vec_neuron {
 static inline bst_vec_neuron bst_vec_neuron_of(int flags, int theta, int v_reset, int r) {
   const bool soft = (flags & BST_SOFT_RESET) != 0;
   const bst_vec_neuron made = {
-      .theta = bst_vec_set(true, theta),
-      .start = bst_vec_set(true, v_reset),
-      .keep = bst_vec_set(true, soft ? -1 : 0),
-      .drop = bst_vec_set(true, soft ? theta : bst_sub32(0, v_reset)),
-      .r = bst_vec_set(true, r),
+      .theta = bst_vec_set32(theta),
+      .start = bst_vec_set32(v_reset),
+      .keep = bst_vec_set32(soft ? -1 : 0),
+      .drop = bst_vec_set32(soft ? theta : bst_sub32(0, v_reset)),
+      .r = bst_vec_set32(r),
   };
   return made;
 }
@@ -51,14 +51,14 @@ BST_INLINE bst_mask bst_vec_neuron_step(bst_vec_charge charge, const bst_vec_neu
   if (charge == BST_VEC_HALVE_BOTH) {
     h = bst_vec_average32(*v, x);
   } else if (charge == BST_VEC_HALVE_V) {
-    h = bst_vec_add(true, bst_vec_half32(*v), x);
+    h = bst_vec_add32(bst_vec_half32(*v), x);
   } else if (charge == BST_VEC_SCALE_BOTH) {
-    h = bst_vec_add(true, *v, bst_vec_scale30(x, *v, p->r));
+    h = bst_vec_add32(*v, bst_vec_scale30(x, *v, p->r));
   } else {
-    h = bst_vec_add(true, bst_vec_scale30(*v, bst_vec_zero(), p->r), x);
+    h = bst_vec_add32(bst_vec_scale30(*v, bst_vec_zero(), p->r), x);
   }
   const bst_mask silent = bst_vec_below32(h, p->theta);
-  const bst_vec reset = bst_vec_sub(true, bst_vec_and(h, p->keep), p->drop);
+  const bst_vec reset = bst_vec_sub32(bst_vec_and(h, p->keep), p->drop);
   *v = bst_vec_choose32(silent, h, reset);
   return silent;
 }
