@@ -24,12 +24,13 @@ from bestdeploy.toolchain.builds import (
     PROGRAMS,
     build_files,
     build_library,
+    build_module,
     build_ort_library,
     build_program,
     build_static_library,
     prebuilt_library,
 )
-from bestdeploy.toolchain.cache import cache_folder
+from bestdeploy.toolchain.cache import cache_folder, cached
 from bestdeploy.toolchain.compilers import Compiler, compiler_for, compilers_for
 from bestdeploy.toolchain.packages import Piece, bundle_files, pieces
 from bestdeploy.toolchain.sources import find_sources, runtime_version, source_hash
@@ -41,6 +42,8 @@ from bestdeploy.toolchain.targets import (
     host_machine,
     machine_of,
     runs_natively,
+    system_root,
+    text_bytes,
 )
 
 __all__ = [
@@ -52,6 +55,7 @@ __all__ = [
     "Target",
     "build_files",
     "build_library",
+    "build_module",
     "build_ort_library",
     "build_program",
     "build_static_library",
@@ -59,6 +63,7 @@ __all__ = [
     "bundle_files",
     "cache",
     "cache_folder",
+    "cached",
     "compiler_for",
     "compilers",
     "compilers_for",
@@ -74,5 +79,7 @@ __all__ = [
     "runtime_version",
     "source_hash",
     "sources",
+    "system_root",
     "targets",
+    "text_bytes",
 ]

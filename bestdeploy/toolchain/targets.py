@@ -19,7 +19,11 @@ __all__ = [
     "host_row",
     "machine_of",
     "runs_natively",
+    "system_root",
+    "text_bytes",
 ]
+
+_EXECUTABLE = 4  # SHF_EXECINSTR
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,13 @@ def find_emulator(target: str | Target) -> tuple[str, ...] | None:
     return None
 
 
+def system_root(target: str | Target) -> Path | None:
+    """Return where the shared C library of another machine lies, for emulators; None: nowhere."""
+    row = find_target(target)
+    found = Path("/usr") / row.gcc_triple
+    return found if row.gcc_triple and any(found.glob("lib/ld-linux*")) else None
+
+
 def host_machine() -> str:
     """Return the name of this machine's architecture, as `Target.machine` spells it."""
     machine = platform.machine().lower()
@@ -185,3 +196,20 @@ def machine_of(path: Path) -> str:
     (number,) = struct.unpack_from("<H" if head[5] == 1 else ">H", head, 18)
     names = {row.elf_machine: row.machine for row in TARGETS if row.elf_machine}
     return names.get(number, f"ELF machine {number}")
+
+
+def text_bytes(content: bytes) -> int:
+    """Return the size of all machine code in an ELF file, 0 where it is none."""
+    if content[:4] != b"\x7fELF":
+        return 0
+    wide = content[4] == 2
+    at, entry, n = 40 if wide else 32, 58 if wide else 46, 60 if wide else 48
+    (table,) = struct.unpack_from("<Q" if wide else "<I", content, at)
+    (size,) = struct.unpack_from("<H", content, entry)
+    (count,) = struct.unpack_from("<H", content, n)
+    total = 0
+    for i in range(count):
+        head = content[table + i * size : table + (i + 1) * size]
+        flags, _, _, n_bytes = struct.unpack_from("<4Q" if wide else "<4I", head, 8)
+        total += n_bytes if flags & _EXECUTABLE else 0
+    return total
