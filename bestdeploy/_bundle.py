@@ -52,6 +52,7 @@ __all__ = [
     "compile_bundle",
     "host_module",
     "lowered_bytes",
+    "open_module",
     "read_manifest",
 ]
 
@@ -255,6 +256,29 @@ def host_module(content: bytes, kernels: str = "auto") -> Path:
         *(*compiler.command, compiler.version),
     )
     return toolchain.cached(key, "net.so", make)
+
+
+def open_module(path: str | Path) -> runtime.Module:
+    """Open a model with the code that TVM makes of it: a bundle's own net.so, else one from here.
+
+    Args:
+        path: bundle folder, .bstm or .onnx.
+
+    Raises:
+        MissingToolError: TVM or a C compiler is missing; the bundle was made without one.
+        ArtifactError: the bundle's module is for another machine, or a file cannot be read.
+        NativeError: the module is not one of this file.
+    """
+    folder = Path(path)
+    if folder.is_dir() and (folder / "net.so").is_file():
+        return runtime.load_module(lowered_bytes(path), folder / "net.so")
+    if folder.is_dir() and (folder / "net.o").is_file():
+        raise MissingToolError(
+            f"`{folder}` has no net.so: no C compiler was found when it was made",
+            hint="bestdeploy doctor says how to get one; then compile again",
+        )
+    content = lowered_bytes(path)
+    return runtime.load_module(content, host_module(content))
 
 
 def _machine(row: toolchain.Target) -> str:
@@ -585,8 +609,8 @@ Python with numpy and tvm_ffi alone, no tvm: see emit/tvm of bestdeploy for the 
     module.main(frame, weights, arena, raw)
 """
     link = f"""\
-There was no C compiler for {row.name}: net.so, libraries and programs are missing. Link net.o on the
-device, or compile again where `bestdeploy doctor` finds one.
+There was no C compiler for {row.name}: net.so, libraries and programs are missing. Compile again
+where `bestdeploy doctor` finds one.
 """
     return f"""\
 bestdeploy {__version__}: a binary spiking transformer for {row.summary} (target {row.name}),

@@ -288,6 +288,7 @@ def print_benched(report: BenchReport, cpu: str) -> None:
             "95 %",
             "cpu ratio",
             "answer",
+            "our bits",
         ),
         [
             (
@@ -298,6 +299,7 @@ def print_benched(report: BenchReport, cpu: str) -> None:
                 f"{row.ratio_low:.2f}..{row.ratio_high:.2f}",
                 f"{row.cpu_ratio:.2f}",
                 "-" if row.answer is None else row.answer.mark,
+                "yes" if row.is_exact else "no",
             )
             for row in report.rows
         ],

@@ -297,7 +297,8 @@ def bench(
         typer.Option(
             "--against",
             metavar="NAME[:VARIANT],...",
-            help="onnxruntime, onnxruntime-int8, openvino, openvino-f32, torch; several by commas.",
+            help="onnxruntime, onnxruntime-int8, openvino, openvino-f32, torch, tvm-tir, "
+            "tvm-extern; several by commas.",
         ),
     ] = "onnxruntime",
     threads: Annotated[int, typer.Option("--threads", min=1, help="For one frame.")] = 1,

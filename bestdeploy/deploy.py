@@ -146,7 +146,8 @@ def run(
     Args:
         model: .bstm, .onnx or bundle folder.
         sources: see `bestdeploy.images`.
-        engine: "c", "ort" (model.onnx in ONNX Runtime), "std" (model.std.onnx), "reference".
+        engine: "c", "ort" (model.onnx in ONNX Runtime), "std" (model.std.onnx), "tvm",
+            "reference".
         top: number of classes in `Prediction.top`.
         threads: threads of the engine.
         limit: stop after this many frames.
@@ -227,8 +228,9 @@ def bench(
         model: .bstm, .onnx or bundle folder.
         float_model: the float network; None = model.float.onnx beside the model.
         against: competitors: "onnxruntime", "onnxruntime-int8", "openvino", "openvino-f32" (never
-            bfloat16), "torch". Where an engine has several ways to run a network ("torch:eager",
-            "onnxruntime-int8:dynamic-u8s8") its bare name takes the fastest here.
+            bfloat16), "torch", and our network by TVM, "tvm-tir" and "tvm-extern". Where an engine
+            has several ways to run a network ("torch:eager", "onnxruntime-int8:dynamic-u8s8") its
+            bare name takes the fastest here.
         threads: threads for one frame, of every engine that can use them.
         data: frames; None = the golden ones of the file, else built-in ones.
         limit: frames of `data` at most.

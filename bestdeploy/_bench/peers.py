@@ -19,7 +19,16 @@ import numpy.typing as npt
 
 from bestdeploy.errors import InputError, MissingToolError, UsageError
 
-__all__ = ["COMPETITORS", "OURS", "Opened", "Peer", "import_packages", "opened", "peer"]
+__all__ = [
+    "COMPETITORS",
+    "OURS",
+    "Opened",
+    "Peer",
+    "import_packages",
+    "module_path",
+    "opened",
+    "peer",
+]
 
 Frame = npt.NDArray[np.uint8]
 
@@ -33,12 +42,14 @@ class Peer:
         packages: modules it imports, the first one is the engine itself.
         install: command that installs them.
         variants: returns the ways to run it here; () = there is one.
+        is_ours: it runs the deployed network, not the float one.
     """
 
     name: str
     packages: tuple[str, ...]
     install: str
     variants: Callable[[], tuple[str, ...]] = tuple
+    is_ours: bool = False
 
     def require(self) -> None:
         """Refuse where a package is not installed; nothing is imported.
@@ -53,7 +64,9 @@ class Peer:
     @property
     def version(self) -> str | None:
         """Version of the engine, None for our own."""
-        return importlib.metadata.version(self.packages[0]) if self.packages else None
+        names = {"tvm": "apache-tvm"}
+        package = self.packages[0] if self.packages else None
+        return importlib.metadata.version(names.get(package, package)) if package else None
 
 
 def _int8_routes() -> tuple[str, ...]:
@@ -70,13 +83,16 @@ def _torch_ways() -> tuple[str, ...]:
 
 _EXPORT = "pip install 'bestdeploy[export]'"
 _BENCH = "pip install 'bestdeploy[bench]'"
-OURS = Peer("c", (), "")
+_TVM = "pip install 'bestdeploy[tvm]'"
+OURS = Peer("c", (), "", is_ours=True)
 _PEERS = (
     Peer("onnxruntime", ("onnxruntime",), _EXPORT),
     Peer("onnxruntime-int8", ("onnxruntime", "onnx"), _EXPORT, _int8_routes),
     Peer("openvino", ("openvino",), _BENCH),
     Peer("openvino-f32", ("openvino",), _BENCH),
     Peer("torch", ("torch", "onnx_ir"), _EXPORT, _torch_ways),
+    Peer("tvm-tir", ("tvm",), _TVM, is_ours=True),
+    Peer("tvm-extern", ("tvm",), _TVM, is_ours=True),
 )
 COMPETITORS = tuple(row.name for row in _PEERS)
 
@@ -126,7 +142,7 @@ class Opened:
 
 def import_packages(name: str) -> None:
     """Import everything an engine needs, so that loading a model is the model alone."""
-    if name == OURS.name:
+    if name == OURS.name or name.startswith("tvm-"):  # a module needs nothing of TVM
         from bestdeploy import runtime
 
         runtime.isa_names()  # binds the library, which is built by now
@@ -141,7 +157,8 @@ def opened(name: str, variant: str, path: Path, threads: int, shape: tuple[int, 
     Args:
         name: of the engine.
         variant: one of its variants, "" where it has one only.
-        path: the .bstm, or the float network (its quantised form for int8).
+        path: the .bstm, or the float network (its quantised form for int8). Beside the .bstm lies
+            the module where one is to be run.
         threads: threads for one frame.
         shape: of a frame, (H, W, C) or (T, H, W, C).
 
@@ -151,6 +168,8 @@ def opened(name: str, variant: str, path: Path, threads: int, shape: tuple[int, 
     """
     if name == OURS.name:
         return _ours(path, threads)
+    if name.startswith("tvm-"):
+        return _module(path, name.removeprefix("tvm-"))
     if name.startswith("onnxruntime"):
         return _onnxruntime(path, threads, shape)
     if name.startswith("openvino"):
@@ -167,6 +186,19 @@ def _ours(path: Path, threads: int) -> Opened:
 
     model = runtime.load(path, threads=threads)
     return Opened(_same, model.run, threads, f"kernels {model.isa}")
+
+
+def _module(path: Path, kernels: str) -> Opened:
+    """Open the .bstm with the net.so beside it, which `built_module` has put there."""
+    from bestdeploy import runtime
+
+    model = runtime.load_module(path, module_path(path, kernels))
+    return Opened(_same, model.run, 1, f"kernels {kernels}")
+
+
+def module_path(path: Path, kernels: str) -> Path:
+    """Return where the module of a .bstm lies during a run."""
+    return path.with_name(f"{kernels}.so")
 
 
 def _onnxruntime(path: Path, threads: int, shape: tuple[int, ...]) -> Opened:

@@ -65,7 +65,7 @@ def build(content: bytes, machine: str, kernels: str = "auto", isa: str | None =
     Args:
         content: the file.
         machine: as `uname -m` names it, such as "aarch64".
-        kernels: who computes convolutions: "tir", "extern", or "auto", the faster one of the target.
+        kernels: who computes convolutions: "tir", "extern", or "auto", the faster one there.
         isa: instruction set of the object's own code; None = what every such machine has.
 
     Raises:

@@ -88,8 +88,9 @@ def object_of(layout: Layout, row: TvmTarget) -> bytes:
         **({"mattr": list(layout.isa.features)} if layout.isa.features else {}),
         **row.abi,
     }
-    functions, names = {}, {}
-    for i, own in layout.own.items():
+    functions: dict[Any, Any] = {}
+    names: dict[kernels.Shape, Any] = {}
+    for own in layout.own.values():
         if own.shape not in names:
             names[own.shape] = tvm.ir.GlobalVar(f"conv_{len(names)}")
             make = kernels.conv_neuron if own.shape.op == Op.CONV_NEURON else kernels.conv_affine

@@ -19,6 +19,7 @@ as uint32 throughout, spikes and streams alike, and the bytes of `spikes` have a
 in the scratch, so this holds whatever LLVM inlines.
 """
 
+# mypy: disable-error-code="valid-type, no-untyped-def"
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def shape_of(program: Program, step: Step, lanes: int, rows: int, word: str) -> 
     )
 
 
-def conv_neuron(s: Shape) -> Any:
+def conv_neuron(s: Shape) -> Any:  # noqa: C901 (a nest of loops)
     """Return the PrimFunc (x, w, theta, windows, spikes, out), all of them addresses."""
     from tvm.script import tirx as T  # noqa: N812
 
@@ -132,7 +133,7 @@ def conv_neuron(s: Shape) -> Any:
     in_words, out_words = -(-s.n_in // 64) * 2, -(-s.n_out // 64) * 2
 
     @T.prim_func(private=True, s_tir=True)
-    def kernel(  # noqa: C901 (a nest of loops)
+    def kernel(  # noqa: C901
         x_at: T.handle("uint32"),
         w_at: T.handle("uint32"),
         theta_at: T.handle("int32"),
@@ -200,7 +201,7 @@ def conv_neuron(s: Shape) -> Any:
     return kernel
 
 
-def conv_affine(s: Shape) -> Any:
+def conv_affine(s: Shape) -> Any:  # noqa: C901 (a nest of loops)
     """Return the PrimFunc (x, w, table, windows, out), all of them addresses."""
     from tvm.script import tirx as T  # noqa: N812
 
@@ -211,7 +212,7 @@ def conv_affine(s: Shape) -> Any:
     in_words, n_out, padded = -(-s.n_in // 64) * 2, s.n_out, s.padded
 
     @T.prim_func(private=True, s_tir=True)
-    def kernel(  # noqa: C901 (a nest of loops)
+    def kernel(  # noqa: C901
         x_at: T.handle("uint32"),
         w_at: T.handle("uint32"),
         table_at: T.handle("int32"),
@@ -281,14 +282,19 @@ def _packed(word: str) -> Any:
     """Return an expression: 32 bytes 0/1 from `at` on as the bits of a uint32."""
     from tvm import tirx
 
-    n = 8 if word == "uint64" else 4
+    n = {"uint8": 1, "uint32": 4, "uint64": 8}[word]
+
+    def bits(spikes: Any, row: Any, at: Any) -> Any:
+        if n == 1:
+            return spikes[row, at]
+        octets = tirx.reinterpret(word, spikes[row, tirx.Ramp(at, 1, n)])
+        return (octets * tirx.const(_GATHER[word], word)) >> tirx.const(7 * n, word)
 
     def packed(spikes: Any, row: Any, at: Any) -> Any:
         found = tirx.const(0, "uint32")
         for first in range(0, 32, n):
-            octets = tirx.reinterpret(word, spikes[row, tirx.Ramp(at + first, 1, n)])
-            top = (octets * tirx.const(_GATHER[word], word)) >> tirx.const(7 * n, word)
-            found = found | (tirx.Cast("uint32", top) << tirx.const(first, "uint32"))
+            part = tirx.Cast("uint32", bits(spikes, row, at + first))
+            found = found | (part << tirx.const(first, "uint32"))
         return found
 
     return packed

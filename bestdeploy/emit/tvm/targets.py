@@ -78,7 +78,7 @@ TARGETS = (
         "armv7-linux-gnueabihf",
         (
             Isa("neon", "generic", ("+v7", "+neon", "+vfp3"), lanes=8, rows=4, word="uint32"),
-            Isa("scalar", "generic", ("+v7", "+vfp3d16", "-neon"), lanes=4, rows=2, word="uint32"),
+            Isa("scalar", "generic", ("+v7", "+vfp3d16", "-neon"), lanes=1, rows=4, word="uint8"),
         ),
         "extern",
         {"mfloat-abi": "hard"},
