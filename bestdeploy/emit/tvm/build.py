@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ __all__ = ["PINS", "canary", "check_versions", "object_of"]
 PINS = {"apache-tvm": "0.27.0.post1", "apache-tvm-ffi": "0.1.14.post1"}
 """The releases this was written for. TVM's API moves, and a later ffi release crashes with it."""
 
+_MODULES = {"apache-tvm": "tvm", "apache-tvm-ffi": "tvm_ffi"}
 _INSTALL = "pip install " + " ".join(f"{name}=={version}" for name, version in PINS.items())
 _PIPELINE = "bestdeploy"
 _OUTCOMES = {  # of runtime/src/module_calls.h
@@ -39,12 +41,11 @@ def check_versions() -> None:
         MissingToolError: one is missing or another release; the hint installs the right ones.
     """
     for name, wanted in PINS.items():
-        try:
-            found = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError as error:
+        if importlib.util.find_spec(_MODULES[name]) is None:
             raise MissingToolError(
                 f"backend `tvm` needs {name}=={wanted}, which is not installed", hint=_INSTALL
-            ) from error
+            )
+        found = importlib.metadata.version(name)
         if found != wanted:
             raise MissingToolError(
                 f"backend `tvm` needs {name}=={wanted}, found {found}", hint=_INSTALL
