@@ -710,8 +710,10 @@ class Module(Model):
     def __init__(self, content: bytes, module: Path, *, library: Path) -> None:
         super().__init__(content, isa=None, threads=1, library=library)
         self.module_path = module
+        # its own error hook is to come before that of a libtvm_ffi in this process
+        mode = os.RTLD_NOW | getattr(os, "RTLD_DEEPBIND", 0)
         try:
-            code = ctypes.CDLL(str(module.resolve()))
+            code = ctypes.CDLL(str(module.resolve()), mode)
         except OSError as error:
             raise _cannot_load(module, error) from error
 

@@ -6,6 +6,7 @@ import ctypes
 import importlib.metadata
 import itertools
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -202,8 +203,8 @@ def test_zig_links_a_module(target, tmp_path, monkeypatch):
 # ---- the object ---------------------------------------------------------------------------------
 
 
-def symbols(content):
-    """Return the undefined and the defined global names of an ELF file."""
+def symbols(content, table_kind=2):
+    """Return the undefined and the defined global names of an ELF file's table of symbols."""
     wide = content[4] == 2
     (table,) = struct.unpack_from("<Q" if wide else "<I", content, 40 if wide else 32)
     size, count = struct.unpack_from("<HH", content, 58 if wide else 46)
@@ -220,7 +221,7 @@ def symbols(content):
                 *struct.unpack_from("<4xI", content, head),
                 *struct.unpack_from("<16xIII", content, head),
             )
-        if kind != 2:  # SHT_SYMTAB
+        if kind != table_kind:  # SHT_SYMTAB 2, SHT_DYNSYM 11
             continue
         names = head - i * size + link * size
         (strings,) = struct.unpack_from("<24xQ" if wide else "<16xI", content, names)
@@ -238,7 +239,8 @@ def test_the_object_needs_our_calls_and_the_error_hook(target, kernels):
     content = write_bstm(awkward(2))
     net = room.build(content, MACHINES[target], kernels).content
     undefined, defined = symbols(net)
-    assert undefined - {"memset", "memcpy"} <= {HOOK, *CALLS, *LAYOUTS}
+    usual = {"memset", "memcpy", "__aeabi_unwind_cpp_pr0"}  # the last: libgcc's, on 32-bit ARM
+    assert undefined - usual <= {HOOK, *CALLS, *LAYOUTS}
     assert undefined >= {HOOK, *CALLS}
     assert (undefined & LAYOUTS == LAYOUTS) == (kernels == "tir")
     assert defined == {"__tvm_ffi_main", "__tvm_ffi_prepare", "__tvm_ffi_sizes"}
@@ -251,6 +253,12 @@ def test_the_library_needs_the_c_library_alone(tmp_path):
     library = link(content, tmp_path).read_bytes()
     for text in (b"libtvm", b"libstdc++", b"libgcc_s"):
         assert text not in library
+    undefined, defined = symbols(library, 11)
+    threads = {name for name in undefined if name.startswith("pthread_")}
+    assert undefined - threads <= {
+        "memcpy", "memmove", "memset", "memcmp", "__tls_get_addr", "sigfillset",
+    }  # fmt: skip
+    assert {name for name in defined if name.startswith("bst_")} == {"bst_module_error"}
     code = ctypes.CDLL(str(tmp_path / "net.so"))
     for name in (
         "__tvm_ffi_main",
@@ -292,8 +300,8 @@ def test_equal_convolutions_share_their_code():
     """The three of attention have one function, so net.o grows by calls, not by kernels."""
     content = write_bstm(network().program())
     layout = Layout(content, find_isa(find_tvm_target("aarch64"), None), True)
-    own = [program_step.shape for program_step in layout.own.values()]
-    assert len(own) == 8
+    own = [step.shape for step in layout.own.values()]
+    assert len(own) == 9
     assert len(set(own)) == 6
 
 
@@ -320,7 +328,7 @@ def test_wrong_arguments_are_errors_of_the_module(small):
     unaligned = aligned(len(loaded.arena) + 64)[8:-56]
     copy = aligned(len(loaded.weights), loaded.weights.tobytes())
     for place, wrong, text in (
-        (0, frame[:, :8].copy(), r"frame.shape\[1\]"),
+        (0, frame[:, :8].copy(), "frame"),
         (0, frame.reshape(-1), "frame"),
         (0, frame.astype(np.int8), "frame"),
         (1, copy, "weights: not written by prepare at this address"),
@@ -345,6 +353,7 @@ def test_wrong_arguments_are_errors_of_the_module(small):
 
 def test_a_module_belongs_to_one_file(small, tmp_path):
     content, other, path = small
+    path = shutil.copy(path, tmp_path)  # tvm_ffi has bound the first one to its own error hook
     assert runtime.load_module(content, path).verify_golden() == 0
     with pytest.raises(NativeError, match=r"not the \.bstm that this module") as caught:
         runtime.load_module(other, path)
@@ -473,8 +482,7 @@ def test_without_a_compiler_there_is_the_object(tmp_path, monkeypatch):
         open_module(tmp_path / "out")
 
 
-def test_a_built_module_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setenv("BESTDEPLOY_CACHE", str(tmp_path))
+def test_a_built_module_is_kept(monkeypatch):
     content = write_bstm(awkward(1))
     path = host_module(content, "extern")
     monkeypatch.setattr(room, "build", None)
