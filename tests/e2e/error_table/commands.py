@@ -126,7 +126,7 @@ COMMAND_CASES: tuple[Case, ...] = (
         "bench bundle --against vax",
         2,
         "unknown --against `vax`, expected onnxruntime, onnxruntime-int8, openvino, "
-        "openvino-f32, torch",
+        "openvino-f32, torch, tvm-tir, tvm-extern",
         "--against onnxruntime",
     ),
     Case(
