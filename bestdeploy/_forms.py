@@ -417,7 +417,7 @@ def open_form(
         device = open_device(path)
         if device is not None:
             return _DeviceForm(path, device)
-        return _ModuleForm(path) if (path / "net.so").is_file() else _RuntimeForm(path)
+        return _ModuleForm(path) if (path / "net.o").is_file() else _RuntimeForm(path)
     if path.suffix == ".onnx":
         model = ir.load(path)
         spiking = model.metadata_props.get("stage") == "spiking"

@@ -15,7 +15,7 @@ from typing import Any
 from bestdeploy.emit.tvm import kernels
 from bestdeploy.emit.tvm.layout import Layout
 from bestdeploy.emit.tvm.targets import TvmTarget
-from bestdeploy.errors import MissingToolError
+from bestdeploy.errors import MissingToolError, UnsupportedModelError
 from bestdeploy.program import Op
 
 __all__ = ["PINS", "canary", "check_versions", "object_of"]
@@ -76,6 +76,7 @@ def object_of(layout: Layout, row: TvmTarget) -> bytes:
 
     Raises:
         MissingToolError: see `check_versions`.
+        UnsupportedModelError: this TVM, or its LLVM, cannot do it.
     """
     check_versions()
     import tvm
@@ -99,7 +100,13 @@ def object_of(layout: Layout, row: TvmTarget) -> bytes:
     functions[tvm.ir.GlobalVar("sizes")] = _sizes(layout)
     functions[tvm.ir.GlobalVar("prepare")] = _prepare(layout)
     functions[tvm.ir.GlobalVar("main")] = _main(layout, names)
-    built = tvm.tirx.build(tvm.IRModule(functions), target=Target(target), pipeline=_PIPELINE)
+    try:
+        built = tvm.tirx.build(tvm.IRModule(functions), target=Target(target), pipeline=_PIPELINE)
+    except Exception as error:  # TVM's own are of many kinds
+        lines = str(error).strip().splitlines() or ["no text"]
+        raise UnsupportedModelError(
+            f"TVM cannot compile for {row.triple}: {lines[-1]}", hint="use --backend c"
+        ) from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.o"
         built.write_to_file(str(path))

@@ -166,6 +166,7 @@ def check(folder, target, kernels, isa=None, **form):
 FAST = (
     ("host", "extern", None, {"attention": "qk", "n_t": 4}),
     ("host", "tir", None, {"attention": "kv", "n_t": 2, "events": True}),
+    ("host", "tir", None, {"n_t": 16}),
     ("arm", "tir", None, {"attention": "qk", "n_t": 4}),
     ("arm", "extern", None, {"attention": "kv", "n_t": 1}),
     ("armv7", "tir", "neon", {"attention": "kv", "n_t": 4}),
@@ -487,6 +488,17 @@ def test_a_built_module_is_kept(monkeypatch):
     path = host_module(content, "extern")
     monkeypatch.setattr(room, "build", None)
     assert host_module(content, "extern") == path
+
+
+def test_what_tvm_cannot_do_is_an_error_of_ours(monkeypatch):
+    import tvm
+
+    def build(*_arguments, **_options):
+        raise RuntimeError("no such target\nUnable to find target")
+
+    monkeypatch.setattr(tvm.tirx, "build", build)
+    with pytest.raises(UnsupportedModelError, match="for aarch64-linux-gnu: Unable to find target"):
+        room.build(write_bstm(awkward(1)), "aarch64")
 
 
 def test_unknown_machines_are_refused():

@@ -22,6 +22,7 @@ INTERNAL: tuple[Internal, ...] = (
     Internal("ops/definition.py:Op.op_type", "", "importers check T first"),
     Internal("emit/tvm/build.py:check_versions", "backend `tvm` needs {}=={}, found", TVM),
     Internal("emit/tvm/build.py:canary", "", TVM),
+    Internal("emit/tvm/build.py:object_of", "", "a TVM whose LLVM lacks the machine"),
     Internal(
         "_device.py:open_device", "`{}` holds a module", "a machine without cross C libraries"
     ),
