@@ -21,11 +21,12 @@ _DATA_KIND = 5
 
 @dataclass(frozen=True)
 class Own:
-    """A step that TVM compiles itself: its shape, and its rows and table in `weights`."""
+    """A step that TVM compiles itself: its shape, and where its rows and table lie in `weights`."""
 
     shape: Shape
     rows: int
     table: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -81,18 +82,13 @@ class Layout:
             t = self.program.n_steps
             n_rows = t * (t + 1) // 2 if step.op == Op.CONV_NEURON else 3
             end = align(table + 4 * n_rows * shape.padded, ALIGN)
-            found[i] = Own(shape, rows, table)
+            found[i] = Own(shape, rows, table, end)
         return found
 
     @property
     def own_weights(self) -> int:
         """Bytes of `weights` in front of the C runtime's own."""
-        ends = [STATE_BYTES]
-        t = self.program.n_steps
-        for own in self.own.values():
-            n_rows = t * (t + 1) // 2 if own.shape.op == Op.CONV_NEURON else 3
-            ends.append(align(own.table + 4 * n_rows * own.shape.padded, ALIGN))
-        return max(ends)
+        return max((own.end for own in self.own.values()), default=STATE_BYTES)
 
     @property
     def windows(self) -> int:
