@@ -218,14 +218,17 @@ def check_module(row: toolchain.Target, kernels: str = "auto", isa: str | None =
 def build_object(
     content: bytes, row: toolchain.Target, kernels: str = "auto", isa: str | None = None
 ) -> tuple[bytes, ModuleFacts]:
-    """Return net.o of a `.bstm` and the facts about it; for this machine its best isa is taken.
+    """Return net.o of a `.bstm` and the facts about it.
+
+    For the target "host" TVM's own kernels take this machine's best instruction set.
 
     Raises:
         See `check_module`.
     """
     from bestdeploy.emit import tvm
 
-    if isa is None and not row.machine:
+    own_code = tvm.check_choice(_machine(row), kernels, isa) == "tir"
+    if own_code and isa is None and not row.machine:
         isa = runtime.isa_names()[0]
     start = time.perf_counter()
     built = tvm.build(content, _machine(row), kernels, isa)

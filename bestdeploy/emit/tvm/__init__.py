@@ -81,15 +81,15 @@ def build(content: bytes, machine: str, kernels: str = "auto", isa: str | None =
     return Built(_build.object_of(layout, row), chosen, needed.name)
 
 
-def check_choice(machine: str, kernels: str = "auto", isa: str | None = None) -> None:
-    """Check what `build` is asked for, without TVM.
+def check_choice(machine: str, kernels: str = "auto", isa: str | None = None) -> str:
+    """Check what `build` is asked for, without TVM; return the kernels it will take.
 
     Raises:
         UnsupportedModelError, UsageError: as `build`.
     """
     row = find_tvm_target(machine)
-    find_kernels(row, kernels)
     find_isa(row, isa)
+    return find_kernels(row, kernels)
 
 
 def source_hash() -> str:
