@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TOOLS := qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf \
-  libc6-dev-armhf-cross qemu-user qemu-system-arm cmake ninja-build pkg-config
+  libc6-dev-armhf-cross gcc-riscv64-linux-gnu libc6-dev-riscv64-cross qemu-user qemu-system-arm \
+  cmake ninja-build pkg-config
 C_FILES = $(shell find runtime tests/bench -name '*.[ch]' 2>/dev/null)
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all large bench bench-kernels bench-arm ort-arm sizes wheel check format tools clean
@@ -20,9 +21,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[events,bench,train]' || \
 	  echo "warning: not installed: expelliarmus, openvino, kornia, matplotlib (their tests are skipped)"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[tvm]' || \
+	  echo "warning: not installed: apache-tvm (its tests are skipped)"
 	@touch $@
 
-tools: ## ARM cross compilers and emulators, CMake, pkg-config, with apt when root
+tools: ## cross compilers for ARM and RISC-V, emulators, CMake, pkg-config, with apt when root
 	@missing=$$(for p in $(TOOLS); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

@@ -10,6 +10,12 @@ DIR/lib/cmake, lib/pkgconfig  how CMake and pkg-config find it
 DIR/include/bst.h
 
 For the target `c` there are bst.c, bst.h, model.h and main.c instead of programs and libraries.
+With the backend `tvm` there are also
+
+DIR/net.o                     the network as machine code, made without a linker
+DIR/net.so                    the same linked with the runtime, where a compiler was found
+
+and the programs are not static, so that they load it; without a compiler there are none.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,8 +48,12 @@ from bestdeploy.files import cannot_write, replaced_folder
 __all__ = [
     "BACKENDS",
     "CompileReport",
+    "ModuleFacts",
+    "check_module",
     "compile_bundle",
+    "host_module",
     "lowered_bytes",
+    "open_module",
     "read_manifest",
 ]
 
@@ -50,6 +61,23 @@ BACKENDS = ("c", "tvm")
 MANIFEST_KIND = "bestdeploy bundle"
 MANIFEST_VERSION = 1
 RUN_TIMEOUT_S = 1800
+
+
+@dataclass(frozen=True)
+class ModuleFacts:
+    """What TVM made of a network.
+
+    Attributes:
+        kernels: who computes convolutions: "tir" or "extern".
+        isa: instruction set that the module's own code needs.
+        text_bytes: code and constants in net.o.
+        seconds: that TVM took.
+    """
+
+    kernels: str
+    isa: str
+    text_bytes: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -62,6 +90,7 @@ class CompileReport:
         emulator: command that ran the golden vectors; "" when this machine did it itself.
         files: name -> size in bytes.
         text: name -> bytes of code and constants, of programs and libraries.
+        module: what TVM made; None with another backend.
     """
 
     folder: Path
@@ -73,6 +102,7 @@ class CompileReport:
     emulator: str
     files: dict[str, int] = field(default_factory=dict)
     text: dict[str, int] = field(default_factory=dict)
+    module: ModuleFacts | None = None
 
 
 def lowered_bytes(path: str | Path) -> bytes:
@@ -119,6 +149,8 @@ def compile_bundle(
     backend: str = "c",
     output: str | Path | None = None,
     *,
+    kernels: str = "auto",
+    isa: str | None = None,
     force: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> CompileReport:
@@ -130,12 +162,13 @@ def compile_bundle(
             f"unknown backend `{backend}`, expected one of {', '.join(BACKENDS)}",
             hint="--backend c",
         )
-    if backend == "tvm":
-        raise UnsupportedModelError(
-            "backend `tvm` cannot compile a whole model yet: it has CONV_NEURON and "
-            "RESIDUAL_NEURON steps, for targets x86-64 and arm, as an object file",
-            hint="use --backend c; bestdeploy.emit.tvm.build_object makes the object of such steps",
+    if backend != "tvm" and (kernels != "auto" or isa is not None):
+        raise UsageError(
+            "kernels and isa are chosen for TVM, backend `c` has every instruction set in it",
+            hint="leave --kernels and --isa out, or use --backend tvm",
         )
+    if backend == "tvm":
+        check_module(row, kernels, isa)
     source = Path(model)
     name = source.name.removesuffix(".onnx").removesuffix(".bstm") or "model"
     folder = Path(output) if output else Path("build") / name / row.name
@@ -143,17 +176,20 @@ def compile_bundle(
 
     say(f"lowering {source}")
     content = lowered_bytes(source)
-    compiler = _compiler(row)
+    compiler = _compiler(row, backend)
     with replaced_folder(folder) as work:
+        module = _build_module(work, content, row, kernels, isa, say) if backend == "tvm" else None
         say(f"building the runtime for {row.name} with {compiler or 'no compiler'}")
         with _writing(folder):
-            _fill(work, content, row, name)
+            _fill(work, content, row, name, module is not None, bool(compiler))
         say("running the golden vectors")
-        golden, n_golden, emulator = _check_golden(work, row)
+        golden, n_golden, emulator = _check_golden(work, row, module)
         facts = {"golden": golden, "backend": backend, "compiler": compiler}
+        if module is not None:
+            facts |= {"kernels": module.kernels, "isa": module.isa}
         with _writing(folder):
             files = _describe(work, source, row, n_golden, facts)
-            sizes = {name: toolchain.text_bytes(work / name) for name in files}
+            sizes = {name: toolchain.text_bytes((work / name).read_bytes()) for name in files}
     return CompileReport(
         folder=folder,
         target=row.name,
@@ -164,15 +200,122 @@ def compile_bundle(
         emulator=emulator,
         files=files,
         text={name: size for name, size in sizes.items() if size is not None},
+        module=module,
     )
 
 
-def _compiler(row: toolchain.Target) -> str:
-    """Return the version of the compiler; source bundles use one only to check themselves."""
+# ----------------------------------------------------------------------------- modules of TVM
+
+
+def check_module(row: toolchain.Target, kernels: str = "auto", isa: str | None = None) -> None:
+    """Check, before anything is written, that TVM is here and can compile for a target.
+
+    Raises:
+        MissingToolError: TVM is missing or of another release.
+        UnsupportedModelError: TVM cannot compile for the target.
+        UsageError: unknown kernels or isa.
+    """
+    from bestdeploy.emit import tvm
+
+    tvm.check_choice(_machine(row), kernels, isa)
+    tvm.check_versions()
+
+
+def build_object(
+    content: bytes, row: toolchain.Target, kernels: str = "auto", isa: str | None = None
+) -> tuple[bytes, ModuleFacts]:
+    """Return net.o of a `.bstm` and the facts about it.
+
+    For the target "host" TVM's own kernels take this machine's best instruction set.
+
+    Raises:
+        See `check_module`.
+    """
+    from bestdeploy.emit import tvm
+
+    own_code = tvm.check_choice(_machine(row), kernels, isa) == "tir"
+    if own_code and isa is None and not row.machine:
+        isa = runtime.isa_names()[0]
+    start = time.perf_counter()
+    built = tvm.build(content, _machine(row), kernels, isa)
+    seconds = time.perf_counter() - start
+    text = toolchain.text_bytes(built.content) or 0
+    return built.content, ModuleFacts(built.kernels, built.isa, text, seconds)
+
+
+def host_module(content: bytes, kernels: str = "auto") -> Path:
+    """Return net.so of a `.bstm` for this machine, built when it is not in the cache.
+
+    Raises:
+        MissingToolError: TVM or a C compiler is missing.
+    """
+    row = toolchain.find_target("host")
+    check_module(row, kernels)
+    compiler = toolchain.compiler_for(row)
+
+    def make(folder: Path) -> None:
+        net, _ = build_object(content, row, kernels)
+        toolchain.build_module(net, folder / "net.so")
+
+    from bestdeploy.emit import tvm
+
+    key = (
+        *("module", hashlib.sha256(content).hexdigest(), kernels, runtime.isa_names()[0]),
+        *(*tvm.PINS.values(), tvm.source_hash(), toolchain.source_hash()),
+        *(*compiler.command, compiler.version),
+    )
+    return toolchain.cached(key, "net.so", make)
+
+
+def open_module(path: str | Path) -> runtime.Module:
+    """Open a model with the code that TVM makes of it: a bundle's own net.so, else one from here.
+
+    Args:
+        path: bundle folder, .bstm or .onnx.
+
+    Raises:
+        MissingToolError: TVM or a C compiler is missing; the bundle was made without one.
+        ArtifactError: the bundle's module is for another machine, or a file cannot be read.
+        NativeError: the module is not one of this file.
+    """
+    folder = Path(path)
+    if folder.is_dir() and (folder / "net.so").is_file():
+        return runtime.load_module(lowered_bytes(path), folder / "net.so")
+    if folder.is_dir() and (folder / "net.o").is_file():
+        raise MissingToolError(
+            f"`{folder}` has no net.so: no C compiler was found when it was made",
+            hint="bestdeploy doctor says how to get one; then compile again",
+        )
+    content = lowered_bytes(path)
+    return runtime.load_module(content, host_module(content))
+
+
+def _machine(row: toolchain.Target) -> str:
+    return "" if row.is_source else row.machine or toolchain.host_machine()
+
+
+def _build_module(
+    work: Path,
+    content: bytes,
+    row: toolchain.Target,
+    kernels: str,
+    isa: str | None,
+    say: Callable[[str], None],
+) -> ModuleFacts:
+    """Write net.o."""
+    say(f"compiling the network for {row.name} with TVM")
+    net, facts = build_object(content, row, kernels, isa)
+    with _writing(work):
+        (work / "net.o").write_bytes(net)
+    return facts
+
+
+def _compiler(row: toolchain.Target, backend: str) -> str:
+    """Return the version of the compiler; "" where there is none and the bundle needs none."""
     try:
         return toolchain.compiler_for(row).version
     except MissingToolError:
-        if row.is_source:
+        if row.is_source or backend == "tvm":
             return ""
         raise
 
@@ -242,13 +385,18 @@ def _writing(folder: Path) -> Iterator[None]:
         raise cannot_write(folder, error) from error
 
 
-def _fill(work: Path, content: bytes, row: toolchain.Target, name: str) -> None:
-    """Write everything but README.txt and manifest.json."""
+def _fill(
+    work: Path, content: bytes, row: toolchain.Target, name: str, has_module: bool, can_link: bool
+) -> None:
+    """Write everything but README.txt, manifest.json and net.o."""
     made: list[tuple[str, Path | str, bool]]
     if row.is_source:
         made = [(file, text, False) for file, text in _source_files(content, name).items()]
     else:
-        made = [(p.name, p.make(row), p.executable) for p in toolchain.pieces()]
+        pieces = toolchain.pieces(static=not has_module)
+        if not can_link:
+            pieces = tuple(piece for piece in pieces if piece.name.startswith("include/"))
+        made = [(p.name, p.make(row), p.executable) for p in pieces]
     (work / "model.bstm").write_bytes(content)
     for file, piece, executable in made:
         target = work / file
@@ -258,6 +406,8 @@ def _fill(work: Path, content: bytes, row: toolchain.Target, name: str) -> None:
         else:
             target.write_text(piece, "utf-8", newline="\n")
         target.chmod(0o755 if executable else 0o644)
+    if has_module and can_link:
+        toolchain.build_module((work / "net.o").read_bytes(), work / "net.so", row)
 
 
 def _source_files(content: bytes, name: str) -> dict[str, str]:
@@ -277,7 +427,9 @@ def _source_files(content: bytes, name: str) -> dict[str, str]:
     return c.source_bundle(toolchain.find_sources(), content, facts, name)
 
 
-def _check_golden(work: Path, row: toolchain.Target) -> tuple[str, int, str]:
+def _check_golden(
+    work: Path, row: toolchain.Target, module: ModuleFacts | None
+) -> tuple[str, int, str]:
     """Run the golden vectors as the device would; return outcome, their number, emulator."""
     n_golden = runtime.load(work / "model.bstm").n_golden
     if n_golden == 0:
@@ -285,6 +437,8 @@ def _check_golden(work: Path, row: toolchain.Target) -> tuple[str, int, str]:
     emulator = toolchain.find_emulator(row)
     if emulator is None:
         return "not run: no emulator", n_golden, ""
+    if module is not None:
+        return _check_module_golden(work, row, module, emulator, n_golden)
     with tempfile.TemporaryDirectory() as folder:
         if row.is_source:
             if not toolchain.compilers_for(row):
@@ -297,6 +451,27 @@ def _check_golden(work: Path, row: toolchain.Target) -> tuple[str, int, str]:
         outcome = _run_golden(command, row)
     if outcome == "passed" and not row.is_source and toolchain.runs_natively(row):
         runtime.load(work / "model.bstm", library=work / "lib" / "libbst.so").verify_golden()
+    return outcome, n_golden, Path(emulator[0]).name if emulator else ""
+
+
+def _check_module_golden(
+    work: Path,
+    row: toolchain.Target,
+    module: ModuleFacts,
+    emulator: tuple[str, ...],
+    n_golden: int,
+) -> tuple[str, int, str]:
+    if not (work / "net.so").is_file():
+        return "not run: no C compiler", n_golden, ""
+    if emulator:
+        root = toolchain.system_root(row)
+        if root is None:
+            return "not run: no C library for the emulator", n_golden, ""
+        emulator = (*emulator, "-L", str(root))
+    elif module.isa not in runtime.isa_names():
+        return f"not run: this machine has no {module.isa}", n_golden, ""
+    program = [f"{work}/bin/bst_run", f"{work}/model.bstm", "--golden"]
+    outcome = _run_golden([*emulator, *program, "--module", f"{work}/net.so"], row)
     return outcome, n_golden, Path(emulator[0]).name if emulator else ""
 
 
@@ -329,8 +504,13 @@ def _describe(
     """Write README.txt and manifest.json; return the size of every file."""
     model = runtime.load(work / "model.bstm", isa="scalar")  # sizes that no machine changes
     height, width, channels = model.input_shape[-3:]
-    write = _source_readme if row.is_source else _readme
-    (work / "README.txt").write_text(write(model, row, facts["golden"]), "utf-8")
+    if row.is_source:
+        text = _source_readme(model, row, facts["golden"])
+    elif facts["backend"] == "tvm":
+        text = _module_readme(model, row, facts)
+    else:
+        text = _readme(model, row, facts["golden"])
+    (work / "README.txt").write_text(text, "utf-8")
     paths = sorted(p for p in work.rglob("*") if p.is_file())
     files = {p.relative_to(work).as_posix(): p for p in paths}
     manifest = {
@@ -419,6 +599,50 @@ options: register_custom_ops_library(path) in Python, RegisterCustomOpsLibrary_V
 the session config entry bestdeploy.threads says how many of the session's threads share a layer.
 
 The folder may be moved. manifest.json lists the SHA-256 of every file.
+"""
+
+
+def _module_readme(model: runtime.Model, row: toolchain.Target, facts: dict[str, str]) -> str:
+    linked = bool(facts["compiler"])
+    needs = "" if facts["isa"] == "scalar" else f" (its own code needs {facts['isa']})"
+    run = """\
+Copy this folder to the device and prove that it computes the right numbers there:
+
+    scp -r . user@device:bst
+    ssh user@device bst/bin/bst_run bst/model.bstm --golden --module bst/net.so
+
+Run and measure:
+
+    ./bin/bst_run model.bstm frames.raw --module net.so
+    ./bin/bst_bench model.bstm --module net.so
+
+Python with numpy and tvm_ffi alone, no tvm: see emit/tvm of bestdeploy for the tensors of
+
+    module = tvm_ffi.load_module("net.so")
+    module.sizes(file, sizes); module.prepare(file, weights)
+    module.main(frame, weights, arena, raw)
+"""
+    link = f"""\
+There was no C compiler for {row.name}: net.so, libraries and programs are missing. Compile again
+where `bestdeploy doctor` finds one.
+"""
+    return f"""\
+bestdeploy {__version__}: a binary spiking transformer for {row.summary} (target {row.name}),
+compiled by TVM{needs}
+
+    net.o        the network as machine code, kernels: {facts["kernels"]}
+    model.bstm   its weights, checksum and golden vectors
+
+Golden vectors on the machine that made this bundle: {facts["golden"]}.
+
+{run if linked else link}
+Frames: {_frame_text(model)}.
+
+Your own program: include/bst.h, section "Module"; with dlopen and net.so, or with net.o in it:
+
+    cc app.c net.o -Iinclude lib/libbst.a -pthread -o app
+
+manifest.json lists the SHA-256 of every file.
 """
 
 

@@ -118,5 +118,16 @@ def open_device(path: str | Path) -> Device | None:
             where=str(program),
             hint=f"{install}, or give {folder / 'model.bstm'} to use this machine's runtime",
         )
-    command = (*emulator, str(program), str(folder / "model.bstm"))
+    module: tuple[str, ...] = ()
+    if (folder / "net.so").is_file():  # then bst_run is not static
+        root = toolchain.system_root(row) if row else None
+        if row is None or root is None:
+            raise ArtifactError(
+                f"`{folder}` holds a module for {machine}, and the C library that its programs "
+                "need is not here",
+                where=str(program),
+                hint=f"apt install {row.packages if row else 'it'}",
+            )
+        emulator, module = (*emulator, "-L", str(root)), ("--module", str(folder / "net.so"))
+    command = (*emulator, str(program), str(folder / "model.bstm"), *module)
     return Device(folder, machine, command)

@@ -9,6 +9,7 @@
 | ort:FILE.onnx               | ONNX Runtime, by our C kernels in place of the function bodies  |
 | reference:FILE.onnx         | the numpy references                                            |
 | .bstm, bundle               | the C runtime                                                   |
+| tvm:FILE, bundle with net.so| the module of TVM; spikes by the C runtime                      |
 | bundle of another machine   | its bst_run under an emulator; spikes by the C runtime here     |
 
 To add a form, write a class with the attributes of `Form` and a line in `open_form`.
@@ -27,7 +28,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from bestdeploy import images, importers, ir, lower, onnxruntime, runtime, stages
-from bestdeploy._bundle import lowered_bytes
+from bestdeploy._bundle import lowered_bytes, open_module
 from bestdeploy._device import Device, open_device
 from bestdeploy.errors import ArtifactError, InputError, UnsupportedModelError, UsageError
 from bestdeploy.images import Shape
@@ -46,8 +47,7 @@ __all__ = [
 ]
 
 CHECKPOINTS = (".pt", ".pth", ".tar", ".safetensors", ".bin", ".ckpt")
-REFERENCE = "reference:"
-CUSTOM_OPS = "ort:"
+REFERENCE, CUSTOM_OPS, TVM = "reference:", "ort:", "tvm:"
 POOL = "or_pool"  # its spikes are those of the neuron before it
 MAX_BATCH = 16
 SPIKES_AT_ONCE = 1 << 25  # bytes of spikes that the C runtime's form may hold
@@ -221,8 +221,8 @@ class _OrtForm(_OnGraph):
 class _RuntimeForm:
     """A .bstm or bundle in the C runtime; every step's output is read through the probe."""
 
-    def __init__(self, path: Path) -> None:
-        self._model = runtime.load(lowered_bytes(path))
+    def __init__(self, path: Path, model: runtime.Model | None = None) -> None:
+        self._model = model or runtime.load(lowered_bytes(path))
         self._pools = {step.name for step in self._model.steps() if step.op == POOL}
         self.name = f"{path} (C, {self._model.isa})"
         self.shape: Shape = self._model.input_shape
@@ -254,6 +254,20 @@ class _RuntimeForm:
         raw = np.stack(raws)
         logits = np.ldexp(raw.astype(np.float64), -self._model.logit_shift)
         return Outcome(raw, logits.astype(np.float32), stacked)
+
+
+class _ModuleForm(_RuntimeForm):
+    """A module of TVM: raw logits by its own code, spikes by the C runtime."""
+
+    def __init__(self, path: Path) -> None:
+        self._module = open_module(path)
+        super().__init__(path, self._module)
+        self.name = f"{path} (TVM; spikes: C, {self._module.isa})"
+
+    def run(self, frames: np.ndarray) -> Outcome:
+        spikes = super().run(frames).spikes
+        raw, logits = self._module.infer(frames)
+        return Outcome(raw, logits, spikes)
 
 
 class _DeviceForm(_RuntimeForm):
@@ -375,8 +389,8 @@ def _to_channel_last(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np
 def is_checkpoint(source: str | Path) -> bool:
     """Tell whether a source's name says that it is a checkpoint."""
     text, path = str(source), Path(source)
-    is_onnx = text.startswith((REFERENCE, CUSTOM_OPS))
-    return not is_onnx and not path.is_dir() and path.suffix in CHECKPOINTS
+    is_prefixed = text.startswith((REFERENCE, CUSTOM_OPS, TVM))
+    return not is_prefixed and not path.is_dir() and path.suffix in CHECKPOINTS
 
 
 def open_form(
@@ -401,10 +415,14 @@ def open_form(
     if text.startswith(CUSTOM_OPS):
         path = Path(text.removeprefix(CUSTOM_OPS))
         return _OrtForm(path, ir.load(path), custom_ops=True)
+    if text.startswith(TVM):
+        return _ModuleForm(Path(text.removeprefix(TVM)))
     path = Path(text)
     if path.is_dir() or path.suffix == ".bstm":
         device = open_device(path)
-        return _RuntimeForm(path) if device is None else _DeviceForm(path, device)
+        if device is not None:
+            return _DeviceForm(path, device)
+        return _ModuleForm(path) if (path / "net.o").is_file() else _RuntimeForm(path)
     if path.suffix == ".onnx":
         model = ir.load(path)
         spiking = model.metadata_props.get("stage") == "spiking"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "frame_facts",
+    "how_to_execute",
     "place",
     "print_accuracy",
     "print_benched",
@@ -104,6 +105,26 @@ def print_compiled(report: CompileReport) -> None:
     where = f" under {report.emulator}" if report.emulator else ""
     outcome = {"none": "the model holds none"}.get(report.golden, report.golden + where)
     print(f"golden vectors ({report.n_golden}): {outcome}")
+    if report.module is not None:
+        m = report.module
+        print(
+            f"net.o: kernels {m.kernels}, isa {m.isa}, {n_bytes(m.text_bytes)} of code, "
+            f"built in {m.seconds:.1f} s"
+        )
+
+
+def how_to_execute(report: CompileReport) -> str:
+    """Return a command that brings what a bundle's golden vectors could not be run without."""
+    from bestdeploy import toolchain
+
+    target = toolchain.find_target(report.target)
+    if "C library" in report.golden:
+        return f"apt install {target.packages}"
+    if "compiler" in report.golden:
+        return f"apt install {target.packages or 'gcc'}, or pip install 'bestdeploy[cross]'"
+    if "emulator" in report.golden:
+        return "apt install qemu-user-static"
+    return "run bst_run --golden on the device"
 
 
 def print_prediction(prediction: Prediction, names: Sequence[str]) -> None:
@@ -274,6 +295,7 @@ def print_benched(report: BenchReport, cpu: str) -> None:
             "95 %",
             "cpu ratio",
             "answer",
+            "our bits",
         ),
         [
             (
@@ -284,6 +306,7 @@ def print_benched(report: BenchReport, cpu: str) -> None:
                 f"{row.ratio_low:.2f}..{row.ratio_high:.2f}",
                 f"{row.cpu_ratio:.2f}",
                 "-" if row.answer is None else row.answer.mark,
+                "yes" if row.is_exact else "no",
             )
             for row in report.rows
         ],

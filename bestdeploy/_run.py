@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bestdeploy import images, runtime
-from bestdeploy._bundle import lowered_bytes
+from bestdeploy._bundle import lowered_bytes, open_module
 from bestdeploy.errors import ArtifactError, UnsupportedModelError, UsageError
 
 __all__ = [
@@ -119,6 +119,7 @@ def open_engine(
     Raises:
         UsageError: the engine is unknown, or cannot run this kind of file; too many threads.
         UnsupportedModelError: the instruction set cannot be used here.
+        MissingToolError: what the engine needs is not installed.
     """
     if not 1 <= threads <= runtime.MAX_THREADS:
         raise UsageError(
@@ -127,10 +128,6 @@ def open_engine(
     if engine not in ENGINES:
         raise UsageError(
             f"unknown engine `{engine}`, expected one of {', '.join(ENGINES)}", hint="--engine c"
-        )
-    if engine == "tvm":
-        raise UnsupportedModelError(
-            "engine `tvm` is not available in this version", hint="use --engine c"
         )
     if engine == "c":
         model = runtime.load(lowered_bytes(path), isa=isa, threads=threads)
@@ -141,6 +138,15 @@ def open_engine(
             f"engine `{engine}` has no instruction set to choose, --isa {isa} is for engine c",
             hint="leave --isa away, or use --engine c",
         )
+    if engine == "tvm":
+        if threads > 1:
+            raise UsageError(
+                f"engine `tvm` runs a frame on one thread, not on {threads}",
+                hint="leave --threads away, or use --engine c",
+            )
+        module = open_module(path)
+        rules = images.rules_of(module.meta)
+        return Engine("tvm", module, module.input_shape, rules, rules["class_names"])
     path = Path(path)
     if path.suffix != ".onnx":
         raise UsageError(
@@ -335,7 +341,7 @@ def profiled(engine: Engine) -> Iterator[Profiler]:
     Raises:
         UsageError: the engine is not the C runtime.
     """
-    if not isinstance(engine.model, runtime.Model):
+    if not isinstance(engine.model, runtime.Model) or engine.name != "c":
         raise UsageError(
             f"--profile looks into the C runtime, not into engine `{engine.name}`",
             hint="leave --profile away, or use --engine c",

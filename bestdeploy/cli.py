@@ -115,6 +115,12 @@ def compile(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="model.onnx or a .bstm.")],
     target: Annotated[str, typer.Option("--target", help="See `bestdeploy targets`.")] = "host",
     backend: Annotated[str, typer.Option("--backend", help="c or tvm.")] = "c",
+    kernels: Annotated[
+        str, typer.Option("--kernels", help="Convolutions of backend tvm: auto, tir or extern.")
+    ] = "auto",
+    isa: Annotated[
+        str | None, typer.Option("--isa", metavar="NAME", help="Of the code that TVM makes.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder; default build/MODEL/TARGET.")
     ] = None,
@@ -126,15 +132,16 @@ def compile(
     """Make a bundle for a device; check it by running."""
     from bestdeploy import deploy
 
-    report = deploy.compile(model, target, backend, output, force=force, progress=say)
+    report = deploy.compile(
+        model, target, backend, output, kernels=kernels, isa=isa, force=force, progress=say
+    )
     if as_json:
         print_json("compile", report)
     else:
         _printing.print_compiled(report)
     if report.golden.startswith("not run"):
         message("warning", f"the bundle was not executed ({report.golden})")
-        tool = "gcc" if "compiler" in report.golden else "qemu-user-static"
-        message("hint", f"apt install {tool}")
+        message("hint", _printing.how_to_execute(report))
     if report.target == "host":
         message("next", f"bestdeploy verify {report.folder} --golden")
     elif report.target == "c":
@@ -291,7 +298,7 @@ def bench(
             "--against",
             metavar="NAME[:VARIANT],...",
             help="onnxruntime, onnxruntime-int8, openvino, openvino-f32, torch, ort (our kernels "
-            "in ONNX Runtime); several by commas.",
+            "in ONNX Runtime), tvm-tir, tvm-extern; several by commas.",
         ),
     ] = "onnxruntime",
     threads: Annotated[int, typer.Option("--threads", min=1, help="For one frame.")] = 1,

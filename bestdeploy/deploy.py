@@ -98,6 +98,8 @@ def compile(
     backend: str = "c",
     output: str | Path | None = None,
     *,
+    kernels: str = "auto",
+    isa: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> CompileReport:
@@ -106,19 +108,26 @@ def compile(
     Args:
         model: model.onnx of `export`, or a .bstm.
         target: a name of `bestdeploy.toolchain.TARGETS`; "c" gives C source for firmware.
-        backend: "c"; "tvm" holds single steps today and is refused for a whole model.
+        backend: "c", or "tvm", which adds net.o and, where a compiler is found, net.so.
         output: folder of the bundle; None = build/<model>/<target>.
+        kernels: who computes convolutions in a module of TVM: "tir" (TVM), "extern" (the C
+            kernels), or "auto", the faster one of the target.
+        isa: instruction set of TVM's code; None = this machine's best for the target "host", what
+            every machine of the target has for others.
         force: replace a folder that is not a bundle, or that holds files of others.
         progress: called with a sentence before every long step.
 
     Raises:
-        MissingToolError: no compiler for the target.
+        MissingToolError: no compiler for the target, or no TVM.
+        UnsupportedModelError: a model, or a target of TVM, that cannot be compiled.
         VerificationError: the golden vectors fail.
         OutputError: the folder cannot be written, or is not ours.
     """
     from bestdeploy._bundle import compile_bundle
 
-    return compile_bundle(model, target, backend, output, force=force, progress=progress)
+    return compile_bundle(
+        model, target, backend, output, kernels=kernels, isa=isa, force=force, progress=progress
+    )
 
 
 def run(
@@ -137,7 +146,8 @@ def run(
     Args:
         model: .bstm, .onnx or bundle folder.
         sources: see `bestdeploy.images`.
-        engine: "c", "ort" (model.onnx in ONNX Runtime), "std" (model.std.onnx), "reference".
+        engine: "c", "ort" (model.onnx in ONNX Runtime), "std" (model.std.onnx), "tvm",
+            "reference".
         top: number of classes in `Prediction.top`.
         threads: threads of the engine.
         limit: stop after this many frames.
@@ -218,8 +228,9 @@ def bench(
         model: .bstm, .onnx or bundle folder.
         float_model: the float network; None = model.float.onnx beside the model.
         against: competitors: "onnxruntime", "onnxruntime-int8", "openvino", "openvino-f32" (never
-            bfloat16), "torch". Where an engine has several ways to run a network ("torch:eager",
-            "onnxruntime-int8:dynamic-u8s8") its bare name takes the fastest here.
+            bfloat16), "torch", and our network by TVM, "tvm-tir" and "tvm-extern". Where an engine
+            has several ways to run a network ("torch:eager", "onnxruntime-int8:dynamic-u8s8") its
+            bare name takes the fastest here.
         threads: threads for one frame, of every engine that can use them.
         data: frames; None = the golden ones of the file, else built-in ones.
         limit: frames of `data` at most.

@@ -163,7 +163,8 @@ def _open(
         text = str(error).splitlines()[0]
         if custom_ops and "cannot be used on this machine" in text:
             raise UnsupportedModelError(
-                f"BESTDEPLOY_ISA={os.environ.get('BESTDEPLOY_ISA')}: {text.rpartition(': isa ')[2]}",
+                f"BESTDEPLOY_ISA={os.environ.get('BESTDEPLOY_ISA')}: "
+                f"{text.rpartition(': isa ')[2]}",
                 hint="unset BESTDEPLOY_ISA, or name one that this machine has",
             ) from error
         raise ArtifactError(

@@ -46,6 +46,7 @@ from bestdeploy.errors import (
 
 __all__ = [
     "Model",
+    "Module",
     "OutputInfo",
     "Recording",
     "StepInfo",
@@ -55,6 +56,7 @@ __all__ = [
     "isa_names",
     "library_path",
     "load",
+    "load_module",
 ]
 
 ALIGNMENT = 64
@@ -68,6 +70,7 @@ _HINTS = {
     "BAD_FILE": "compile the model again: bestdeploy compile model.onnx",
     "UNSUPPORTED": "the file is newer than this runtime: pip install -U bestdeploy",
     "NO_THREAD": "give a smaller number of threads",
+    "BAD_MODULE": "compile the model again: bestdeploy compile --backend tvm",
 }
 
 
@@ -124,6 +127,7 @@ class _StepProfile(ctypes.Structure):
 
 
 _CLOCK = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)
+_LOOKUP = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
 _PROBE = ctypes.CFUNCTYPE(
     None,
     ctypes.c_void_p,
@@ -153,6 +157,9 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bst_session_run": (ctypes.c_int, (_P, _P, _SIZE, _P, _SIZE)),
     "bst_session_probe": (ctypes.c_int, (_P, _PROBE, _P)),
     "bst_session_profile": (ctypes.c_int, (_P, _CLOCK, _P, _P, _SIZE)),
+    "bst_module_bytes": (ctypes.c_int, (_P, _LOOKUP, _P, _P)),
+    "bst_model_open_module": (ctypes.c_int, (_P, _LOOKUP, _P, _P, _SIZE, _P)),
+    "bst_module_run": (ctypes.c_int, (_P, _P, _SIZE, _P, _SIZE)),
     "bst_model_golden": (ctypes.c_int, (_P, _U32, _P, _P)),
 }
 
@@ -689,6 +696,58 @@ class Model:
         return raw[0]
 
 
+class Module(Model):
+    """A network that TVM compiled, run by the C runtime; made by `load_module`.
+
+    Raw logits and logits are the module's. Steps, probes and profiles are those of the C runtime,
+    which computes the same spikes.
+
+    Attributes:
+        module_path: the net.so.
+        module_bytes: size of the buffer with its weights and its arena.
+    """
+
+    def __init__(self, content: bytes, module: Path, *, library: Path) -> None:
+        super().__init__(content, isa=None, threads=1, library=library)
+        self.module_path = module
+        # its own error hook is to come before that of a libtvm_ffi in this process
+        mode = os.RTLD_NOW | getattr(os, "RTLD_DEEPBIND", 0)
+        try:
+            code = ctypes.CDLL(str(module.resolve()), mode)
+        except OSError as error:
+            raise _cannot_load(module, error) from error
+
+        def look_up(_user: Any, name: bytes) -> int | None:
+            try:
+                return ctypes.cast(getattr(code, name.decode()), ctypes.c_void_p).value
+            except AttributeError:
+                return None
+
+        self._code = code  # loaded as long as it may run
+        callback, size = _LOOKUP(look_up), ctypes.c_size_t()
+        self._library.call("bst_module_bytes", self._model, callback, None, ctypes.byref(size))
+        self.module_bytes = size.value
+        self._place = _aligned(self.module_bytes)
+        self._module = ctypes.c_void_p()
+        self._library.call(
+            "bst_model_open_module",
+            *(self._model, callback, None),
+            *(self._place.ctypes.data, self._place.nbytes, ctypes.byref(self._module)),
+        )
+
+    def run_raw(self, x: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        """Return the raw logits int64 `[B, K]` of frames uint8 `[B, *input_shape]`; exact."""
+        frames = self._checked(x)
+        raw = np.zeros((len(frames), self.classes), np.int64)
+        with self._lock:
+            for frame, out in zip(frames, raw, strict=True):
+                self._library.call(
+                    "bst_module_run",
+                    *(self._module, frame.ctypes.data, frame.nbytes, out.ctypes.data, len(out)),
+                )
+        return raw
+
+
 _MODELS: weakref.WeakSet[Model] = weakref.WeakSet()
 
 
@@ -722,19 +781,33 @@ def load(
         UnsupportedModelError: the instruction set cannot be used on this machine.
         MissingToolError: the library has to be compiled and there is no compiler.
     """
+    return Model(_content(path), isa=isa, threads=threads, library=library or library_path())
+
+
+def load_module(path: str | Path | bytes, module: str | Path) -> Module:
+    """Load a `.bstm` file (or its bytes) with the net.so that TVM made of it.
+
+    Nothing of TVM is needed.
+
+    Raises:
+        ArtifactError: a file cannot be read, or the module is for another machine.
+        NativeError: the file is not a valid `.bstm`, or the module is not one of this file.
+    """
+    return Module(_content(path), Path(module), library=library_path())
+
+
+def _content(path: str | Path | bytes) -> bytes:
     if isinstance(path, bytes):
-        content = path
-    else:
-        file = Path(path)
-        file = file / "model.bstm" if file.is_dir() else file
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise ArtifactError(
-                f"cannot read `{file}`: {error.strerror}",
-                hint="give a .bstm file or a bundle of `bestdeploy compile`",
-            ) from error
-    return Model(content, isa=isa, threads=threads, library=library or library_path())
+        return path
+    file = Path(path)
+    file = file / "model.bstm" if file.is_dir() else file
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot read `{file}`: {error.strerror}",
+            hint="give a .bstm file or a bundle of `bestdeploy compile`",
+        ) from error
 
 
 # ----------------------------------------------------------------------------- small parts

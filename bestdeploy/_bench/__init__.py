@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +22,9 @@ import numpy.typing as npt
 
 from bestdeploy import images, runtime
 from bestdeploy._bench.engine import MIN_ROUNDS, Engine, measure
-from bestdeploy._bench.peers import COMPETITORS, OURS, Peer, peer
+from bestdeploy._bench.peers import COMPETITORS, OURS, Peer, module_path, peer
 from bestdeploy._bench.statistics import Answer, compare, ratio_interval
-from bestdeploy._bundle import lowered_bytes
+from bestdeploy._bundle import host_module, lowered_bytes
 from bestdeploy._device import open_device
 from bestdeploy.errors import ArtifactError, BestDeployError, InputError, UsageError
 
@@ -54,6 +55,7 @@ class BenchRow:
         ratio: its median divided by ours; by processor time, `cpu_ratio`.
         ratio_low: 95 % interval of the ratio, up to `ratio_high`.
         answer: its logits beside the float reference's; None where there was none.
+        is_exact: its logits are those of the C runtime, bit for bit.
         model_bytes: size of the file that it loads.
         load_ms: from the file to the first answer, its packages imported before.
         memory_bytes: growth of the process's peak from before the load to 5 frames later.
@@ -78,6 +80,7 @@ class BenchRow:
     ratio_low: float
     ratio_high: float
     answer: Answer | None
+    is_exact: bool
     model_bytes: int
     load_ms: float
     memory_bytes: int | None
@@ -142,6 +145,9 @@ def bench_model(
         run = _Run(folder / "frames.npy", threads, say, stack)
         run.add(OURS, folder / "model.bstm", str(model))
         for row, variant in wanted:
+            if row.is_module:
+                run.add_module(row, content, folder / "model.bstm", str(model))
+                continue
             path = network if row.is_float else _graph_path(Path(model), network, ours)
             assert path is not None
             run.add_peer(row, variant, path)
@@ -192,6 +198,13 @@ class _Run:
         engine = self.stack.enter_context(Engine(name, variant))
         engine.open(path, self.frames, threads)
         return engine
+
+    def add_module(self, row: Peer, content: bytes, path: Path, shown: str) -> None:
+        """Compile the network with TVM and take the module into the rounds, on one thread."""
+        kernels = row.name.removeprefix("tvm-")
+        self.say(f"compiling {row.name}")
+        shutil.copyfile(host_module(content, kernels), module_path(path, kernels))
+        self.add(row, path, shown)
 
     def add_peer(self, row: Peer, variant: str, path: Path) -> None:
         """Open a competitor in the variant asked for, else in the fastest one."""
@@ -253,11 +266,13 @@ class _Run:
     ) -> list[BenchRow]:
         """Put together what the engines told and what was measured; times [rounds, engines]."""
         median = np.median(times, axis=0)
+        ours = self.engines[0].answers()
         found = []
         for i, (engine, row, (path, shown)) in enumerate(
             zip(self.engines, self.peers, self.files, strict=True)
         ):
             low, high = ratio_interval(times[:, i], times[:, 0])
+            logits = engine.answers()
             p10, p90, p99 = (float(v) for v in np.percentile(times[:, i], (10, 90, 99)))
             found.append(
                 BenchRow(
@@ -277,7 +292,8 @@ class _Run:
                     ratio=float(median[i] / median[0]),
                     ratio_low=low,
                     ratio_high=high,
-                    answer=None if reference is None else compare(engine.answers(), reference),
+                    answer=None if reference is None else compare(logits, reference),
+                    is_exact=np.array_equal(logits, ours),
                     model_bytes=path.stat().st_size,
                     load_ms=engine.facts["load_ms"],
                     memory_bytes=engine.facts["memory_bytes"],

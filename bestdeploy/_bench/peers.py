@@ -20,7 +20,16 @@ import numpy.typing as npt
 from bestdeploy import toolchain
 from bestdeploy.errors import InputError, MissingToolError, UsageError
 
-__all__ = ["COMPETITORS", "OURS", "Opened", "Peer", "import_packages", "opened", "peer"]
+__all__ = [
+    "COMPETITORS",
+    "OURS",
+    "Opened",
+    "Peer",
+    "import_packages",
+    "module_path",
+    "opened",
+    "peer",
+]
 
 Frame = npt.NDArray[np.uint8]
 
@@ -34,7 +43,8 @@ class Peer:
         packages: modules it imports, the first one is the engine itself.
         install: command that installs them.
         variants: returns the ways to run it here; () = there is one.
-        is_float: it runs the float network; else our model.onnx.
+        is_float: it runs the float network; else what we deploy.
+        is_module: it runs a module that TVM makes of the .bstm; else a .onnx.
         build: builds what it needs, so that no other time holds it.
     """
 
@@ -43,6 +53,7 @@ class Peer:
     install: str
     variants: Callable[[], tuple[str, ...]] = tuple
     is_float: bool = True
+    is_module: bool = False
     build: Callable[[], object] = tuple
 
     def require(self) -> None:
@@ -59,7 +70,9 @@ class Peer:
     @property
     def version(self) -> str | None:
         """Version of the engine, None for our own."""
-        return importlib.metadata.version(self.packages[0]) if self.packages else None
+        names = {"tvm": "apache-tvm"}
+        package = self.packages[0] if self.packages else None
+        return importlib.metadata.version(names.get(package, package)) if package else None
 
 
 def _int8_routes() -> tuple[str, ...]:
@@ -76,7 +89,8 @@ def _torch_ways() -> tuple[str, ...]:
 
 _EXPORT = "pip install 'bestdeploy[export]'"
 _BENCH = "pip install 'bestdeploy[bench]'"
-OURS = Peer("c", (), "")
+_TVM = "pip install 'bestdeploy[tvm]'"
+OURS = Peer("c", (), "", is_float=False)
 CUSTOM_OPS = Peer("ort", ("onnxruntime",), _EXPORT, is_float=False, build=toolchain.ort_library)
 _PEERS = (
     Peer("onnxruntime", ("onnxruntime",), _EXPORT),
@@ -85,6 +99,8 @@ _PEERS = (
     Peer("openvino-f32", ("openvino",), _BENCH),
     Peer("torch", ("torch", "onnx_ir"), _EXPORT, _torch_ways),
     CUSTOM_OPS,
+    Peer("tvm-tir", ("tvm",), _TVM, is_float=False, is_module=True),
+    Peer("tvm-extern", ("tvm",), _TVM, is_float=False, is_module=True),
 )
 COMPETITORS = tuple(row.name for row in _PEERS)
 """Names of `--against`."""
@@ -135,7 +151,7 @@ class Opened:
 
 def import_packages(name: str) -> None:
     """Import everything an engine needs, so that loading a model is the model alone."""
-    if name == OURS.name:
+    if name == OURS.name or name.startswith("tvm-"):  # a module needs nothing of TVM
         from bestdeploy import runtime
 
         runtime.isa_names()  # binds the library, which is built by now
@@ -150,7 +166,8 @@ def opened(name: str, variant: str, path: Path, threads: int, shape: tuple[int, 
     Args:
         name: of the engine.
         variant: one of its variants, "" where it has one only.
-        path: the .bstm, model.onnx, or the float network (its quantised form for int8).
+        path: the .bstm, model.onnx, or the float network (its quantised form for int8). Beside the
+            .bstm lies the module where one is to be run.
         threads: threads for one frame.
         shape: of a frame, (H, W, C) or (T, H, W, C).
 
@@ -162,6 +179,8 @@ def opened(name: str, variant: str, path: Path, threads: int, shape: tuple[int, 
         return _ours(path, threads)
     if name == CUSTOM_OPS.name:
         return _onnxruntime(path, threads, shape, custom_ops=True)
+    if name.startswith("tvm-"):
+        return _module(path, name.removeprefix("tvm-"))
     if name.startswith("onnxruntime"):
         return _onnxruntime(path, threads, shape)
     if name.startswith("openvino"):
@@ -178,6 +197,19 @@ def _ours(path: Path, threads: int) -> Opened:
 
     model = runtime.load(path, threads=threads)
     return Opened(_same, model.run, threads, f"kernels {model.isa}")
+
+
+def _module(path: Path, kernels: str) -> Opened:
+    """Open the .bstm with the net.so beside it, which `built_module` has put there."""
+    from bestdeploy import runtime
+
+    model = runtime.load_module(path, module_path(path, kernels))
+    return Opened(_same, model.run, 1, f"kernels {kernels}")
+
+
+def module_path(path: Path, kernels: str) -> Path:
+    """Return where the module of a .bstm lies during a run."""
+    return path.with_name(f"{kernels}.so")
 
 
 def _onnxruntime(

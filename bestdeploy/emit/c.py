@@ -10,7 +10,8 @@ is first needed, everything else where it is named. What is written in the vecto
 set enters once for each, its names ending in the instruction set's. `<string.h>` comes through
 firmware/memory.h only, which has four functions of its own in its place where BST_FREESTANDING is
 defined (or the compiler says `-ffreestanding`); then there are no error sentences, no thread-local
-variables and only the portable kernels. Pools of threads are left out in any case. The same sources
+variables and only the portable kernels. Pools of threads and modules of TVM are left out in any
+case. The same sources
 give the same bytes.
 """
 
@@ -115,7 +116,8 @@ def amalgamation(root: Path) -> str:
 
 def _order(root: Path) -> list[Path]:
     """Kernels first, then the files that call them; sorted within each."""
-    found = sorted((root / "src").rglob("*.c"), key=lambda p: p.relative_to(root).as_posix())
+    paths = (p for p in (root / "src").rglob("*.c") if not p.name.startswith("module"))
+    found = sorted(paths, key=lambda p: p.relative_to(root).as_posix())
     return sorted(found, key=lambda p: "kernels" not in p.relative_to(root).parts)
 
 

@@ -25,13 +25,14 @@ from bestdeploy.toolchain.builds import (
     PROGRAMS,
     build_files,
     build_library,
+    build_module,
     build_ort_library,
     build_program,
     build_static_library,
     ort_library,
     prebuilt_library,
 )
-from bestdeploy.toolchain.cache import cache_folder
+from bestdeploy.toolchain.cache import cache_folder, cached
 from bestdeploy.toolchain.compilers import Compiler, compiler_for, compilers_for
 from bestdeploy.toolchain.elf import text_bytes
 from bestdeploy.toolchain.packages import Piece, bundle_files, pieces
@@ -44,6 +45,7 @@ from bestdeploy.toolchain.targets import (
     host_machine,
     machine_of,
     runs_natively,
+    system_root,
 )
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "Target",
     "build_files",
     "build_library",
+    "build_module",
     "build_ort_library",
     "build_program",
     "build_static_library",
@@ -62,6 +65,7 @@ __all__ = [
     "bundle_files",
     "cache",
     "cache_folder",
+    "cached",
     "compiler_for",
     "compilers",
     "compilers_for",
@@ -78,6 +82,7 @@ __all__ = [
     "runtime_version",
     "source_hash",
     "sources",
+    "system_root",
     "targets",
     "text_bytes",
 ]

@@ -14,6 +14,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ __all__ = [
     "PROGRAMS",
     "build_files",
     "build_library",
+    "build_module",
     "build_ort_library",
     "build_program",
     "build_static_library",
@@ -227,6 +229,32 @@ def build_ort_library(target: str | Target = "host", *, extra_flags: Sequence[st
     return cached(key, "libbst_ort.so", make)
 
 
+def build_module(content: bytes, output: Path, target: str | Target = "host") -> None:
+    """Link net.o of TVM with the runtime it calls into a shared library of its own.
+
+    It exports the module's functions and the error hook, which a host's own comes before; what it
+    has of libbst stays inside.
+
+    Args:
+        content: of net.o.
+        output: the file to write.
+        target: row of the target table.
+
+    Raises:
+        MissingToolError: there is no compiler for the target, or it fails.
+    """
+    build = _Build(find_target(target), compiler_for(target), False, ())
+    library = _objects(build)
+    hook = sources.find_sources() / "src" / "module_error.c"
+    with tempfile.TemporaryDirectory() as place:
+        unit, net = Path(place) / "hook.o", Path(place) / "net.o"
+        net.write_bytes(content)
+        build.run(*build.compile_flags, "-DBST_MODULE_SHARED", "-c", hook, "-o", unit)
+        hidden = "-Wl,--exclude-libs,ALL"
+        flags = (*build.link_flags, *build.shared_flags("net.so"), hidden)
+        build.run(*flags, net, unit, library, "-o", output)
+
+
 def build_program(
     name: str | Path,
     target: str | Target = "host",
@@ -257,10 +285,12 @@ def build_program(
         library = _objects(build)
         _announce_libc(build)
         unit = folder / "main.o"
-        build.run(*build.compile_flags, "-I", root / "include", "-c", source, "-o", unit)
+        alone = ("-DBST_STATIC",) if build.static else ()
+        build.run(*build.compile_flags, *alone, "-I", root / "include", "-c", source, "-o", unit)
         strip = () if extra_flags else ("-s",)
         output = folder / source.stem
-        build.run(*build.link_flags, *strip, unit, library, "-lm", "-o", output)
+        loader = () if build.static or platform.system() == "Darwin" else ("-ldl",)
+        build.run(*build.link_flags, *strip, unit, library, "-lm", *loader, "-o", output)
         unit.unlink()
 
     extra = [source, *sorted(source.parent.glob("*.h"))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 
 __all__ = ["text_bytes"]
 
@@ -11,13 +10,12 @@ _WRITE, _ALLOC = 1, 2  # sh_flags
 _NO_BITS = 8  # sh_type of what takes no room in the file
 
 
-def text_bytes(path: Path) -> int | None:
+def text_bytes(content: bytes) -> int | None:
     """Return the bytes of code and constants of a program, library or object file.
 
     These are the sections that are loaded and never written: what a device keeps in flash, or maps
-    from its disk once for all processes. None where the file is no ELF file with sections.
+    from its disk once for all processes. None where it is no ELF file with sections.
     """
-    content = path.read_bytes()
     if len(content) < 52 or content[:4] != b"\x7fELF":
         return None
     order = "<" if content[5] == 1 else ">"

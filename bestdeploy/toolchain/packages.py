@@ -39,10 +39,17 @@ class Piece:
     executable: bool = False
 
 
-def pieces() -> tuple[Piece, ...]:
-    """Return what the bundle of every target that is a machine holds, in the order it is made."""
+def pieces(static: bool = True) -> tuple[Piece, ...]:
+    """Return what the bundle of every target that is a machine holds, in the order it is made.
+
+    Args:
+        static: programs need no library of the system, and load none.
+    """
     return (
-        *(Piece(f"bin/{name}", _program(name), executable=True) for name in builds.PROGRAMS),
+        *(
+            Piece(f"bin/{name}", _program(name, static), executable=True)
+            for name in builds.PROGRAMS
+        ),
         Piece("lib/libbst.so", builds.build_library, executable=True),
         Piece("lib/libbst.a", builds.build_static_library),
         Piece("lib/libbst_ort.so", builds.build_ort_library, executable=True),
@@ -59,8 +66,8 @@ def bundle_files(target: str | Target) -> tuple[str, ...]:
     return SOURCE_FILES if row.is_source else tuple(piece.name for piece in pieces())
 
 
-def _program(name: str) -> Callable[[Target], Path]:
-    return lambda row: builds.build_program(name, row, static=True)
+def _program(name: str, static: bool) -> Callable[[Target], Path]:
+    return lambda row: builds.build_program(name, row, static=static)
 
 
 def _cmake_version(row: Target) -> str:

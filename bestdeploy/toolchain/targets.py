@@ -19,6 +19,7 @@ __all__ = [
     "host_row",
     "machine_of",
     "runs_natively",
+    "system_root",
 ]
 
 
@@ -155,6 +156,13 @@ def find_emulator(target: str | Target) -> tuple[str, ...] | None:
         if path:
             return (path, *row.emulator_args)
     return None
+
+
+def system_root(target: str | Target) -> Path | None:
+    """Return where the shared C library of another machine lies, for emulators; None: nowhere."""
+    row = find_target(target)
+    found = Path("/usr") / row.gcc_triple
+    return found if row.gcc_triple and any(found.glob("lib/ld-linux*")) else None
 
 
 def host_machine() -> str:

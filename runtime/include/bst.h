@@ -80,7 +80,8 @@ extern "C" {
   X(UNSUPPORTED, 3, "valid, but not in this version of the runtime") \
   X(NO_MEMORY, 4, "the caller's buffer is too small")                \
   X(IO, 5, "a file cannot be read")                                  \
-  X(NO_THREAD, 6, "the system does not start another thread")
+  X(NO_THREAD, 6, "the system does not start another thread")        \
+  X(BAD_MODULE, 7, "not a module, or not one of this file and machine")
 
 typedef enum bst_status {
 #define BST_STATUS_ENUM(name, number, text) BST_##name = number,
@@ -208,6 +209,53 @@ BST_API BST_CHECKED bst_status bst_model_golden(const bst_model* model, uint32_t
 
 /// Logit of a raw logit: float32(float64(raw) * 2^-logit_shift). 0 when `model` is NULL.
 BST_API float bst_logit(const bst_model* model, int64_t raw);
+
+// ---- Module -------------------------------------------------------------------------------------
+
+/// A network compiled by TVM: `net.so` or `net.o` of `bestdeploy compile --backend tvm`. It gives
+/// the same raw logits as a session, by its own code, and belongs to exactly the file it was
+/// compiled from. Nothing of TVM is needed. It has weights and an arena of its own in the caller's
+/// buffer and belongs to one thread at a time:
+///
+///     void *handle = dlopen("./net.so", RTLD_NOW | RTLD_LOCAL);
+///     size_t module_bytes;
+///     bst_module *module;
+///     bst_module_bytes(model, dlsym, handle, &module_bytes);
+///     void *place = aligned_alloc(64, module_bytes);
+///     bst_model_open_module(model, dlsym, handle, place, module_bytes, &module);
+///     bst_module_run(module, frame, frame_bytes, raw, n_classes);
+typedef struct bst_module bst_module;
+
+/// Finds a function by name, NULL where there is none: `dlsym`, `user` then being what dlopen gave.
+/// For a net.o that is linked into the program, a function that knows the addresses of
+/// `__tvm_ffi_sizes`, `__tvm_ffi_prepare` and `__tvm_ffi_main`.
+typedef void* bst_module_lookup(void* user, const char* name);
+
+/// Size of a module's buffer.
+/// @param model  of the file that the module was compiled from
+/// @param lookup called during the call only, `user` is passed to it
+/// @param bytes  out: bytes that bst_model_open_module needs, a multiple of 64
+/// @return OK; BAD_ARGUMENT (NULL); BAD_MODULE (a function is missing; another file; code for a
+///         processor that this one is not)
+BST_API BST_CHECKED bst_status bst_module_bytes(const bst_model* model, bst_module_lookup* lookup,
+                                                void* user, size_t* bytes);
+
+/// Open a module: its weights are laid out from the file that the model was made of.
+/// @param model  borrowed: it and its file must outlive the module
+/// @param buffer owned by the caller, aligned to 64; the module lives in it
+/// @param bytes  at least what bst_module_bytes told
+/// @param module out: the module, at the start of `buffer`; its code must stay loaded
+/// @return as bst_module_bytes; NO_MEMORY
+BST_API BST_CHECKED bst_status bst_model_open_module(const bst_model* model,
+                                                     bst_module_lookup* lookup, void* user,
+                                                     void* buffer, size_t bytes,
+                                                     bst_module** module);
+
+/// Run one frame, as bst_session_run does.
+/// @return OK; BAD_ARGUMENT (NULL); BAD_MODULE (the module refuses a size, the last error says
+/// which)
+BST_API BST_CHECKED bst_status bst_module_run(bst_module* module, const uint8_t* frame,
+                                              size_t frame_bytes, int64_t* raw, size_t n_raw);
 
 // ---- Pool ---------------------------------------------------------------------------------------
 

@@ -92,6 +92,8 @@ _Static_assert(sizeof(bst_constant) == 48, "constant record");
 
 /// A file whose structure was checked: pointers into the caller's bytes.
 typedef struct bst_file {
+  const void* bytes;  ///< all of it
+  size_t n_bytes;
   const bst_model_record* model;
   const bst_buffer* buffers;
   const bst_step* steps;
@@ -114,6 +116,9 @@ typedef struct bst_where {
 /// Set the last error of this thread to "where: message = value, allowed" and return `status`.
 bst_status bst_fail(bst_status status, bst_where where, const char* message, int64_t value,
                     const char* allowed);
+
+/// Set the last error to "where: text" and return `status`.
+bst_status bst_fail_text(bst_status status, bst_where where, const char* text);
 
 /// Set the last error to a sentence that `name` is no instruction set of this machine, and which
 /// ones are.
@@ -259,5 +264,13 @@ struct bst_model {
   uint64_t model_bytes;
   uint64_t buffer_bytes;  ///< end of the last buffer
 };
+
+/// bst_model_bytes, and where the buffers and one thread's scratch end.
+bst_status bst_model_sizes(const void* file, size_t file_bytes, const char* isa,
+                           size_t* model_bytes, uint64_t* run_bytes);
+
+/// Look up step `index` for one part of it: its buffers and scratch lie in `buffers`.
+void bst_model_open_step(const bst_model* model, uint8_t* buffers, uint32_t index, int part,
+                         int n_parts, bst_call* call, bst_io* io);
 
 #endif  // BST_INTERNAL_H_

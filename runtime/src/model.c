@@ -420,6 +420,8 @@ static bst_status bst_check_file(const void* bytes, size_t file_bytes, bst_file*
   BST_CHECK((uintptr_t)bytes % 8 == 0, BAD_ARGUMENT, where, "address modulo 8",
             (uintptr_t)bytes % 8, "0");
   memset(file, 0, sizeof *file);
+  file->bytes = bytes;
+  file->n_bytes = file_bytes;
   BST_TRY(bst_check_header(bytes, file_bytes));
   BST_TRY(bst_find_sections(bytes, file_bytes, file));
   BST_TRY(bst_check_model(file->model));
@@ -444,7 +446,9 @@ static uint64_t bst_alive_bytes(const bst_file* file, const bst_lifetimes* lives
 }
 
 /// Lay out, and with a base fill, the model's buffer: struct, prepared list, layouts of `isa`.
-static bst_status bst_prepare(const bst_file* file, const bst_isa* isa, bst_bump* bump) {
+/// @param run_bytes out: end of all buffers, and of one thread's scratch
+static bst_status bst_prepare(const bst_file* file, const bst_isa* isa, bst_bump* bump,
+                              uint64_t* run_bytes) {
   const bst_where where = {"model", -1, NULL};
   bst_model* const model = bst_take(bump, 1, sizeof(bst_model));
   bst_prepared* const list = bst_take(bump, file->n_steps, sizeof(bst_prepared));
@@ -455,6 +459,7 @@ static bst_status bst_prepare(const bst_file* file, const bst_isa* isa, bst_bump
     const uint64_t end = file->buffers[i].offset + file->buffers[i].bytes;
     if (end > buffer_bytes) buffer_bytes = bst_align_up(end, BST_ALIGN);
   }
+  *run_bytes = buffer_bytes;
   for (uint32_t i = 0; i < file->n_steps; ++i) {
     bst_call call;
     bst_prepared prepared = {.scratch_at = bst_alive_bytes(file, &lives, i)};
@@ -463,6 +468,8 @@ static bst_status bst_prepare(const bst_file* file, const bst_isa* isa, bst_bump
       const uint64_t bytes = call.op->scratch_bytes(&call, &bump->overflow);
       prepared.scratch_bytes = bst_align_up(bytes, BST_ALIGN);
     }
+    const uint64_t run_end = prepared.scratch_at + prepared.scratch_bytes;
+    if (run_end > *run_bytes) *run_bytes = run_end;
     if (call.op->prepare != NULL) call.op->prepare(&call, bump, &prepared);
     if (list != NULL) list[i] = prepared;
   }
@@ -484,18 +491,24 @@ static bst_status bst_choose_isa(const char* name, const bst_isa** isa) {
   return *isa != NULL ? BST_OK : bst_fail_isa(name);
 }
 
-bst_status bst_model_bytes(const void* file, size_t file_bytes, const char* isa,
-                           size_t* model_bytes) {
-  const bst_where where = {"bst_model_bytes", -1, NULL};
+bst_status bst_model_sizes(const void* file, size_t file_bytes, const char* isa,
+                           size_t* model_bytes, uint64_t* run_bytes) {
   bst_file checked;
   const bst_isa* chosen;
   bst_bump bump = {NULL, 0, false};
-  BST_CHECK(model_bytes != NULL, BAD_ARGUMENT, where, "model_bytes", 0, "not NULL");
   BST_TRY(bst_choose_isa(isa, &chosen));
   BST_TRY(bst_check_file(file, file_bytes, &checked));
-  BST_TRY(bst_prepare(&checked, chosen, &bump));
+  BST_TRY(bst_prepare(&checked, chosen, &bump, run_bytes));
   *model_bytes = (size_t)bump.used;
   return BST_OK;
+}
+
+bst_status bst_model_bytes(const void* file, size_t file_bytes, const char* isa,
+                           size_t* model_bytes) {
+  const bst_where where = {"bst_model_bytes", -1, NULL};
+  uint64_t run_bytes;
+  BST_CHECK(model_bytes != NULL, BAD_ARGUMENT, where, "model_bytes", 0, "not NULL");
+  return bst_model_sizes(file, file_bytes, isa, model_bytes, &run_bytes);
 }
 
 bst_status bst_model_init(const void* file, size_t file_bytes, const char* isa, void* buffer,
@@ -504,19 +517,30 @@ bst_status bst_model_init(const void* file, size_t file_bytes, const char* isa, 
   bst_file checked;
   const bst_isa* chosen;
   bst_bump count = {NULL, 0, false};
+  uint64_t run_bytes;
   BST_CHECK(model != NULL, BAD_ARGUMENT, where, "model", 0, "not NULL");
   BST_CHECK(buffer != NULL && (uintptr_t)buffer % BST_ALIGN == 0, BAD_ARGUMENT, where,
             "buffer address modulo 64", (uintptr_t)buffer % BST_ALIGN, "0, and not NULL");
   BST_TRY(bst_choose_isa(isa, &chosen));
   BST_TRY(bst_check_file(file, file_bytes, &checked));
-  BST_TRY(bst_prepare(&checked, chosen, &count));
+  BST_TRY(bst_prepare(&checked, chosen, &count, &run_bytes));
   BST_CHECK(buffer_bytes >= count.used, NO_MEMORY, where, "buffer_bytes", buffer_bytes,
             "at least what bst_model_bytes tells");
   bst_bump fill = {buffer, 0, false};
-  BST_TRY(bst_prepare(&checked, chosen, &fill));
+  BST_TRY(bst_prepare(&checked, chosen, &fill, &run_bytes));
   bst_model* const made = buffer;
   *model = made;
   return BST_OK;
+}
+
+void bst_model_open_step(const bst_model* model, uint8_t* buffers, uint32_t index, int part,
+                         int n_parts, bst_call* call, bst_io* io) {
+  bst_call_open(&model->file, model->isa, index, call);
+  *io = (bst_io){.part = part, .n_parts = n_parts};
+  const bst_prepared* const p = &model->prepared[index];
+  io->scratch = buffers + p->scratch_at + (size_t)part * (size_t)p->scratch_bytes;
+  for (int i = 0; i < call->op->n_inputs; ++i) io->inputs[i] = buffers + call->inputs[i]->offset;
+  for (int i = 0; i < call->op->n_outputs; ++i) io->outputs[i] = buffers + call->outputs[i]->offset;
 }
 
 // ---- Questions about a model --------------------------------------------------------------------

@@ -83,22 +83,6 @@ static uint64_t bst_session_now(const bst_session* session) {
   return session->clock == NULL ? 0 : session->clock(session->clock_user);
 }
 
-/// Look up step `index` for one part of it.
-static void bst_session_open(const bst_session* session, uint32_t index, int part, int n_parts,
-                             bst_call* call, bst_io* io) {
-  const bst_model* const model = session->model;
-  bst_call_open(&model->file, model->isa, index, call);
-  *io = (bst_io){.part = part, .n_parts = n_parts};
-  const bst_prepared* const p = &model->prepared[index];
-  io->scratch = session->buffers + p->scratch_at + (size_t)part * (size_t)p->scratch_bytes;
-  for (int i = 0; i < call->op->n_inputs; ++i) {
-    io->inputs[i] = session->buffers + call->inputs[i]->offset;
-  }
-  for (int i = 0; i < call->op->n_outputs; ++i) {
-    io->outputs[i] = session->buffers + call->outputs[i]->offset;
-  }
-}
-
 /// After step `index`, which began at `start`: fill its entry of the profile, show its outputs.
 static void bst_session_observe(const bst_session* session, uint32_t index, const bst_call* call,
                                 const bst_io* io, uint64_t start) {
@@ -121,7 +105,7 @@ static void bst_session_walk(void* context, bst_pool* pool, int part) {
     bst_call call;
     bst_io io;
     const uint64_t start = part == 0 ? bst_session_now(session) : 0;
-    bst_session_open(session, i, part, n_parts, &call, &io);
+    bst_model_open_step(session->model, session->buffers, i, part, n_parts, &call, &io);
     call.op->run(&call, &session->model->prepared[i], &io);
     bst_pool_wait(pool, part);
     if (!is_observed) continue;

@@ -13,6 +13,11 @@ bst_status bst_fail(bst_status status, bst_where where, const char* message, int
   return status;
 }
 
+bst_status bst_fail_text(bst_status status, bst_where where, const char* text) {
+  (void)where, (void)text;
+  return status;
+}
+
 bst_status bst_fail_isa(const char* name) {
   (void)name;
   return BST_UNSUPPORTED;
@@ -69,6 +74,13 @@ bst_status bst_fail(bst_status status, bst_where where, const char* message, int
   at = bst_append_number(at, value);
   at = bst_append(at, ", must be ");
   (void)bst_append(at, allowed);
+  return status;
+}
+
+bst_status bst_fail_text(bst_status status, bst_where where, const char* text) {
+  size_t at = bst_append(0, where.what);
+  at = bst_append(at, ": ");
+  (void)bst_append(at, text);
   return status;
 }
 

@@ -4,7 +4,7 @@
 #include "host.h"
 
 static const char bst_help[] =
-    "usage: bst_bench MODEL.bstm [--isa NAME] [--threads N]\n"
+    "usage: bst_bench MODEL.bstm [--isa NAME] [--threads N] [--module NET.so]\n"
     "\n"
     "Runs single frames for about 2 seconds after a warm-up (at least 20, at most 2000) on the\n"
     "file's golden frames, or on a fixed pattern where it has none, and prints one line: cpu, "
@@ -14,6 +14,7 @@ static const char bst_help[] =
     "\n"
     "  --isa NAME   instruction set of the kernels; the best one where it is left out\n"
     "  --threads N  threads that share the work of each frame, 1 where it is left out\n"
+    "  --module F   net.so of `bestdeploy compile --backend tvm`: runs the network in its place\n"
     "\n"
     "exit codes: 0 ok, 2 usage, 4 unsupported model or instruction set, 5 golden vectors differ,\n"
     "            7 bad file, 8 cannot write\n";
@@ -69,8 +70,7 @@ static bool bst_time_frames(bst_bench* bench) {
       if (bst_model_golden(loaded->model, which, &frame, &expected) != BST_OK) return false;
     }
     const double start = bst_now_us();
-    const bst_status status = bst_session_run(loaded->session, frame, (size_t)info->frame_bytes,
-                                              bench->raw, info->n_classes);
+    const bst_status status = bst_run_once(loaded, frame, bench->raw);
     const double us = bst_now_us() - start;
     if (status != BST_OK) return false;
     if (run < BST_WARM_UP_RUNS) continue;
@@ -90,8 +90,8 @@ static void bst_print_line(const bst_bench* bench, uint32_t n_equal) {
   qsort(bench->times, n, sizeof(double), bst_compare_times);
   const double p50 = bench->times[n / 2] * 1e-3, p99 = bench->times[(n * 99) / 100] * 1e-3;
   printf("bst_bench %s | cpu %s | isa %s | threads %lu | p50 %.3f ms | p99 %.3f ms | ",
-         bst_version(), cpu, bst_model_isa(loaded->model), (unsigned long)loaded->n_threads, p50,
-         p99);
+         bst_version(), cpu, loaded->module != NULL ? "module" : bst_model_isa(loaded->model),
+         (unsigned long)loaded->n_threads, p50, p99);
   printf("frames/s %.1f | runs %zu | ", (double)n * 1e6 / bench->total_us, n);
   if (loaded->info.n_golden == 0) {
     printf("golden none\n");

@@ -5,6 +5,7 @@
 
 static const char bst_help[] =
     "usage: bst_run MODEL.bstm SOURCE|- [--json] [--golden] [--isa NAME] [--threads N]\n"
+    "                                   [--module NET.so]\n"
     "\n"
     "  SOURCE       raw uint8 frames [height, width, channels] of the model's exact size, one "
     "after\n"
@@ -15,6 +16,7 @@ static const char bst_help[] =
     "               {\"frame\", \"top\", \"logits\", \"raw\", \"us\"}\n"
     "  --isa NAME   instruction set of the kernels; the best one where it is left out\n"
     "  --threads N  threads that share the work of each frame, 1 where it is left out\n"
+    "  --module F   net.so of `bestdeploy compile --backend tvm`: runs the network in its place\n"
     "\n"
     "exit codes: 0 ok, 2 usage, 4 unsupported model or instruction set, 5 golden vectors differ,\n"
     "            7 bad file or data, 8 cannot write\n";
@@ -38,10 +40,8 @@ static void bst_print_frame(const bst_loaded* loaded, unsigned long frame, const
 /// Run one frame and print it as number `index`.
 static int bst_run_frame(const bst_loaded* loaded, const char* name, unsigned long index,
                          const uint8_t* frame, int64_t* raw) {
-  const bst_model_info* const info = &loaded->info;
   const double start = bst_now_us();
-  const bst_status status =
-      bst_session_run(loaded->session, frame, (size_t)info->frame_bytes, raw, info->n_classes);
+  const bst_status status = bst_run_once(loaded, frame, raw);
   const double us = bst_now_us() - start;
   if (status != BST_OK) return bst_complain_status(name, status);
   bst_print_frame(loaded, index, raw, us);

@@ -17,6 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#ifndef BST_STATIC  // a static program cannot load what is not in it
+#include <dlfcn.h>
+#endif
 
 /// Exit codes of every bestdeploy command.
 enum {
@@ -30,14 +33,16 @@ enum {
 
 /// Options that both tools take.
 typedef struct bst_options {
-  const char *model_path, *source_path, *isa;  ///< NULL = not given
+  const char *model_path, *source_path, *isa, *module_path;  ///< NULL = not given
   uint32_t n_threads;
   bool golden;
 } bst_options;
 
-/// A model and a session whose frames run on n_threads threads.
+/// A model, and a session whose frames run on n_threads threads or a module.
 typedef struct bst_loaded {
   void *file_piece, *model_piece, *pool_piece, *arena_piece;  ///< to free
+  void* module_handle;                                        ///< to close, last of all
+  bst_module* module;                                         ///< NULL: there is a session
   bst_model* model;
   bst_pool* pool;  ///< NULL: one thread
   bst_session* session;
@@ -116,6 +121,9 @@ static inline void bst_unload(bst_loaded* loaded) {
   free(loaded->pool_piece);
   free(loaded->model_piece);
   free(loaded->file_piece);
+#ifndef BST_STATIC
+  if (loaded->module_handle != NULL) (void)dlclose(loaded->module_handle);
+#endif
 }
 
 static inline int bst_complain_memory(const char* what, size_t bytes) {
@@ -149,7 +157,48 @@ static inline int bst_load_session(const char* path, bst_loaded* loaded) {
   return status == BST_OK ? BST_EXIT_OK : bst_complain_status(path, status);
 }
 
-/// Read, check and prepare a model and its session.
+#ifdef BST_STATIC
+static inline int bst_load_module(const char* path, bst_loaded* loaded) {
+  (void)loaded;
+  return bst_complain(BST_EXIT_UNSUPPORTED,
+                      "use the bst_run of a bundle made with --backend tvm: it is not static",
+                      "this program is static and cannot load `%s`", path);
+}
+#else
+/// Load a module of TVM and lay its weights out.
+static inline int bst_load_module(const char* path, bst_loaded* loaded) {
+  static const char hint[] = "compile it again from this model: bestdeploy compile --backend tvm";
+  char place[4096];
+  size_t bytes = 0;
+  const int n = snprintf(place, sizeof place, "%s%s", strchr(path, '/') == NULL ? "./" : "", path);
+  if (n < 0 || (size_t)n >= sizeof place) {
+    return bst_complain(BST_EXIT_BAD_INPUT, "use a shorter path", "--module is too long");
+  }
+  loaded->module_handle = dlopen(place, RTLD_NOW | RTLD_LOCAL);
+  if (loaded->module_handle == NULL) {
+    return bst_complain(BST_EXIT_BAD_INPUT, hint, "cannot load the module: %s", dlerror());
+  }
+  bst_status status = bst_module_bytes(loaded->model, dlsym, loaded->module_handle, &bytes);
+  if (status == BST_OK) {
+    void* const buffer = bst_allocate(bytes, &loaded->arena_piece);
+    if (buffer == NULL) return bst_complain_memory("the module", bytes);
+    status = bst_model_open_module(loaded->model, dlsym, loaded->module_handle, buffer, bytes,
+                                   &loaded->module);
+  }
+  if (status == BST_OK) return BST_EXIT_OK;
+  return bst_complain(BST_EXIT_BAD_INPUT, hint, "`%s`: %s", path, bst_last_error());
+}
+#endif
+
+/// Run one frame in the module, where there is one, else in the session.
+static inline bst_status bst_run_once(const bst_loaded* loaded, const uint8_t* frame,
+                                      int64_t* raw) {
+  const size_t frame_bytes = (size_t)loaded->info.frame_bytes, n_raw = loaded->info.n_classes;
+  return loaded->module != NULL ? bst_module_run(loaded->module, frame, frame_bytes, raw, n_raw)
+                                : bst_session_run(loaded->session, frame, frame_bytes, raw, n_raw);
+}
+
+/// Read, check and prepare a model and its session or module.
 /// @return exit code; a message was printed unless it is 0
 static inline int bst_load(const bst_options* options, bst_loaded* loaded) {
   const char* const path = options->model_path;
@@ -169,6 +218,7 @@ static inline int bst_load(const bst_options* options, bst_loaded* loaded) {
   status = bst_model_init(file, file_bytes, options->isa, buffer, model_bytes, &loaded->model);
   if (status == BST_OK) status = bst_model_describe(loaded->model, &loaded->info);
   if (status != BST_OK) return bst_complain_status(path, status);
+  if (options->module_path != NULL) return bst_load_module(options->module_path, loaded);
   const int code = bst_load_pool(loaded);
   return code != BST_EXIT_OK ? code : bst_load_session(path, loaded);
 }
@@ -187,10 +237,7 @@ static inline uint32_t bst_run_golden(const bst_loaded* loaded, int64_t* raw) {
     const uint8_t* frame;
     const int64_t* expected;
     if (bst_model_golden(loaded->model, i, &frame, &expected) != BST_OK) continue;
-    if (bst_session_run(loaded->session, frame, (size_t)loaded->info.frame_bytes, raw,
-                        loaded->info.n_classes) != BST_OK) {
-      continue;
-    }
+    if (bst_run_once(loaded, frame, raw) != BST_OK) continue;
     n_equal += memcmp(raw, expected, loaded->info.n_classes * sizeof *raw) == 0;
   }
   return n_equal;
@@ -233,11 +280,14 @@ static inline int bst_parse(int argc, char** argv, const char* help, bool with_s
     if (strcmp(word, "--json") == 0) continue;  // the output is JSON lines anyway
     if (with_source && strcmp(word, "--golden") == 0) {
       options->golden = true;
-    } else if (strcmp(word, "--isa") == 0 || strcmp(word, "--threads") == 0) {
+    } else if (strcmp(word, "--isa") == 0 || strcmp(word, "--threads") == 0 ||
+               strcmp(word, "--module") == 0) {
       if (i + 1 == argc) return BST_BAD_USAGE(help, hint, "`%s` needs a value", word);
       const char* const value = argv[++i];
       if (word[2] == 'i') {
         options->isa = value;
+      } else if (word[2] == 'm') {
+        options->module_path = value;
       } else if (!bst_parse_threads(value, help, &options->n_threads)) {
         return BST_EXIT_USAGE;
       }
@@ -252,6 +302,10 @@ static inline int bst_parse(int argc, char** argv, const char* help, bool with_s
     }
   }
   if (options->model_path == NULL) return BST_BAD_USAGE(help, hint, "no MODEL.bstm given");
+  if (options->module_path != NULL && (options->isa != NULL || options->n_threads > 1)) {
+    return BST_BAD_USAGE(help, "leave --isa and --threads out",
+                         "a module has its own code and runs on one thread");
+  }
   if (with_source && options->source_path == NULL && !options->golden) {
     return BST_BAD_USAGE(help, hint, "no SOURCE given");
   }

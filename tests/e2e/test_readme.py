@@ -62,9 +62,13 @@ def test_block(checkout, number):
             done = run(["make", "-n", "-C", str(ROOT), *command.split()[1:]], checkout)
         else:
             assert command.split()[0] in SHELL, f"who runs `{command}`?"
-            for package, word in (("openvino", "openvino"), ("matplotlib", "--plot")):
+            for package, word in (
+                ("openvino", "openvino"),
+                ("matplotlib", "--plot"),
+                ("tvm", "tvm"),
+            ):
                 if word in command and importlib.util.find_spec(package) is None:
-                    pytest.skip(f"{package} is not installed (extra `bench`)")
+                    pytest.skip(f"{package} is not installed (extra `bench` or `tvm`)")
             done = shell(command, checkout)
             if done.returncode == 3 and "--target arm" in command:
                 pytest.skip("no compiler for arm64 here")

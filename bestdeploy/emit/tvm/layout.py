@@ -1,181 +1,108 @@
-"""Where everything lies that the two functions of an object read and write; needs no tvm."""
+"""Where everything lies that the functions of a module read and write; needs no tvm."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
-import numpy as np
+from bestdeploy.emit.bstm import read_bstm
+from bestdeploy.emit.tvm.kernels import TIR_OPS, Shape, shape_of
+from bestdeploy.emit.tvm.targets import Isa
+from bestdeploy.program import Op, Program, align
 
-from bestdeploy.errors import UnsupportedModelError, UsageError
-from bestdeploy.program import Buffer, BufferKind, Op, Program, Step, align
-
-OPS = (Op.CONV_NEURON, Op.RESIDUAL_NEURON)
-"""The ops that an object can hold."""
+__all__ = ["Layout", "Own"]
 
 ALIGN = 64
+STATE_BYTES = 64  # bst_module_state of runtime/src/module_calls.c
+_DATA_KIND = 5
 
 
 @dataclass(frozen=True)
-class Port:
-    """One tensor argument."""
+class Own:
+    """A step that TVM compiles itself: its shape, and where its rows and table lie in `weights`."""
 
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def n_bytes(self) -> int:
-        """Size in bytes."""
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+    shape: Shape
+    rows: int
+    table: int
+    end: int
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Arguments and offsets of one object.
+class Layout:
+    """Offsets and sizes of one module.
 
     Attributes:
-        steps: numbers of the steps.
-        inputs: numbers of the buffers that come from outside, ascending.
-        outputs: numbers of the buffers that somebody outside reads, ascending.
-        constant_offsets: per constant of the program its byte offset in `constants`.
-        weight_offsets: step number -> offsets in `weights` of its rows and its thresholds.
-        scratch_offset: where the kernels' scratch starts in `arena`.
-        prepare: arguments of `prepare`.
-        main: arguments of `main`.
+        content: the `.bstm`.
+        isa: what the module's own code needs.
+        tir: whether convolutions are the module's own code.
     """
 
-    steps: range
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    constant_offsets: tuple[int, ...]
-    weight_offsets: Mapping[int, tuple[int, int]]
-    scratch_offset: int
-    prepare: tuple[Port, ...]
-    main: tuple[Port, ...]
+    content: bytes
+    isa: Isa
+    tir: bool
 
+    @cached_property
+    def program(self) -> Program:
+        """The network."""
+        return read_bstm(self.content)
 
-def plan(program: Program, steps: range) -> Plan:
-    """Plan an object for a contiguous range of steps.
+    @property
+    def crc(self) -> int:
+        """Checksum in the header of the file."""
+        (crc,) = struct.unpack_from("<I", self.content, 24)
+        return int(crc)
 
-    Raises:
-        UnsupportedModelError: a step whose op is not in `OPS`.
-        UsageError: the range is empty, has gaps, or leaves the program.
-    """
-    if steps.step != 1 or not 0 <= steps.start < steps.stop <= len(program.steps):
-        raise UsageError(f"{steps} is no contiguous range within {len(program.steps)} steps")
-    chosen = [program.steps[i] for i in steps]
-    for step in chosen:
-        if step.op not in OPS:
-            raise UnsupportedModelError(
-                f"backend `tvm` has no op {step.op.name}, supported are "
-                + ", ".join(op.name for op in OPS),
-                where=step.name,
-                hint="use --backend c",
-            )
-    inputs, outputs = _border(program, steps)
-    constant_offsets, constants_bytes = _constant_offsets(program)
-    weight_offsets, weights_bytes = _weight_offsets(program, steps)
-    scratch = max(_scratch_bytes(program, step) for step in chosen)
-    weights = Port("weights", "uint8", (max(weights_bytes, ALIGN),))
-    arena = Port("arena", "uint8", (program.arena_bytes + max(align(scratch, ALIGN), ALIGN),))
-    constants = Port("constants", "uint8", (max(constants_bytes, ALIGN),))
-    return Plan(
-        steps=steps,
-        inputs=inputs,
-        outputs=outputs,
-        constant_offsets=constant_offsets,
-        weight_offsets=weight_offsets,
-        scratch_offset=program.arena_bytes,
-        prepare=(constants, weights),
-        main=(
-            *(_buffer_port(program, i) for i in inputs),
-            weights,
-            arena,
-            *(_buffer_port(program, i) for i in outputs),
-        ),
-    )
+    @cached_property
+    def constants(self) -> tuple[int, ...]:
+        """Offset of every constant in the file."""
+        (n_sections,) = struct.unpack_from("<I", self.content, 12)
+        sections = [
+            struct.unpack_from("<IIQQQ", self.content, 64 + 32 * i) for i in range(n_sections)
+        ]
+        end = next(offset for kind, _, offset, _, _ in sections if kind == _DATA_KIND)
+        offsets = []
+        for constant in self.program.constants:
+            start = align(end, 8)
+            offsets.append(start)
+            end = start + constant.n_bytes
+        return tuple(offsets)
 
+    @cached_property
+    def own(self) -> Mapping[int, Own]:
+        """The module's own steps by number."""
+        found, end = {}, STATE_BYTES
+        for i, step in enumerate(self.program.steps):
+            if not self.tir or step.op not in TIR_OPS:
+                continue
+            shape = shape_of(self.program, step, self.isa.lanes, self.isa.rows, self.isa.word)
+            rows = end
+            table = align(rows + 4 * shape.words * shape.padded, ALIGN)
+            t = self.program.n_steps
+            n_rows = t * (t + 1) // 2 if step.op == Op.CONV_NEURON else 3
+            end = align(table + 4 * n_rows * shape.padded, ALIGN)
+            found[i] = Own(shape, rows, table, end)
+        return found
 
-def constants_blob(program: Program) -> bytes:
-    """Return the bytes for `constants`: those of the `.bstm`'s DATA section."""
-    offsets, size = _constant_offsets(program)
-    blob = bytearray(max(size, ALIGN))
-    for offset, constant in zip(offsets, program.constants, strict=True):
-        blob[offset : offset + constant.n_bytes] = constant.data.tobytes()
-    return bytes(blob)
+    @property
+    def own_weights(self) -> int:
+        """Bytes of `weights` in front of the C runtime's own."""
+        return max((own.end for own in self.own.values()), default=STATE_BYTES)
 
+    @property
+    def windows(self) -> int:
+        """Offset in `arena` of a tile's windows."""
+        return align(self.program.arena_bytes, ALIGN)
 
-def window_of(program: Program, step: Step) -> tuple[int, int, int, int]:
-    """Return the weight dims [O, kh, kw, I] of a convolution."""
-    number = step.constant(0)
-    assert number is not None, "validated"
-    n_out, kh, kw, n_in = program.constants[number].dims
-    return n_out, kh, kw, n_in
+    @property
+    def spikes(self) -> int:
+        """Offset in `arena` of a tile's unpacked output spikes."""
+        sizes = [4 * own.shape.rows * own.shape.words for own in self.own.values()]
+        return self.windows + align(max(sizes, default=0), ALIGN)
 
-
-def _border(program: Program, steps: range) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    read = {b for i in steps for b in program.steps[i].inputs}
-    written = {b for i in steps for b in program.steps[i].outputs}
-    read_outside = {
-        b for i, step in enumerate(program.steps) if i not in steps for b in step.inputs
-    }
-    return tuple(sorted(read - written)), tuple(
-        sorted(b for b in written if b in read_outside or b not in read)
-    )
-
-
-def _buffer_port(program: Program, number: int) -> Port:
-    b: Buffer = program.buffers[number]
-    name = f"buffer_{number}"
-    if b.kind == BufferKind.SPIKES:
-        return Port(name, "uint64", (b.t, b.h, b.w, b.n_words))
-    return Port(name, "int32", (b.t, b.h, b.w, b.c))
-
-
-def _offsets(sizes: Sequence[int], to: int) -> tuple[tuple[int, ...], int]:
-    offsets, end = [], 0
-    for size in sizes:
-        start = align(end, to)
-        offsets.append(start)
-        end = start + size
-    return tuple(offsets), end
-
-
-def _constant_offsets(program: Program) -> tuple[tuple[int, ...], int]:
-    return _offsets([c.n_bytes for c in program.constants], 8)
-
-
-def _weight_offsets(program: Program, steps: range) -> tuple[dict[int, tuple[int, int]], int]:
-    convs = [i for i in steps if program.steps[i].op == Op.CONV_NEURON]
-    sizes = []
-    for i in convs:
-        dims = window_of(program, program.steps[i])
-        sizes += [rows_bytes(*dims), theta_bytes(program.n_steps, dims[0])]
-    offsets, end = _offsets(sizes, ALIGN)
-    return dict(zip(convs, zip(offsets[::2], offsets[1::2], strict=True), strict=True)), end
-
-
-def _scratch_bytes(program: Program, step: Step) -> int:
-    if step.op != Op.CONV_NEURON:
-        return 0
-    _, kh, kw, n_in = window_of(program, step)
-    return scratch_bytes(program.n_steps, kh, kw, n_in)
-
-
-# Sizes that runtime/src/kernels/spike_conv/ states in C; a test compares the two.
-
-
-def rows_bytes(n_out: int, kh: int, kw: int, n_in: int) -> int:
-    """bst_spike_conv_rows_bytes."""
-    return (kh * kw * n_in + 1) * -(-n_out // 64) * 8
-
-
-def theta_bytes(n_steps: int, n_out: int) -> int:
-    """bst_spike_conv_theta_bytes."""
-    return n_steps * (n_steps + 1) // 2 * -(-n_out // 64) * 64 * 4
-
-
-def scratch_bytes(n_steps: int, kh: int, kw: int, n_in: int) -> int:
-    """bst_spike_conv_scratch_bytes."""
-    return n_steps * (kh * kw * n_in + 8) * 4
+    @property
+    def own_arena(self) -> int:
+        """Bytes of `arena` that the module's own code needs."""
+        sizes = [own.shape.rows * own.shape.spike_bytes for own in self.own.values()]
+        return self.spikes + align(max(sizes, default=0), ALIGN)

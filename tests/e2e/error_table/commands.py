@@ -12,7 +12,6 @@ from error_table.definition import Case, Make
 from error_table.makers import both, changed_onnx, file, folder, metadata
 from error_table.shared import IMAGES
 
-ENGINE = "use --engine c"
 MORE = "leave them away, or export the checkpoint again with them"
 SAME = "are both of the same model?"
 
@@ -84,10 +83,10 @@ COMMAND_CASES: tuple[Case, ...] = (
         "--engine c",
     ),
     Case(
-        "run bundle frames.npz --engine tvm",
-        4,
-        "engine `tvm` is not available in this version",
-        ENGINE,
+        "run bundle frames.npz --engine tvm --threads 2",
+        2,
+        "engine `tvm` runs a frame on one thread, not on 2",
+        "leave --threads away, or use --engine c",
     ),
     Case(
         "run bundle frames.npz --engine ort",
@@ -127,7 +126,7 @@ COMMAND_CASES: tuple[Case, ...] = (
         "bench bundle --against vax",
         2,
         "unknown --against `vax`, expected onnxruntime, onnxruntime-int8, openvino, "
-        "openvino-f32, torch, ort",
+        "openvino-f32, torch, ort, tvm-tir, tvm-extern",
         "--against onnxruntime",
     ),
     Case(
@@ -228,11 +227,28 @@ COMMAND_CASES: tuple[Case, ...] = (
         "--backend c",
     ),
     Case(
-        "compile model.onnx --backend tvm",
+        "compile model.onnx --kernels tir",
+        2,
+        "kernels and isa are chosen for TVM, backend `c` has every instruction set in it",
+        "leave --kernels and --isa out, or use --backend tvm",
+    ),
+    Case(
+        "compile model.onnx --backend tvm --kernels vax",
+        2,
+        "unknown kernels `vax`, expected auto, tir or extern",
+        "--kernels auto",
+    ),
+    Case(
+        "compile model.onnx --backend tvm --target arm --isa avx2",
+        2,
+        "backend `tvm` has no isa `avx2` for aarch64, expected one of neon",
+        "leave --isa out",
+    ),
+    Case(
+        "compile model.onnx --backend tvm --target c",
         4,
-        "backend `tvm` cannot compile a whole model yet: it has CONV_NEURON and "
-        "RESIDUAL_NEURON steps, for targets x86-64 and arm, as an object file",
-        "use --backend c; bestdeploy.emit.tvm.build_object makes the object of such steps",
+        "backend `tvm` cannot compile for C source, only for x86_64, aarch64, armv7l, riscv64",
+        "use --backend c",
     ),
     Case("export ckpt.pt --set tau", 2, "--set tau is not of the form KEY=VALUE", "--set tau=2"),
     Case(

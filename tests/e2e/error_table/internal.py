@@ -8,7 +8,7 @@ PYTHON = "a call from Python; the commands give it what it expects"
 GRAPH = "a graph that only a mistake in an importer or a pass, or a changed file, can hold"
 FORMAT = "one of the rules of the .bstm; tests/runtime/test_model_file.py breaks each of them"
 INSTALLED = "an installation that has lost its own files"
-TVM = "`compile --backend tvm` refuses before; tests/bestdeploy/emit/test_tvm.py calls it"
+TVM = "another release of TVM; tests/bestdeploy/emit/test_tvm.py pretends to have one"
 
 INTERNAL: tuple[Internal, ...] = (
     # the same integers everywhere
@@ -24,10 +24,12 @@ INTERNAL: tuple[Internal, ...] = (
     ),
     Internal("toolchain/builds.py:build_program", "", PYTHON),
     Internal("ops/definition.py:Op.op_type", "", "importers check T first"),
-    Internal("emit/tvm/build.py:check_versions", "", TVM),
+    Internal("emit/tvm/build.py:check_versions", "backend `tvm` needs {}=={}, found", TVM),
     Internal("emit/tvm/build.py:canary", "", TVM),
-    Internal("emit/tvm/build.py:build_object", "", TVM),
-    Internal("emit/tvm/layout.py:plan", "", TVM),
+    Internal("emit/tvm/build.py:object_of", "", "a TVM whose LLVM lacks the machine"),
+    Internal(
+        "_device.py:open_device", "`{}` holds a module", "a machine without cross C libraries"
+    ),
     # graphs
     Internal("ir.py:Builder.initializer", "", GRAPH),
     Internal("ir.py:add_initializer", "", GRAPH),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from error_table.definition import Case, Make
+from error_table.definition import Case, Make, nothing
 from error_table.makers import changed_onnx, file, folder, metadata
 
 GIVE = "give a model.onnx as `bestdeploy export` wrote it"
@@ -290,6 +290,38 @@ MODEL_CASES: tuple[Case, ...] = (
         "`foreign.onnx` has outputs ['y'], expected logits",
         "give an .onnx file of `bestdeploy export`",
         make=foreign(),
+    ),
+    # for TVM
+    *(
+        Case(
+            f"compile {words} --backend tvm", code, says, hint, where=where, make=make, needs="tvm"
+        )
+        for words, code, says, hint, where, make in (
+            (
+                "changed.onnx -o out",
+                4,
+                NEWER_OPS,
+                UPDATE,
+                "changed.onnx",
+                changed_onnx(newer_domain),
+            ),
+            (
+                "foreign.onnx -o out",
+                4,
+                "`foreign.onnx` holds standard ops only, a packed graph is compiled",
+                "give the model.onnx of `bestdeploy export`: foreign.onnx",
+                None,
+                foreign(),
+            ),
+            (
+                "ckpt.pt",
+                7,
+                "`ckpt.pt` is not a .bstm file (starts with b'PK\\x03\\x04')",
+                "bestdeploy export makes a model.onnx from a checkpoint",
+                None,
+                nothing,
+            ),
+        )
     ),
     # newer files
     *(

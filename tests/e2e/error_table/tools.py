@@ -119,6 +119,42 @@ TOOL_CASES: tuple[Case, ...] = (
         env=NO_TOOLS,
         hidden=("ziglang",),
     ),
+    *(
+        Case(
+            words,
+            3,
+            f"backend `tvm` needs {package}, which is not installed",
+            "pip install apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post1",
+            hidden=(module,),
+        )
+        for words, package, module in (
+            ("compile model.onnx -o out --backend tvm", "apache-tvm==0.27.0.post1", "tvm"),
+            ("run bundle frames.npz --engine tvm", "apache-tvm-ffi==0.1.14.post1", "tvm_ffi"),
+        )
+    ),
+    Case(
+        "bench model.onnx --against tvm-tir",
+        3,
+        "tvm is not installed",
+        "pip install 'bestdeploy[tvm]'",
+        hidden=("tvm",),
+    ),
+    Case(
+        "run own frames.npz --engine tvm",
+        3,
+        "`own` has no net.so: no C compiler was found when it was made",
+        "bestdeploy doctor says how to get one; then compile again",
+        make=both(bundle_for(ARM), file("own/net.o", "")),
+    ),
+    Case(
+        "run bundle frames.npz --engine tvm",
+        3,
+        "no C compiler found (looked for $CC, cc, gcc, clang and the ziglang package)",
+        "apt install gcc   or   pip install 'bestdeploy[cross]'",
+        env={"CC": "", **NO_TOOLS},
+        hidden=("ziglang",),
+        needs="tvm",
+    ),
     Case(
         "compile model.onnx -o out",
         3,

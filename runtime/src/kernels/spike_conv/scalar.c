@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Event-driven binary convolution, plainly: any window, any width; what sliced.h leaves to it, and
-// what the custom ops for ONNX Runtime and modules of TVM call. Per output pixel and step the
+// what the custom ops for ONNX Runtime call. Per output pixel and step the
 // active weight rows are listed once; per block of outputs the listed rows are added into
 // bit-sliced counters (lanes.h).
 //
