@@ -4,10 +4,31 @@ from __future__ import annotations
 
 from training import checkpoint
 from training.errors import CheckpointError
-from training.models import bestformer, spikingformer
+from training.models import (
+    a2os2a,
+    bestformer,
+    meta_spikeformer,
+    qsd,
+    sdt_v1,
+    sew_resnet,
+    spiking_vgg,
+    spikingformer,
+)
 from training.models.skeleton import Network
 
-FAMILIES = {module.Config.FAMILY: module for module in (bestformer, spikingformer)}
+FAMILIES = {
+    module.Config.FAMILY: module
+    for module in (
+        bestformer,
+        spikingformer,
+        sdt_v1,
+        a2os2a,
+        meta_spikeformer,
+        qsd,
+        spiking_vgg,
+        sew_resnet,
+    )
+}
 
 
 def restore(ckpt: dict, where: str) -> Network:
