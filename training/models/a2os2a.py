@@ -78,7 +78,7 @@ class Attention(sdt_v1.Attention):
         q = self.split(self.q_lif(self.project("q", s)))
         k = self.split(key(self.project("k", s)))
         v = self.split(value(self.project("v", s)))
-        return self.attn_lif(q @ (k.mT @ v))
+        return self.attn_lif((q @ (k.mT @ v)).mT).mT
 
 
 class A2OS2A(sdt_v1.SDT):

@@ -37,13 +37,13 @@ class ConvNetConfig(NetworkConfig):
     input: str = "image"
 
     def __post_init__(self) -> None:
-        self.check_sizes()
         words = self.layers.split() if isinstance(self.layers, str) else []
         if not words or not words[0].isdecimal() or not all(w == "M" or w.isdecimal()
                                                             for w in words):  # fmt: skip
             raise ValueError(
                 f"layers must be numbers of channels and M, a number first; got {self.layers!r}"
             )
+        self.check_sizes()
         require("weights", self.weights, ("real", "binary"))
         check_variant(self.variant)
 

@@ -225,8 +225,8 @@ class Attention(nn.Module):
         s = self.head_lif(x)
         q, k, v = (self._project(n, s) for n in "qkv")
         self.maps = q @ k.mT if self.keep_maps else None
-        y = self.attn_lif(q @ (k.mT @ v) * self.scale)
-        y = y.mT.flatten(2, 3).unflatten(3, x.shape[3:]).to(x.dtype)
+        y = self.attn_lif((q @ (k.mT @ v)).mT * self.scale)
+        y = y.flatten(2, 3).unflatten(3, x.shape[3:]).to(x.dtype)
         return self.proj_conv(y.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
@@ -273,7 +273,7 @@ class Block(nn.Module):
 class MetaSpikeformer(Network):
     """The network; ``forward`` takes what ``preprocess`` returns."""
 
-    STREAM_NORMS = ("encode_bn", "bn2", "proj_conv.1", "fc2_bn", "body.1.bn", "body.2.2")
+    STREAM_NORMS = ("bn2", "proj_conv.1", "fc2_bn", "body.1.bn", "body.2.2")
 
     def __init__(self, config: MetaConfig) -> None:
         super().__init__(config)
