@@ -237,6 +237,7 @@ NEURONS = (
     "ConstantMembraneNeuron",
     "Encoder",
     "CountNeuron",
+    "KeyValueAny",
     "StemNeuron",
     "StemFrames",
     "SpikeConvNeuron",
@@ -248,6 +249,8 @@ NEURONS = (
     "SpikeKeyValues",
     "SpikeKeyValuesStream",
     "SpikeQueryValues",
+    "SpikeKeyValueAny",
+    "ResidualMeanNeuron",
 )
 
 

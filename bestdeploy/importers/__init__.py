@@ -12,9 +12,9 @@ from typing import Any
 
 from bestdeploy import ir
 from bestdeploy.errors import UnsupportedModelError
-from bestdeploy.importers import bestformer, checkpoint, settings, signatures
+from bestdeploy.importers import bestformer, checkpoint, sdt_v1, settings, signatures
 
-FAMILIES: tuple[ModuleType, ...] = (bestformer,)
+FAMILIES: tuple[ModuleType, ...] = (bestformer, sdt_v1)
 
 
 def import_checkpoint(

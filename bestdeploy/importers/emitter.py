@@ -134,9 +134,9 @@ class Emitter:
         y = self.op("RealConv", x, kernel, name=name, strides=[1, 1], pads=[1] * 4)
         return self.batch_norm(bn, y, n_out, self._bias(name, n_out))
 
-    def binary_conv(self, name: str, x: ir.Value, n_in: int, n_out: int, k: int, rank: int = 4
-                    ) -> ir.Value:  # fmt: skip
-        """Append a binary convolution and its batch norm; `name` ends in `_conv`."""
+    def binary_conv(self, name: str, x: ir.Value, n_in: int, n_out: int, k: int, rank: int = 4,
+                    bn: str | None = None) -> ir.Value:  # fmt: skip
+        """Append a binary convolution and its batch norm `bn`; by default `name` ends in `_conv`."""
         shape = (n_out, n_in, k, k)[:rank]
         latent = self.t.take(f"{name}.weight", shape).reshape(n_out, n_in, k, k)
         zeros = int((deviations(latent) == 0).sum())
@@ -150,7 +150,7 @@ class Emitter:
         w = self.b.initializer(f"{name}.weight", latent.transpose(0, 2, 3, 1))
         y = self.op("BinaryConv", x, w, name=name, strides=[1, 1], pads=[k // 2] * 4,
                     sign_of_zero=int(paper))  # fmt: skip
-        bn = name.removesuffix("_conv") + "_bn"
+        bn = name.removesuffix("_conv") + "_bn" if bn is None else bn
         return self.batch_norm(bn, y, n_out, self._bias(name, n_out))
 
     def pool(self, name: str, spikes: ir.Value) -> ir.Value:

@@ -33,10 +33,6 @@ SIGNATURES: tuple[Signature, ...] = (
         _has("patch_embed.proj1_conv.weight", "block.0.mlp.mlp1_conv.weight", without=_LAMBDA),
     ),
     Signature(
-        "Spike-driven Transformer (v1)",
-        lambda keys: any(k.endswith("attn.talking_heads.weight") for k in keys),
-    ),
-    Signature(
         "Spikformer, CIFAR layout",
         _has("patch_embed.rpe_conv.weight", "block.0.attn.q_linear.weight"),
     ),

@@ -12,11 +12,14 @@ from bestdeploy.ops import (
     channel_affine,
     count_affine,
     count_neuron,
+    count_read_out,
     count_table,
     encoder,
     from_fixed,
+    gate,
     head_scale,
     lif,
+    max_pool,
     membrane_neuron,
     or_pool,
     packing,
@@ -33,6 +36,7 @@ from bestdeploy.ops import (
     stream_affine,
     stream_neuron,
     threshold_neuron,
+    token_mean,
 )
 from bestdeploy.ops.definition import MAX_STEPS, Op, function_of, parse_op_type
 
@@ -49,6 +53,10 @@ SPIKING_OPS = (
     attention_counts.QUERY_VALUES,
     head_scale.OP,
     residual.MIX,
+    gate.COUNTS,
+    gate.GATE,
+    max_pool.REAL,
+    token_mean.REAL,
 )
 BETWEEN_OPS = (
     sign_conv.OP,
@@ -75,6 +83,11 @@ FOLDED_OPS = (
     count_table.OP,
     read_out.OP,
     read_out.MEAN,
+    gate.ANY,
+    gate.GATE,
+    max_pool.STREAM,
+    token_mean.STREAM,
+    count_read_out.OP,
 )
 BIT_OPS = (packing.PACK, packing.UNPACK, packing.SIGNS)
 PACKED_OPS = (
@@ -93,6 +106,11 @@ PACKED_OPS = (
     attention_neurons.QUERY_VALUES,
     spike_read_out.OP,
     read_out.RESIDUAL,
+    gate.PACKED_ANY,
+    gate.PACKED_GATE,
+    max_pool.STREAM,
+    token_mean.RESIDUAL,
+    count_read_out.PACKED,
 )
 
 OPS: dict[str, Op] = {

@@ -106,8 +106,13 @@ class _Bounds:
         elif is_op(node, "ReversibleMix"):
             y, x0, x1 = (self.known[v] for v in node.inputs if v is not None)
             self._stream(node, y.plus(x0.plus(x1).times(np.array(0.5))))
+        elif is_op(node, "RealMaxPool") or is_op(node, "TokenMean"):
+            self._stream(node, self.known[node.inputs[0]])  # neither leaves the interval
         elif is_op(node, "Lif") or is_op(node, "ConstantLif"):
             self._neuron(node)
+        elif _is_cast_of_spikes(node):
+            ones = np.ones(ir.size(node.outputs[0], -1))
+            self.known[node.outputs[0]] = _Interval(0 * ones, ones)
         elif node.domain == "" and any(v in self.known for v in node.inputs):
             self._standard(node)
 
@@ -213,6 +218,12 @@ class _Bounds:
         self.known[node.outputs[0]] = found
         if node.outputs[0].is_graph_output():
             self._claim(node, found.largest, 2.0 ** (62 - GAIN_BITS))
+
+
+def _is_cast_of_spikes(node: ir.Node) -> bool:
+    """Tell whether a node makes numbers of the spikes that the read-out counts."""
+    source = node.inputs[0].producer() if node.op_type == "Cast" and node.inputs[0] else None
+    return source is not None and source.domain == ir.DOMAIN
 
 
 def log_pass(model: ir.Model, entry: dict[str, object]) -> None:

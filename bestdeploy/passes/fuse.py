@@ -10,9 +10,13 @@
     (Unpack, Unpack) . Values . CountTable . MembraneNeuron . Pack   ->  SpikeValues
     the same with KeyValues and QueryValues                     ->  SpikeKeyValues(Stream),
                                                                     SpikeQueryValues
+    (Unpack, Unpack) . KeyValueAny . Pack                       ->  SpikeKeyValueAny
+    (Unpack, Unpack) . Gate . Pack                              ->  SpikeGate
     ReversibleAdd . MembraneNeuron . Pack                       ->  ResidualNeuron
+    ReversibleAdd . StreamTokenMean . MembraneNeuron . Pack     ->  ResidualMeanNeuron
     MembraneNeuron . Pack                                       ->  StreamNeuron
     Unpack . ReadOut                                            ->  SpikeReadOut
+    Unpack . CountReadOut                                       ->  SpikeCountReadOut
     ReversibleAdd . MeanReadOut                                 ->  ResidualReadOut
 
 Exact: the fused ops are defined as these compositions.
@@ -184,6 +188,38 @@ def _fuse_mixed(model: ir.Model, product: str, spikes: int) -> int:
     return changes
 
 
+def _fuse_gates(model: ir.Model) -> int:
+    """Fuse what combines spikes with spikes."""
+    changes = 0
+    for op_type, fused in (("KeyValueAny", "SpikeKeyValueAny"), ("Gate", "SpikeGate")):
+        for node in find(model, op_type):
+            packed, pack = [_packed(v) for v in node.inputs], ir.consumer(node.outputs[0])
+            if None in packed or pack is None:
+                continue
+            inputs = [p[0] for p in packed if p is not None]
+            _Fusion(model, [node, pack], node.name).emit(
+                fused, [*inputs], [pack.outputs[0]], _width(node), **ir.attributes(node)
+            )
+            changes += 1
+    return changes
+
+
+def _fuse_mean_neuron(model: ir.Model) -> int:
+    """Fuse the neuron on the mean of the last residual."""
+    changes = 0
+    for mean in find(model, "StreamTokenMean"):
+        add, neuron = producer(mean.inputs[0], "ReversibleAdd"), ir.consumer(mean.outputs[0])
+        pack = None if neuron is None else ir.consumer(neuron.outputs[0])
+        if add is None or ir.consumer(add.outputs[0]) is not mean or neuron is None or pack is None:
+            continue
+        _Fusion(model, [add, mean, neuron, pack], neuron.name).emit(
+            f"ResidualMeanNeuron_T{n_steps_of(neuron)}", list(add.inputs), [pack.outputs[0]],
+            _width(neuron), **ir.attributes(neuron),
+        )  # fmt: skip
+        changes += 1
+    return changes
+
+
 def _fuse_stream(model: ir.Model) -> int:
     changes = 0
     for neuron in find(model, "MembraneNeuron"):
@@ -214,6 +250,14 @@ def _fuse_read_out(model: ir.Model) -> int:
                 in_channels=spikes[1],
             )  # fmt: skip
             changes += 1
+    for node in find(model, "CountReadOut"):
+        spikes = _packed(node.inputs[0])
+        if spikes is not None:
+            _Fusion(model, [node], node.name).emit(
+                "SpikeCountReadOut", [spikes[0], *node.inputs[1:]], [node.outputs[0]],
+                in_channels=spikes[1],
+            )  # fmt: skip
+            changes += 1
     for node in find(model, "MeanReadOut"):
         add = producer(node.inputs[0], "ReversibleAdd")
         if add is not None and ir.consumer(add.outputs[0]) is node:
@@ -230,6 +274,7 @@ def apply(model: ir.Model) -> int:
     changes = _fuse_stem(model) + _fuse_pool(model) + _fuse_conv(model)
     changes += _fuse_counts(model, "Scores") + _fuse_counts(model, "KeyValues")
     changes += _fuse_mixed(model, "Values", 1) + _fuse_mixed(model, "QueryValues", 0)
+    changes += _fuse_gates(model) + _fuse_mean_neuron(model)
     changes += _fuse_stream(model) + _fuse_read_out(model)
     ir.drop_unused(model.graph)
     model.metadata_props["stage"] = "packed"

@@ -3,6 +3,8 @@
     ChannelAffine(n, a, b)   ->  FromFixed(StreamAffine(n, Ai, Af, B))
         A = a 2^F,  Ai = rint(A),  Af = rint((A - Ai) 2^15),  B = rint(b 2^F)
     ReversibleMix(y, x0, x1) ->  FromFixed(ReversibleAdd(y, x0, x1))
+    RealMaxPool(x)           ->  FromFixed(StreamMaxPool(x))
+    TokenMean(x)             ->  FromFixed(StreamTokenMean(x))
     Lif(FromFixed(x))        ->  MembraneNeuron(x)
 
 Nodes are visited in order, so every input of a residual is fixed-point when its turn comes.
@@ -56,6 +58,17 @@ def _residual(node: ir.Node, b: ir.Builder, bits: int) -> ir.Value:
     return b.op("FromFixed", x, domain=ir.DOMAIN, name=f"{node.name}.real", bits=bits)
 
 
+def _same(op_type: str) -> Callable[[ir.Node, ir.Builder, int], ir.Value]:
+    """Return the rewrite to an integer op with the attributes of the real one."""
+
+    def rewrite(node: ir.Node, b: ir.Builder, bits: int) -> ir.Value:
+        x = b.op(op_type, _fixed(node.inputs[0], node), domain=ir.DOMAIN, name=node.name,
+                 **ir.attributes(node))  # fmt: skip
+        return b.op("FromFixed", x, domain=ir.DOMAIN, name=f"{node.name}.real", bits=bits)
+
+    return rewrite
+
+
 def _neuron(node: ir.Node, b: ir.Builder, bits: int) -> ir.Value:
     kind = "ConstantMembraneNeuron" if is_op(node, "ConstantLif") else "MembraneNeuron"
     x = _fixed(node.inputs[0], node)
@@ -66,6 +79,8 @@ def _neuron(node: ir.Node, b: ir.Builder, bits: int) -> ir.Value:
 _REWRITES: dict[str, Callable[[ir.Node, ir.Builder, int], ir.Value]] = {
     "ChannelAffine": _affine,
     "ReversibleMix": _residual,
+    "RealMaxPool": _same("StreamMaxPool"),
+    "TokenMean": _same("StreamTokenMean"),
     "Lif": _neuron,
     "ConstantLif": _neuron,
 }

@@ -20,6 +20,8 @@ SPIKE_SOURCES = (
     "MembraneNeuron",
     "CountNeuron",
     "OrPool",
+    "KeyValueAny",
+    "Gate",
 )
 WEIGHT_INPUT = {"SignConv": 1, "ReadOut": 3}
 

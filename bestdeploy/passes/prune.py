@@ -39,7 +39,7 @@ _ROWS: dict[str, dict[int, int]] = {
     "MembraneNeuron": {},
 }
 # op -> inputs that have a value per channel of its input spikes (the last axis)
-_COLUMNS: dict[str, int] = {"SignConv": 1, "ReadOut": 3}
+_COLUMNS: dict[str, int] = {"SignConv": 1, "ReadOut": 3, "CountReadOut": 1}
 
 
 def _take(node: ir.Node, index: int, kept: np.ndarray, axis: int) -> None:
