@@ -298,6 +298,36 @@ def _residual_read_out(lo: _Lowering, node: ir.Node) -> None:
     lo.emit(Op.RESIDUAL_READOUT, node, 3, (raw,), [_i32(v), _i64(constant)], params)
 
 
+def _same_cells(op: Op) -> Callable[[_Lowering, ir.Node], None]:
+    """Spikes combined with spikes."""
+
+    def add(lo: _Lowering, node: ir.Node) -> None:
+        params = (ir.attribute(node, "invert"),) if op == Op.GATE else ()
+        lo.emit(op, node, 2, (lo.spikes(node),), (), params)
+
+    return add
+
+
+def _max_pool(lo: _Lowering, node: ir.Node) -> None:
+    kernel = set(ir.attribute(node, "kernel_shape"))
+    if len(kernel) != 1:
+        raise GraphError("a pooling window must be square", where=str(node.name))
+    stride, pad = _window(node)
+    out = lo.stream(node.outputs[0])
+    lo.emit(Op.MAX_POOL, node, 1, (out,), (), (kernel.pop(), stride, pad))
+
+
+def _mean_neuron(lo: _Lowering, node: ir.Node) -> None:
+    params = (0, 0, 0, 0, *_neuron_params(ir.attributes(node)))
+    lo.emit(Op.MEAN_NEURON, node, 3, (lo.spikes(node),), (), params)
+
+
+def _count_read_out(lo: _Lowering, node: ir.Node) -> None:
+    v, constant = (ir.array_of(x) for x in node.inputs[1:])
+    raw = lo.add(node.outputs[0], BufferKind.RAW, (1, 1, 1, len(constant)))
+    lo.emit(Op.COUNT_READOUT, node, 1, (raw,), [_i32(v), _i64(constant)])
+
+
 _STEPS: dict[str, Callable[[_Lowering, ir.Node], None]] = {
     "StemNeuron": _stem,
     "StemFrames": _stem_frames,
@@ -314,6 +344,11 @@ _STEPS: dict[str, Callable[[_Lowering, ir.Node], None]] = {
     "SpikeQueryValues": _mixed(Op.QUERY_VALUE_NEURON),
     "SpikeReadOut": _read_out,
     "ResidualReadOut": _residual_read_out,
+    "SpikeKeyValueAny": _same_cells(Op.KEY_VALUE_ANY),
+    "SpikeGate": _same_cells(Op.GATE),
+    "StreamMaxPool": _max_pool,
+    "ResidualMeanNeuron": _mean_neuron,
+    "SpikeCountReadOut": _count_read_out,
 }
 
 

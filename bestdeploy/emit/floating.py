@@ -49,10 +49,14 @@ class _Floating:
             "QueryValues": self.query_values,
             "HeadScale": self.skip,
             "ReversibleMix": self.mix,
+            "KeyValueCounts": self.key_value_counts,
+            "Gate": self.gate,
+            "RealMaxPool": self.pool,
+            "TokenMean": self.token_mean,
         }
         self.standard: dict[str, Callable[[ir.Node], None]] = {
             "Transpose": self.skip,
-            "Cast": self.skip,
+            "Cast": self.cast,
             "Div": self.skip,
             "Sub": self.skip,
             "ReduceMean": self.mean,
@@ -180,6 +184,30 @@ class _Floating:
             return b.op("Sub", h, b.op("Mul", fired, h))
         mask = b.op("Cast", fired, to=9)
         return b.op("Where", mask, b.constant(np.float32(reset)), h)
+
+    def cast(self, node: ir.Node) -> None:
+        """Spikes are float32 already; the pixels are taken in by the first convolution."""
+        if node.inputs[0] in self.made:
+            self.made[node.outputs[0]] = self.made[node.inputs[0]]
+
+    def key_value_counts(self, node: ir.Node) -> None:
+        """Emit the sum over tokens of k v [TB, D, 1, 1]."""
+        both = self.b.op("Mul", *(self.get(v) for v in node.inputs))
+        axes = self.b.constant([2, 3])
+        self.made[node.outputs[0]] = self.b.op("ReduceSum", both, axes, keepdims=1, name=node.name)
+
+    def gate(self, node: ir.Node) -> None:
+        """Emit a g, or a - a g where the gate is inverted."""
+        a, g = (self.get(v) for v in node.inputs)
+        both = self.b.op("Mul", a, g, name=node.name)
+        inverted = ir.attribute(node, "invert")
+        self.made[node.outputs[0]] = self.b.op("Sub", a, both) if inverted else both
+
+    def token_mean(self, node: ir.Node) -> None:
+        """Mean over tokens [TB, D, 1, 1]."""
+        x = self.get(node.inputs[0])
+        self.made[node.outputs[0]] = self.b.op("ReduceMean", x, axes=[2, 3], keepdims=1,
+                                               name=node.name)  # fmt: skip
 
     def pool(self, node: ir.Node) -> None:
         kept = {k: ir.attribute(node, k) for k in ("kernel_shape", "strides", "pads")}

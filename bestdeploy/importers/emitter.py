@@ -136,7 +136,7 @@ class Emitter:
 
     def binary_conv(self, name: str, x: ir.Value, n_in: int, n_out: int, k: int, rank: int = 4,
                     bn: str | None = None) -> ir.Value:  # fmt: skip
-        """Append a binary convolution and its batch norm `bn`; by default `name` ends in `_conv`."""
+        """Append a binary convolution and its batch norm `bn`: `name` with `_bn` for `_conv`."""
         shape = (n_out, n_in, k, k)[:rank]
         latent = self.t.take(f"{name}.weight", shape).reshape(n_out, n_in, k, k)
         zeros = int((deviations(latent) == 0).sum())

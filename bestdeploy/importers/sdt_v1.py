@@ -41,8 +41,13 @@ WEIGHTS = s.Setting("weights", s.choice("real", "binary"), "real or binary", def
                     required=False)  # fmt: skip
 VARIANT = s.Setting("variant", s.choice("official", "paper"), "official or paper",
                     default="official", required=False)  # fmt: skip
-READOUT = s.Setting("readout", s.choice("mean_neuron", "neuron_mean"),
-                    "mean_neuron or neuron_mean", default="mean_neuron", required=False)  # fmt: skip
+READOUT = s.Setting(
+    "readout",
+    s.choice("mean_neuron", "neuron_mean"),
+    "mean_neuron or neuron_mean",
+    default="mean_neuron",
+    required=False,
+)
 POOLING = s.Setting("pooling_stat", pooling_stat, "four digits 0 or 1", usual="1111")
 SETTINGS = (
     dataclasses.replace(n.INPUT, required=True),

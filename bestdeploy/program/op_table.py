@@ -305,6 +305,35 @@ def _check_residual_readout(at: _Checked) -> None:
     _check_q(at)
 
 
+def _is_per_channel(b: Buffer, a: Buffer) -> bool:
+    """Tell whether `b` has one cell, and the steps and channels of `a`."""
+    return (b.t, b.h, b.w, b.c) == (a.t, 1, 1, a.c)
+
+
+def _check_any(at: _Checked) -> None:
+    at.require_same(at.inputs[0], at.inputs[1])
+    at.require(_is_per_channel(at.outputs[0], at.inputs[0]), "its output has one cell")
+
+
+def _check_gate(at: _Checked) -> None:
+    spikes, gates = at.inputs
+    at.require(at.step.param(0) in (0, 1), "invert is 0 or 1")
+    at.require_same(spikes, at.outputs[0])
+    if not _is_per_channel(gates, spikes):
+        at.require_same(spikes, gates)
+
+
+def _check_mean_neuron(at: _Checked) -> None:
+    _check_same_inputs(at)
+    at.require(_is_per_channel(at.outputs[0], at.inputs[0]), "its output has one cell")
+
+
+def _check_count_readout(at: _Checked) -> None:
+    k = at.program.n_classes
+    at.require_dims(0, (k, at.inputs[0].c))
+    at.require_dims(1, (k,))
+
+
 def _check_q(at: _Checked) -> None:
     at.require(0 <= at.step.param(0) <= 62, "q is not in 0..62")
 
@@ -448,6 +477,46 @@ OPS: dict[Op, OpSpec] = {
         n_params=1,  # q
         neuron=False,
         check=_check_residual_readout,
+    ),
+    Op.KEY_VALUE_ANY: OpSpec(
+        inputs=(_SPIKES, _SPIKES),  # k, v
+        outputs=(_SPIKES,),  # [T, 1, 1, C]
+        constants=(),
+        n_params=0,
+        neuron=False,
+        check=_check_any,
+    ),
+    Op.GATE: OpSpec(
+        inputs=(_SPIKES, _SPIKES),  # spikes, gates of the same shape or [T, 1, 1, C]
+        outputs=(_SPIKES,),
+        constants=(),
+        n_params=1,  # invert
+        neuron=False,
+        check=_check_gate,
+    ),
+    Op.MAX_POOL: OpSpec(
+        inputs=(_STREAM,),
+        outputs=(_STREAM,),
+        constants=(),
+        n_params=3,  # kernel, stride, pad
+        neuron=False,
+        check=_check_pool,
+    ),
+    Op.MEAN_NEURON: OpSpec(
+        inputs=(_STREAM, _STREAM, _STREAM),  # y, x0, x1 (or x0 again)
+        outputs=(_SPIKES,),  # [T, 1, 1, C]
+        constants=(),
+        n_params=0,
+        neuron=True,
+        check=_check_mean_neuron,
+    ),
+    Op.COUNT_READOUT: OpSpec(
+        inputs=(_SPIKES,),
+        outputs=(_RAW,),
+        constants=((_I32, 2, True), (_I64, 1, True)),  # V, C
+        n_params=0,
+        neuron=False,
+        check=_check_count_readout,
     ),
 }
 

@@ -77,6 +77,11 @@ class Op(IntEnum):
     KEY_VALUE_NEURON = 10
     QUERY_VALUE_NEURON = 11
     RESIDUAL_READOUT = 12
+    KEY_VALUE_ANY = 24
+    GATE = 25
+    MAX_POOL = 26
+    MEAN_NEURON = 27
+    COUNT_READOUT = 28
 
 
 def align(n_bytes: int, to: int) -> int:

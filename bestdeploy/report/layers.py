@@ -35,7 +35,8 @@ Kind = Literal[
     "q a",  # queries times attention bits
     "linear",  # classifier on real features
     "neuron",  # a neuron that reads the residual stream
-    "pool",  # OR over a window of spikes
+    "pool",  # OR over a window of spikes, maximum over one of the stream
+    "gate",  # spikes combined with spikes, bit by bit
     "other",
 ]
 _SPIKE_FED = ("binary conv", "q k^T", "a v", "k^T v", "q a")

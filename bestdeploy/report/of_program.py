@@ -177,6 +177,26 @@ def _stream_read_out(at: _At) -> list[Layer]:
     ]
 
 
+def _gate(at: _At) -> list[Layer]:
+    """Return a row of spikes combined with spikes, bit by bit."""
+    return [
+        plain_layer(
+            at.name,
+            at.op,
+            "gate",
+            at.source(),
+            at.out(),
+            n_steps=at.program.n_steps,
+            reads=(at.spikes(0), at.spikes(1)),
+            writes=at.writes,
+        )
+    ]
+
+
+def _max_pool(at: _At) -> list[Layer]:
+    return [plain_layer(at.name, at.op, "pool", at.source(), at.out(), n_steps=at.program.n_steps)]
+
+
 _READERS: dict[Op, Callable[[_At], list[Layer]]] = {
     Op.STEM_NEURON: _stem,
     Op.OR_POOL: _pool,
@@ -190,6 +210,11 @@ _READERS: dict[Op, Callable[[_At], list[Layer]]] = {
     Op.KEY_VALUE_NEURON: _product("k^T v", 0),
     Op.QUERY_VALUE_NEURON: _product("q a", 0),
     Op.RESIDUAL_READOUT: _stream_read_out,
+    Op.KEY_VALUE_ANY: _gate,
+    Op.GATE: _gate,
+    Op.MAX_POOL: _max_pool,
+    Op.MEAN_NEURON: _neuron,
+    Op.COUNT_READOUT: _stream_read_out,
 }
 
 

@@ -90,6 +90,11 @@ static bool bst_always(void) { return true; }
       .query_value = bst_kv_attention_query_value__##isa,  \
       .readout = bst_readout__##isa,                       \
       .residual_readout = bst_residual_readout__##isa,     \
+      .key_value_any = bst_key_value_any__##isa,           \
+      .gate = bst_gate__##isa,                             \
+      .max_pool = bst_max_pool__##isa,                     \
+      .mean_neuron = bst_mean_neuron__##isa,               \
+      .count_readout = bst_count_readout__##isa,           \
       .additions = bst_additions__##isa,                   \
   }
 

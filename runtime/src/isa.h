@@ -7,7 +7,11 @@
 #include <stdbool.h>
 
 #include "kernels/additions/additions.h"
+#include "kernels/count_readout/count_readout.h"
+#include "kernels/gate/gate.h"
 #include "kernels/kv_attention/kv_attention.h"
+#include "kernels/max_pool/max_pool.h"
+#include "kernels/mean_neuron/mean_neuron.h"
 #include "kernels/or_pool/or_pool.h"
 #include "kernels/readout/readout.h"
 #include "kernels/spike_attention/spike_attention.h"
@@ -30,6 +34,11 @@ typedef struct bst_isa {
   bst_kv_attention_query_value_kernel* query_value;
   bst_readout_kernel* readout;
   bst_residual_readout_kernel* residual_readout;
+  bst_key_value_any_kernel* key_value_any;
+  bst_gate_kernel* gate;
+  bst_max_pool_kernel* max_pool;
+  bst_mean_neuron_kernel* mean_neuron;
+  bst_count_readout_kernel* count_readout;
   bst_additions_kernel* additions;
 } bst_isa;
 

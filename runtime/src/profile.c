@@ -88,6 +88,8 @@ static const bst_driver bst_drivers[] = {
     {&bst_op_key_value_neuron, 0, bst_map_sops},
     {&bst_op_query_value_neuron, 0, bst_token_sops},
     {&bst_op_readout, 2, bst_readout_sops},
+    {&bst_op_key_value_any, 0, NULL},
+    {&bst_op_gate, 0, NULL},
 };
 
 void bst_profile_count(const bst_call* call, const bst_io* io, bst_step_profile* entry) {
