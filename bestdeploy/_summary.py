@@ -20,6 +20,7 @@ __all__ = ["neuron_rule", "neuron_rules", "settings_of", "unpacked"]
 THRESHOLDS = "exact integer thresholds"
 COUNTS = "exact integer counts"
 FIRST_STEPS = "exact table of first steps"
+ANY = "exact OR of spike pairs"
 STREAM = "stream neuron in Q{bits}, rounded"
 
 # packed op -> rule of its neuron
@@ -35,10 +36,12 @@ _RULES = {
     "SpikeKeyValues": COUNTS,
     "SpikeKeyValuesStream": STREAM,
     "SpikeQueryValues": STREAM,
+    "SpikeKeyValueAny": ANY,
+    "ResidualMeanNeuron": STREAM,
 }
 _ON_COUNTS = ("SpikeScoresStream", "SpikeKeyValuesStream")
 _STEMS = ("StemNeuron", "StemFrames")
-_READ_OUTS = ("SpikeReadOut", "ResidualReadOut")
+_READ_OUTS = ("SpikeReadOut", "ResidualReadOut", "SpikeCountReadOut")
 
 
 def _name(node: ir.Node) -> str:

@@ -107,7 +107,8 @@ class _Bounds:
             y, x0, x1 = (self.known[v] for v in node.inputs if v is not None)
             self._stream(node, y.plus(x0.plus(x1).times(np.array(0.5))))
         elif is_op(node, "RealMaxPool") or is_op(node, "TokenMean"):
-            self._stream(node, self.known[node.inputs[0]])  # neither leaves the interval
+            (x,) = (self.known[v] for v in node.inputs if v is not None)
+            self._stream(node, x)  # neither leaves the interval
         elif is_op(node, "Lif") or is_op(node, "ConstantLif"):
             self._neuron(node)
         elif _is_cast_of_spikes(node):
