@@ -12,8 +12,8 @@ static bool bst_is_per_channel(const bst_buffer* b, const bst_buffer* a) {
 static bst_status bst_any_check(const bst_call* call) {
   const bst_buffer *const k = call->inputs[0], *const out = call->outputs[0];
   BST_TRY(bst_check_same_shape(call, k, call->inputs[1]));
-  BST_CHECK(bst_is_per_channel(out, k), BAD_FILE, call->where, "cells of the output", bst_cells(out),
-            "1, with the channels of k");
+  BST_CHECK(bst_is_per_channel(out, k), BAD_FILE, call->where, "cells of the output",
+            bst_cells(out), "1, with the channels of k");
   return BST_OK;
 }
 

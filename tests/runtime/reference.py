@@ -202,6 +202,32 @@ def readout(x2, x1, hidden, signs, ai, af, b, v0, v1, c, q):
     return first + v1.astype(np.int64) @ (s1 >> q) + c
 
 
+def max_pool(x, kernel, stride, pad):
+    least = np.iinfo(np.int32).min
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=least)
+    view = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(1, 2))
+    return np.ascontiguousarray(view[:, ::stride, ::stride].max(axis=(-1, -2)))
+
+
+def key_value_any(k, v):
+    return (k & v).max(axis=(1, 2), keepdims=True)
+
+
+def gate(spikes, gates, invert):
+    return spikes * (gates == (0 if invert else 1)).astype(np.uint8)
+
+
+def mean_neuron(y, x0, x1, params):
+    x = residual(y, x0, x1)
+    n = x.shape[1] * x.shape[2]
+    total = x.astype(np.int64).sum(axis=(1, 2), keepdims=True)
+    return neuron(np.floor_divide(2 * total + n, 2 * n).astype(np.int32), params)
+
+
+def count_readout(spikes, v, c):
+    return v.astype(np.int64) @ spikes.astype(np.int64).sum(axis=(0, 1, 2)) + c
+
+
 def residual_readout(y, x0, x1, v, c, q):
     s = residual(y, x0, x1).astype(np.int64).sum(axis=(0, 1, 2))
     return v.astype(np.int64) @ (s >> q) + c
@@ -222,6 +248,24 @@ def run_attention(program: Program, step: Step, ins, const) -> np.ndarray:
     max_count = attention.shape[-1]
     table = const[2] if form == 1 else value_table(const[0], const[1], max_count)
     return kernel(*ins, heads, table, params)
+
+
+GATED = (Op.KEY_VALUE_ANY, Op.GATE, Op.MAX_POOL, Op.MEAN_NEURON, Op.COUNT_READOUT)
+
+
+def run_gated(step: Step, ins, const) -> np.ndarray:
+    """Output of an op of networks whose attention is a gate."""
+    p = [step.param(i) for i in range(8)]
+    match step.op:
+        case Op.KEY_VALUE_ANY:
+            return key_value_any(*ins)
+        case Op.GATE:
+            return gate(*ins, p[0])
+        case Op.MAX_POOL:
+            return max_pool(ins[0], p[0], p[1], p[2])
+        case Op.MEAN_NEURON:
+            return mean_neuron(*ins, p[4:])
+    return count_readout(ins[0], *const)
 
 
 def run_step(program: Program, step: Step, values: dict[int, np.ndarray]) -> list[np.ndarray]:
@@ -257,6 +301,8 @@ def run_step(program: Program, step: Step, values: dict[int, np.ndarray]) -> lis
             return [readout(*ins, signs(), *const[1:], p[0])]
         case Op.RESIDUAL_READOUT:
             return [residual_readout(*ins, *const, p[0])]
+    if step.op in GATED:
+        return [run_gated(step, ins, const)]
     return [run_attention(program, step, ins, const)]
 
 
