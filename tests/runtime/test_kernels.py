@@ -831,8 +831,8 @@ def test_residual_readout(version, rng, q, d, n_t, h, w):
 # ---- gate, max_pool, mean_neuron, count_readout -------------------------------------------------
 
 
-@pytest.mark.parametrize("n_t, h, w", ((1, 1, 1), (4, 2, 3), (16, 8, 8)))
-@pytest.mark.parametrize("c", (1, 64, 65, 200, 530))
+@pytest.mark.parametrize("n_t, h, w", ((1, 1, 1), (4, 3, 5)))
+@pytest.mark.parametrize("c", (1, 64, 65, 530))
 def test_gates(version, rng, c, n_t, h, w):
     q, k, v = (random_spikes(rng, n_t, h, w, c, rate=0.3) for _ in range(3))
     n_words = -(-c // 64)
@@ -850,7 +850,7 @@ def test_gates(version, rng, c, n_t, h, w):
 
 
 @pytest.mark.parametrize("kernel, stride, pad", ((3, 2, 1), (2, 2, 0), (3, 1, 2), (1, 3, 0)))
-@pytest.mark.parametrize("c", (1, 7, 64, 65, 130))
+@pytest.mark.parametrize("c", (1, 64, 130))
 def test_max_pool(version, rng, c, kernel, stride, pad):
     for n_t, h, w in ((1, 3, 3), (3, 5, 7)):
         x = rng.integers(-(1 << 31), 1 << 31, (n_t, h, w, c)).astype(np.int32)
@@ -862,8 +862,7 @@ def test_max_pool(version, rng, c, kernel, stride, pad):
 
 
 @pytest.mark.parametrize("name", NEURONS)
-@pytest.mark.parametrize("n_t, h, w", ((1, 1, 1), (4, 2, 3), (10, 14, 14)))
-@pytest.mark.parametrize("c", (1, 64, 130))
+@pytest.mark.parametrize("c, n_t, h, w", ((1, 4, 2, 3), (64, 1, 1, 1), (130, 10, 7, 7)))
 def test_mean_neuron(version, rng, c, n_t, h, w, name):
     params = NEURONS[name]
     rates = []
@@ -878,8 +877,8 @@ def test_mean_neuron(version, rng, c, n_t, h, w, name):
     assert c < 64 or max(rates) > 0
 
 
-@pytest.mark.parametrize("n_t, h, w", ((1, 1, 1), (4, 2, 3), (16, 4, 4), (16, 17, 16)))
-@pytest.mark.parametrize("c", (1, 64, 65, 530))
+@pytest.mark.parametrize("n_t, h, w", ((1, 1, 1), (4, 2, 3), (16, 17, 16)))
+@pytest.mark.parametrize("c", (1, 64, 130))
 def test_count_readout(version, rng, c, n_t, h, w):
     """More rows than a byte counts; weights at the ends of int32."""
     for rate in (0.0, 0.3, 1.0):

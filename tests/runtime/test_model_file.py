@@ -535,7 +535,11 @@ NEW_ATTACKS = {
         2,
     ),
     "mean-output": (GATES, buffer(GATES.step_of("head.lif").outputs[0], 24, "I", 2), 2),
-    "counts-dims": (COUNTS, COUNTS.step("head", C[0], "I", COUNTS.constant_of("stem", 5)), 2),
+    "counts-dims": (
+        COUNTS,
+        COUNTS.step("head", C[0], "I", COUNTS.constant_of("embed.conv0", 4)),
+        2,
+    ),
     "counts-missing": (COUNTS, COUNTS.step("head", C[1], "I", 0xFFFFFFFF), 2),
     "counts-param": (COUNTS, COUNTS.step("head", P[0], "i", 1), 2),
     "one-head-dims": (FIRST, FIRST.step("head", C[4], "I", FIRST.constant_of("stem", 5)), 2),

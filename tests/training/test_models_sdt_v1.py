@@ -153,7 +153,7 @@ def test_a2os2a_forward_equals_the_equations_in_numpy(change):
 
 def test_widening_for_event_cameras_is_a_maximum_over_neighbours():
     config = dataclasses.replace(TINY, dvs_mode=True, channels=2, input="events", depth=1)
-    model = scrambled_events(config)
+    model = scrambled(SDT(config))
     spikes, _ = outputs_of(model, LIF)
     taken = {}
     attn = model.block[0].attn
@@ -174,15 +174,6 @@ def test_widening_for_event_cameras_is_a_maximum_over_neighbours():
     g = wide(parts[1] * parts[2]).max(-2, keepdims=True)
     want = wide(parts[0] * g).swapaxes(-1, -2).reshape(t * b, d, h, w)
     assert np.array_equal(taken["s"].numpy(), want)
-
-
-def scrambled_events(config):
-    model = SDT(config)
-    image = dataclasses.replace(config, input="image")
-    model.config = image
-    scrambled(model)
-    model.config = config
-    return model
 
 
 @pytest.mark.parametrize(

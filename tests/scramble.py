@@ -27,7 +27,8 @@ def scrambled(model, seed=0, gain=2.0, shift=0.5):
                 value.uniform_(-1.5, 1.5)
             if name.endswith("alpha"):
                 value.mul_(torch.empty_like(value).uniform_(0.7, 1.4))
-        model.train()(torch.randn(16, c.channels, c.image_size, c.image_size))
+        steps = (c.n_steps,) if c.input == "events" else ()
+        model.train()(torch.randn(*steps, 16, c.channels, c.image_size, c.image_size))
     return model.eval()
 
 
