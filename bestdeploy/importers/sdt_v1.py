@@ -74,8 +74,13 @@ def recognises(keys: set[str]) -> bool:
     return f"block.0.{_DEAD}" in keys and "patch_embed.rpe_conv.weight" in keys
 
 
+def layout_of(keys: set[str]) -> None:
+    """Return nothing: the published code has one layout."""
+    return None
+
+
 def schema(layout: None, sources: Mapping[str, Mapping[str, Any]]) -> tuple[s.Setting, ...]:
-    """Return the settings; the published code has one layout."""
+    """Return the settings."""
     return SETTINGS
 
 
