@@ -12,9 +12,16 @@ from typing import Any
 
 from bestdeploy import ir
 from bestdeploy.errors import UnsupportedModelError
-from bestdeploy.importers import bestformer, checkpoint, settings, signatures
+from bestdeploy.importers import (
+    bestformer,
+    checkpoint,
+    settings,
+    signatures,
+    spikformer,
+    spikingformer,
+)
 
-FAMILIES: tuple[ModuleType, ...] = (bestformer,)
+FAMILIES: tuple[ModuleType, ...] = (bestformer, spikingformer, spikformer)
 
 
 def import_checkpoint(
@@ -47,7 +54,7 @@ def _choose(name: str | None, content: checkpoint.Checkpoint) -> ModuleType:
     if name is not None:
         for family in FAMILIES:
             if name == family.NAME:
-                return family
+                return _confirmed(family, content)
         raise UnsupportedModelError(f"family `{name}` is unknown", hint=f"known families: {names}")
     keys = set(content.tensors)
     for family in FAMILIES:
@@ -65,4 +72,18 @@ def _choose(name: str | None, content: checkpoint.Checkpoint) -> ModuleType:
         f"no known model family has these {len(keys)} tensors ({shown}, ...)",
         where=str(content.path),
         hint=f"known families: {names}; name one with --family",
+    )
+
+
+def _confirmed(family: ModuleType, content: checkpoint.Checkpoint) -> ModuleType:
+    """Return a family that the caller asked for; refuse the tensors of another one."""
+    keys = set(content.tensors)
+    other = next((f.NAME for f in FAMILIES if f is not family and f.recognises(keys)), None)
+    other = other or signatures.recognise(keys)
+    if other is None or family.recognises(keys):
+        return family
+    raise UnsupportedModelError(
+        f"family `{family.NAME}` was asked for, these are the tensors of {other}",
+        where=str(content.path),
+        hint="leave --family away: the family is found from the tensor names",
     )

@@ -16,10 +16,13 @@ from bestdeploy.ops import (
     encoder,
     from_fixed,
     head_scale,
+    level_conv,
+    levels,
     lif,
     membrane_neuron,
     or_pool,
     packing,
+    products,
     read_out,
     real_conv,
     residual,
@@ -33,12 +36,14 @@ from bestdeploy.ops import (
     stream_affine,
     stream_neuron,
     threshold_neuron,
+    weight_conv,
 )
 from bestdeploy.ops.definition import MAX_STEPS, Op, function_of, parse_op_type
 
 SPIKING_OPS = (
     real_conv.OP,
     binary_conv.OP,
+    weight_conv.OP,
     batch_norm.OP,
     lif.OP,
     lif.CONSTANT_OP,
@@ -47,8 +52,10 @@ SPIKING_OPS = (
     attention_counts.VALUES,
     attention_counts.KEY_VALUES,
     attention_counts.QUERY_VALUES,
+    products.OP,
     head_scale.OP,
     residual.MIX,
+    levels.ADD,
 )
 BETWEEN_OPS = (
     sign_conv.OP,
@@ -59,30 +66,43 @@ BETWEEN_OPS = (
 )
 FOLDED_OPS = (
     sign_conv.OP,
+    weight_conv.INTEGER,
     or_pool.OP,
     attention_counts.SCORES,
     attention_counts.VALUES,
     attention_counts.KEY_VALUES,
     attention_counts.QUERY_VALUES,
+    products.OP,
     stem_conv.OP,
     encoder.OP,
     threshold_neuron.OP,
     stream_affine.OP,
     residual.ADD,
+    levels.ADD,
     membrane_neuron.OP,
     count_neuron.OP,
     shift_counts.OP,
     count_table.OP,
     read_out.OP,
     read_out.MEAN,
+    levels.READ,
 )
-BIT_OPS = (packing.PACK, packing.UNPACK, packing.SIGNS)
+BIT_OPS = (
+    packing.PACK,
+    packing.UNPACK,
+    packing.SIGNS,
+    levels.PACK,
+    levels.UNPACK,
+    levels.WEIGHTS,
+)
 PACKED_OPS = (
     stem_neuron.OP,
     stem_neuron.FRAMES,
     spike_or_pool.OP,
     spike_conv.NEURON,
     spike_conv.AFFINE,
+    level_conv.NEURON,
+    level_conv.AFFINE,
     stream_neuron.STREAM,
     stream_neuron.RESIDUAL,
     attention_neurons.SCORES,
@@ -91,8 +111,11 @@ PACKED_OPS = (
     attention_neurons.KEY_VALUES,
     attention_neurons.STREAM_KEY_VALUES,
     attention_neurons.QUERY_VALUES,
+    products.PACKED,
+    levels.PACKED_ADD,
     spike_read_out.OP,
     read_out.RESIDUAL,
+    levels.PACKED_READ,
 )
 
 OPS: dict[str, Op] = {

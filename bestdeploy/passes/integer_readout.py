@@ -26,7 +26,7 @@ class _Heads(NamedTuple):
     """The pieces of the real read-out."""
 
     bias: np.ndarray
-    mean: tuple[ir.Value, np.ndarray] | None  # a stream, and the weights on its mean
+    mean: tuple[ir.Value, np.ndarray] | None  # a stream or levels, and the weights on its mean
     counted: tuple[_Counted, np.ndarray] | None  # the last layer, and the weights on its mean
 
 
@@ -60,6 +60,10 @@ def _source(value: ir.Value | None, op_type: str) -> ir.Node:
 
 
 def _stream(value: ir.Value | None) -> ir.Value:
+    """Return the fixed-point stream behind a value, or the levels behind a Cast of them."""
+    cast = None if value is None else value.producer()
+    if cast is not None and cast.op_type == "Cast" and producer(cast.inputs[0], "LevelAdd"):
+        return cast.inputs[0]  # type: ignore[return-value]
     node = producer(value, "FromFixed")
     if node is None or node.inputs[0] is None:
         raise PassError("the read-out does not read a fixed-point stream")
@@ -130,7 +134,7 @@ def _counted_readout(b: ir.Builder, heads: _Heads, bits: int) -> ir.Value:
 
 
 def _mean_readout(b: ir.Builder, heads: _Heads, bits: int) -> ir.Value:
-    """Emit a MeanReadOut."""
+    """Emit a MeanReadOut, or a LevelReadOut."""
     assert heads.mean is not None
     stream, w = heads.mean
     positions, q = _positions(stream)
@@ -138,6 +142,9 @@ def _mean_readout(b: ir.Builder, heads: _Heads, bits: int) -> ir.Value:
         b.initializer("readout.v", weights(w, positions, q)),
         b.initializer("readout.constant", _constant(heads.bias, bits)),
     ]
+    if producer(stream, "LevelAdd") is not None:
+        return b.op("LevelReadOut", stream, *held, domain=ir.DOMAIN, name="readout",
+                    output_names=["raw"], q=q, bits=bits)  # fmt: skip
     return b.op("MeanReadOut", stream, *held, domain=ir.DOMAIN, name="readout",
                 output_names=["raw"], q=q)  # fmt: skip
 

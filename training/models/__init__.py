@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from training import checkpoint
 from training.errors import CheckpointError
-from training.models import bestformer, spikingformer
+from training.models import bestformer, spikformer, spikingformer
 from training.models.skeleton import Network
 
-FAMILIES = {module.Config.FAMILY: module for module in (bestformer, spikingformer)}
+FAMILIES = {module.Config.FAMILY: module for module in (bestformer, spikingformer, spikformer)}
 
 
 def restore(ckpt: dict, where: str) -> Network:
