@@ -56,6 +56,7 @@ class _Fusion:
         inputs: list[ir.Value | None],
         outputs: list[ir.Value],
         n_channels: int = 0,
+        levels: int | None = None,
         **attrs: Any,
     ) -> None:
         b = ir.Builder(f"{self.name}.fused")
@@ -70,6 +71,8 @@ class _Fusion:
         made = made if isinstance(made, tuple) else (made,)
         if n_channels:
             b.nodes[0].metadata_props["channels"] = str(n_channels)
+        if levels is not None:  # the largest input, which bounds the sums
+            b.nodes[0].metadata_props["levels"] = str(levels)
         for node in self.old:
             if "gain" in node.metadata_props:
                 b.nodes[0].metadata_props["gain"] = node.metadata_props["gain"]
@@ -121,7 +124,7 @@ def _fuse_conv(model: ir.Model, op_name: str, fused: str) -> int:
         if spikes is None or weights is None or after is None:
             continue
         attrs = {**ir.attributes(conv), "in_channels": spikes[1]}
-        attrs.pop("levels", None)
+        levels = attrs.pop("levels", None)
         inputs = [spikes[0], weights[0], *after.inputs[1:]]
         row = stages.op_of(after)
         kind = "" if row is None else row[0].name
@@ -130,7 +133,7 @@ def _fuse_conv(model: ir.Model, op_name: str, fused: str) -> int:
             assert pack is not None
             _Fusion(model, [conv, after, pack], after.name).emit(
                 f"{fused}Neuron_T{n_steps_of(after)}", inputs, [pack.outputs[0]],
-                _width(after), **attrs,
+                _width(after), levels, **attrs,
             )  # fmt: skip
         elif kind == "StreamAffine":
             _Fusion(model, [conv, after], conv.name).emit(

@@ -90,6 +90,9 @@ static bool bst_always(void) { return true; }
       .query_value = bst_kv_attention_query_value__##isa,  \
       .readout = bst_readout__##isa,                       \
       .residual_readout = bst_residual_readout__##isa,     \
+      .weight_conv_neuron = bst_weight_conv_neuron__##isa, \
+      .weight_conv_affine = bst_weight_conv_affine__##isa, \
+      .products = bst_products__##isa,                     \
       .additions = bst_additions__##isa,                   \
   }
 

@@ -9,11 +9,13 @@
 #include "kernels/additions/additions.h"
 #include "kernels/kv_attention/kv_attention.h"
 #include "kernels/or_pool/or_pool.h"
+#include "kernels/products/products.h"
 #include "kernels/readout/readout.h"
 #include "kernels/spike_attention/spike_attention.h"
 #include "kernels/spike_conv/spike_conv.h"
 #include "kernels/stem_neuron/stem_neuron.h"
 #include "kernels/stream_neuron/stream_neuron.h"
+#include "kernels/weight_conv/weight_conv.h"
 
 typedef struct bst_isa {
   const char* name;
@@ -30,6 +32,9 @@ typedef struct bst_isa {
   bst_kv_attention_query_value_kernel* query_value;
   bst_readout_kernel* readout;
   bst_residual_readout_kernel* residual_readout;
+  bst_weight_conv_neuron_kernel* weight_conv_neuron;
+  bst_weight_conv_affine_kernel* weight_conv_affine;
+  bst_products_kernel* products;
   bst_additions_kernel* additions;
 } bst_isa;
 

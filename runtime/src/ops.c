@@ -19,6 +19,11 @@ static const bst_op* const bst_ops[] = {
     &bst_op_key_value_neuron,
     &bst_op_query_value_neuron,
     &bst_op_residual_readout,
+    &bst_op_weight_conv_neuron,
+    &bst_op_weight_conv_affine,
+    &bst_op_product_neuron,
+    &bst_op_level_add,
+    &bst_op_level_readout,
 };
 
 const bst_op* bst_find_op(uint32_t code) {
