@@ -240,6 +240,8 @@ NEURONS = (
     "StemNeuron",
     "StemFrames",
     "SpikeConvNeuron",
+    "WeightConvNeuron",
+    "SpikeProducts",
     "StreamNeuron",
     "ResidualNeuron",
     "SpikeScores",

@@ -173,7 +173,9 @@ def _network(
 ) -> dict[str, Any]:
     """Return layers and work: from the graph where frames are run, else from the shapes."""
     if request.data:
-        graph = importers.import_checkpoint(path, config=request.config, overrides=request.settings)
+        graph = importers.import_checkpoint(
+            path, config=request.config, overrides=request.settings, deployed=False
+        )
         stages.infer_types(graph)
         return describe_graph(graph, request)
     values = _values(found["found"])

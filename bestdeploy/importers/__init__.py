@@ -30,6 +30,7 @@ def import_checkpoint(
     family: str | None = None,
     config: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    deployed: bool = True,
 ) -> ir.Model:
     """Read a checkpoint and build its spiking graph.
 
@@ -38,6 +39,8 @@ def import_checkpoint(
         family: name of the family; recognised from the tensor names when None.
         config: TOML file with settings.
         overrides: settings given by the caller, strongest.
+        deployed: the graph is to be deployed; else it is evaluated as it was trained, and what
+            only a deployed network has (`weight_bits`) need not be said.
 
     Raises:
         CheckpointError, UnsupportedModelError, UsageError: see `importers.settings`.
@@ -46,6 +49,8 @@ def import_checkpoint(
     content = checkpoint.read(path, ema=settings.wants_ema(overrides, stated))
     chosen = _choose(family or stated.pop("family", None), content)
     sources = {"--set": dict(overrides or {}), "--config": stated, "checkpoint args": content.args}
+    if not deployed:
+        sources["the float network"] = {"weight_bits": 8}
     return chosen.build(content, sources)
 
 

@@ -182,8 +182,8 @@ class Emitter:
             w = quantiser.quantised(w, scale, bits)
         kernel = self.b.initializer(f"{name}.weight", w.transpose(0, 2, 3, 1).copy())
         held = self.b.initializer(f"{name}.scale", scale)
-        y = self.op("WeightConv", x, kernel, held, name=name, strides=[1, 1],
-                    pads=[k // 2] * 4, weight_bits=bits, levels=levels)  # fmt: skip
+        y = self.op("WeightConv", x, kernel, held, name=name, strides=[1, 1], pads=[k // 2] * 4,
+                    weight_bits=bits, lowest=1 - 2 ** (bits - 1), levels=levels)  # fmt: skip
         return self.batch_norm(bn, y, n_out, self._bias(name, n_out))
 
     def pool(self, name: str, spikes: ir.Value) -> ir.Value:

@@ -28,15 +28,15 @@ from bestdeploy.importers.checkpoint import Checkpoint
 __all__ = ["NAME", "SETTINGS", "build", "layout_of", "recognises", "schema"]
 
 NAME = "spikingformer"
-_FIRST = "block.0.mlp.mlp1_conv.weight"
+_BLOCK = {"block.0.mlp.mlp1_conv.weight", "block.0.norm1.weight"}
+_TOKENIZERS = {"patch_embed.block0_conv.weight", "patch_embed.proj1_conv.weight"}
 _LAMBDA = "block.0.attn.lambda_attn"
 SETTINGS = weighted.SETTINGS
 
 
 def recognises(keys: set[str]) -> bool:
     """Tell whether a set of tensor names is a Spikingformer."""
-    has_tokenizer = any(f"{layout.key(0)}_conv.weight" in keys for layout in LAYOUTS)
-    return _FIRST in keys and _LAMBDA not in keys and has_tokenizer
+    return bool(_BLOCK & keys) and bool(_TOKENIZERS & keys) and _LAMBDA not in keys
 
 
 def schema(

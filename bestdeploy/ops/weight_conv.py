@@ -4,7 +4,7 @@ WeightConv is the trained layer: y = sum w s with real weights w, and what the d
 beside it: a scale per output channel and the number of bits. The pass `quantise` takes
 
     q = +1 where w >= 0, else -1                                      1 bit
-    q = rint(w / scale), cut to -2^(bits-1) .. 2^(bits-1) - 1         2 bits and more
+    q = rint(w / scale), cut to `lowest` .. 2^(bits-1) - 1            2 bits and more
 
 IntegerConv has these integers: n = sum q s. Inputs are spikes {0, 1} or levels 0 .. `levels`.
 """
@@ -33,6 +33,7 @@ def reference(
     strides: list[int],
     pads: list[int],
     weight_bits: int,
+    lowest: int,
     levels: int,
 ) -> tuple[np.ndarray]:
     """Levels uint8 [T, B, H, W, I], w real [O, kh, kw, I] -> float64 [T, B, Ho, Wo, O]."""
@@ -78,7 +79,7 @@ OP = Op(
     summary="Convolution of spikes or levels with real weights that are to become integers.",
     inputs=("spikes", "w", "scale"),
     outputs=("y",),
-    attributes={**CONV_ATTRIBUTES, "weight_bits": "INT", "levels": "INT"},
+    attributes={**CONV_ATTRIBUTES, "weight_bits": "INT", "lowest": "INT", "levels": "INT"},
     reference=reference,
     body=body,
     shapes=shapes,

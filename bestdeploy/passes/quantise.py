@@ -1,11 +1,11 @@
 """Quantise: real weights become integers of b bits, their scale goes into the affine.
 
     ChannelAffine(WeightConv(s, w, scale), a, b)  ->  ChannelAffine(IntegerConv(s, q), a scale, b)
-    q = rint(w / scale), cut to -2^(bits-1) .. 2^(bits-1) - 1;   1 bit: +1 where w >= 0, else -1
+    q = rint(w / scale), cut to lowest .. 2^(bits-1) - 1;   1 bit: +1 where w >= 0, else -1
 
-`scale` is given per output channel by the importer; a scale is one float64 product. This is where
-the deployed network leaves the trained one, unless its weights are w = q scale already. Signs on
-spikes make a SignConv, for which there are faster kernels.
+`scale` is given per output channel by the importer, `lowest` is -2^(bits-1) or one more; a scale is
+one float64 product. This is where the deployed network leaves the trained one, unless its weights
+are w = q scale already. Signs on spikes make a SignConv, for which there are faster kernels.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from bestdeploy.passes.definition import Pass, count_bounds, find, is_op
 from bestdeploy.passes.threshold_tables import weight_type
 
 
-def integers(w: np.ndarray, scale: np.ndarray, bits: int) -> np.ndarray:
+def integers(w: np.ndarray, scale: np.ndarray, bits: int, lowest: int) -> np.ndarray:
     """Return q int64 of real w [O, ...] and scale float64 [O], both as they are in the graph."""
     if bits == 1:
         return np.where(w >= 0, 1, -1).astype(np.int64)
     column = scale.reshape(-1, *[1] * (w.ndim - 1))
     ratio = np.rint(w.astype(np.float64) / column)
-    return np.clip(ratio, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1).astype(np.int64)
+    return np.clip(ratio, lowest, 2 ** (bits - 1) - 1).astype(np.int64)
 
 
 def apply(model: ir.Model) -> int:
@@ -36,7 +36,8 @@ def apply(model: ir.Model) -> int:
             raise PassError("a convolution without a batch norm of its own", where=str(conv.name))
         attrs = ir.attributes(conv)
         scale = ir.array_of(conv.inputs[2])
-        q = integers(ir.array_of(conv.inputs[1]), scale, attrs.pop("weight_bits"))
+        bits, lowest = attrs.pop("weight_bits"), attrs.pop("lowest")
+        q = integers(ir.array_of(conv.inputs[1]), scale, bits, lowest)
         signs = attrs["levels"] == 1 and bool((np.abs(q) == 1).all())
         if signs:
             del attrs["levels"]

@@ -174,7 +174,7 @@ class Constant:
         """
         array = np.asarray(w, np.int64)
         if np.isin(array, (-1, 1)).all():
-            planes = (array > 0)[None]
+            planes = (array > 0).astype(np.int64)[None]
         else:
             low, high = int(array.min()), int(array.max())
             n = 1 + max(1, high.bit_length(), (-low - 1).bit_length() if low < 0 else 0)

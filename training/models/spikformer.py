@@ -88,7 +88,7 @@ class SPS(nn.Module):
 
 
 class Layer(nn.Module):
-    """Makes the layers of a block in the two layouts; tokens are [T, B, N, C]."""
+    """Makes the layers of a block in the two layouts; tokens are [T, B, C, N]."""
 
     def __init__(self, c: SpikformerConfig) -> None:
         super().__init__()
@@ -109,20 +109,20 @@ class Layer(nn.Module):
         self.add_module(f"{name}_lif", self.c.neuron())
 
     def run(self, name: str, x: Tensor) -> Tensor:
-        """Spikes [T, B, N, O] of a layer on [T, B, N, C]."""
+        """Spikes [T, B, O, N] of a layer on [T, B, C, N]."""
         layer, norm = getattr(self, f"{name}_{self.kind}"), getattr(self, f"{name}_bn")
         flat = x.flatten(0, 1)
         if self.kind == "linear":
-            y = norm(layer(flat).mT).mT
+            y = norm(layer(flat.mT).mT)
         elif layer.weight.ndim == 4:
-            y = norm(layer(flat.mT.unsqueeze(-1))).squeeze(-1).mT
+            y = norm(layer(flat.unsqueeze(-1))).squeeze(-1)
         else:
-            y = norm(layer(flat.mT)).mT
-        return getattr(self, f"{name}_lif")(y.unflatten(0, x.shape[:2]).contiguous())
+            y = norm(layer(flat))
+        return getattr(self, f"{name}_lif")(y.unflatten(0, x.shape[:2]))
 
 
 class SSA(Layer):
-    """Spiking self-attention, [T, B, N, D] -> spikes [T, B, N, D]."""
+    """Spiking self-attention, [T, B, D, N] -> spikes [T, B, D, N]."""
 
     def __init__(self, c: SpikformerConfig) -> None:
         super().__init__(c)
@@ -133,16 +133,15 @@ class SSA(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over the N tokens of ``x``."""
-        q, k, v = (
-            self.run(name, x).unflatten(-1, (self.c.heads, -1)).transpose(2, 3) for name in "qkv"
-        )
-        mixed = q @ (k.mT @ v) if self.c.attention == "kv" else (q @ k.mT) @ v
-        s = self.attn_lif((mixed * self.c.attn_scale).transpose(2, 3).flatten(3).contiguous())
+        q, k, v = (self.run(name, x).unflatten(2, (self.c.heads, -1)) for name in "qkv")
+        # [T, B, heads, d, N]
+        mixed = (v @ k.mT) @ q if self.c.attention == "kv" else v @ (k.mT @ q)
+        s = self.attn_lif(mixed * self.c.attn_scale).flatten(2, 3)
         return self.run("proj", s)
 
 
 class MLP(Layer):
-    """Spiking MLP, [T, B, N, D] -> spikes [T, B, N, D]."""
+    """Spiking MLP, [T, B, D, N] -> spikes [T, B, D, N]."""
 
     def __init__(self, c: SpikformerConfig) -> None:
         super().__init__(c)
@@ -164,7 +163,7 @@ class Block(nn.Module):
         self.mlp = MLP(c)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Levels [T, B, N, D] to the next ones."""
+        """Levels [T, B, D, N] to the next ones."""
         x = x + self.attn(x)
         return x + self.mlp(x)
 
@@ -182,12 +181,12 @@ class Spikformer(Network):
         """Logits; in training mode a tuple of one, as of a network with one head."""
         for pair in self.walk(x):
             x = pair[1]
-        y = self.head(x.mean((0, 2)))
+        y = self.head(x.mean((0, 3)))
         return (y,) if self.training else y
 
     def walk(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """The levels [T, B, N, D], twice, after the tokenizer and after every block."""
-        x = self.patch_embed(x).flatten(3).mT
+        """The levels [T, B, D, N], twice, after the tokenizer and after every block."""
+        x = self.patch_embed(x).flatten(3)
         yield x, x
         for block in self.block:
             x = block(x)
