@@ -411,7 +411,7 @@ def open_form(
             f"`{path}`: cannot tell what it is",
             hint=f"a checkpoint ({', '.join(CHECKPOINTS)}), .onnx, .bstm or a bundle folder",
         )
-    model = importers.import_checkpoint(path, config=config, overrides=settings)
+    model = importers.import_checkpoint(path, config=config, overrides=settings, deployed=False)
     trained = GraphForm(f"{path} (float64)", model)
     return trained if factory is None else _TorchForm(path, factory, trained)
 

@@ -18,8 +18,9 @@ import numpy as np
 from bestdeploy import ir, stages
 from bestdeploy.compact import gain_form, threshold_forms
 from bestdeploy.errors import ArtifactError, GraphError
-from bestdeploy.ops.arithmetic import unpack_signs
+from bestdeploy.ops.arithmetic import unpack_signs, unpack_weights
 from bestdeploy.ops.neuron import RATE_BITS
+from bestdeploy.ops.packing import packed_bytes
 from bestdeploy.ops.sign_conv import count_bounds
 from bestdeploy.ops.stem_conv import from_limbs
 from bestdeploy.program import (
@@ -36,6 +37,7 @@ from bestdeploy.program import (
     Step,
     align,
     handed_on,
+    level_channels,
     validate,
 )
 
@@ -218,6 +220,62 @@ def _conv_affine(lo: _Lowering, node: ir.Node) -> None:
     lo.emit(Op.CONV_AFFINE, node, 1, (lo.stream(node.outputs[0]),), constants, _window(node))
 
 
+def _integers(node: ir.Node) -> np.ndarray:
+    return unpack_weights(ir.array_of(node.inputs[1]), ir.attribute(node, "in_channels"))
+
+
+def _kernel(node: ir.Node, w: np.ndarray) -> tuple[int, ...]:
+    return (*_window(node), w.shape[1], w.shape[2])
+
+
+def _planes(value: ir.Value | None, channels: int) -> int:
+    """Return how many planes a packed value of `channels` channels has."""
+    return ir.size(value, -1) // packed_bytes(channels)
+
+
+def _weight_conv_neuron(lo: _Lowering, node: ir.Node) -> None:
+    w, theta = _integers(node), ir.array_of(node.inputs[2])
+    most = 2 ** _planes(node.inputs[0], ir.attribute(node, "in_channels")) - 1
+    levels = _number(node.metadata_props, "levels", most, str(node.name))
+    rows = w.reshape(len(w), -1).astype(np.int64) * levels
+    bounds = np.minimum(rows, 0).sum(axis=1), np.maximum(rows, 0).sum(axis=1)
+    u, v, explicit = threshold_forms(theta, *bounds, lo.n_steps)
+    constants: list[Constant | None] = [Constant.of_weights(w), _i32(u), _i32(v)]
+    if len(explicit):
+        constants += [_i32(explicit), _i32(theta[:, explicit].T)]
+    lo.emit(Op.WEIGHT_CONV_NEURON, node, 1, (lo.spikes(node),), constants, _kernel(node, w))
+
+
+def _weight_conv_affine(lo: _Lowering, node: ir.Node) -> None:
+    w, arrays = _integers(node), [ir.array_of(v) for v in node.inputs[2:]]
+    constants = [Constant.of_weights(w), *_affine_constants(arrays), _i32(arrays[2])]
+    out = (lo.stream(node.outputs[0]),)
+    lo.emit(Op.WEIGHT_CONV_AFFINE, node, 1, out, constants, _kernel(node, w))
+
+
+def _products(lo: _Lowering, node: ir.Node) -> None:
+    attrs = ir.attributes(node)
+    params = (attrs["heads"], attrs["bits"], 0, 0, *_neuron_params(attrs))
+    lo.emit(Op.PRODUCT_NEURON, node, 3, (lo.spikes(node),), (), params)
+
+
+def _level_add(lo: _Lowering, node: ir.Node) -> None:
+    value, channels = node.outputs[0], ir.attribute(node, "channels")
+    lo.channels[value] = level_channels(channels, ir.attribute(node, "planes"))
+    out = lo.add(value, BufferKind.SPIKES, lo.shape(value))
+    lo.emit(Op.LEVEL_ADD, node, 2, (out,), (), (channels,))
+
+
+def _level_read_out(lo: _Lowering, node: ir.Node) -> None:
+    attrs = ir.attributes(node)
+    if attrs["bits"] != lo.bits:
+        raise GraphError("levels are shifted by another F", where=str(node.name))
+    v, constant = (ir.array_of(x) for x in node.inputs[1:])
+    raw = lo.add(node.outputs[0], BufferKind.RAW, (1, 1, 1, len(constant)))
+    params = (attrs["q"], attrs["in_channels"])
+    lo.emit(Op.LEVEL_READOUT, node, 1, (raw,), [_i32(v), _i64(constant)], params)
+
+
 def _stream_neuron(lo: _Lowering, node: ir.Node) -> None:
     params = (0, 0, 0, 0, *_neuron_params(ir.attributes(node)))
     lo.emit(Op.STREAM_NEURON, node, 1, (lo.spikes(node),), (), params)
@@ -349,6 +407,11 @@ _STEPS: dict[str, Callable[[_Lowering, ir.Node], None]] = {
     "StreamMaxPool": _max_pool,
     "ResidualMeanNeuron": _mean_neuron,
     "SpikeCountReadOut": _count_read_out,
+    "WeightConvNeuron": _weight_conv_neuron,
+    "WeightConvAffine": _weight_conv_affine,
+    "SpikeProducts": _products,
+    "SpikeLevelAdd": _level_add,
+    "SpikeLevelReadOut": _level_read_out,
 }
 
 

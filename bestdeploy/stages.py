@@ -241,6 +241,8 @@ NEURONS = (
     "StemNeuron",
     "StemFrames",
     "SpikeConvNeuron",
+    "WeightConvNeuron",
+    "SpikeProducts",
     "StreamNeuron",
     "ResidualNeuron",
     "SpikeScores",

@@ -180,7 +180,9 @@ def _network(
     """Return layers and work: from the graph where frames are run or shapes do not say it."""
     ready = not found["missing"] and not found["unusable"]
     if request.data or (net is None and ready and family.NAME != "bestformer"):
-        graph = importers.import_checkpoint(path, config=request.config, overrides=request.settings)
+        graph = importers.import_checkpoint(
+            path, config=request.config, overrides=request.settings, deployed=False
+        )
         stages.infer_types(graph)
         return describe_graph(graph, request)
     values = _values(found["found"])

@@ -39,6 +39,7 @@ class _Floating:
         self.ours: dict[str, Callable[[ir.Node], None]] = {
             "RealConv": self.skip,
             "SignConv": self.skip,
+            "WeightConv": self.skip,
             "ChannelAffine": self.conv,
             "Lif": self.lif,
             "ConstantLif": self.lif,
@@ -47,6 +48,8 @@ class _Floating:
             "Values": self.values,
             "KeyValues": self.key_values,
             "QueryValues": self.query_values,
+            "QueryKeyValues": self.products,
+            "LevelAdd": self.arithmetic,
             "HeadScale": self.skip,
             "ReversibleMix": self.mix,
             "KeyValueCounts": self.key_value_counts,
@@ -109,7 +112,8 @@ class _Floating:
         """Leave it to the reader of this node, which takes it in."""
 
     def conv(self, node: ir.Node) -> None:
-        inner = producer(node.inputs[0], "SignConv") or producer(node.inputs[0], "RealConv")
+        kinds = ("SignConv", "WeightConv", "RealConv")
+        inner = next(filter(None, (producer(node.inputs[0], kind) for kind in kinds)), None)
         if inner is None:
             raise PassError("an affine without a convolution", where=str(node.name))
         a, shift = (ir.array_of(v) for v in node.inputs[1:])
@@ -185,11 +189,6 @@ class _Floating:
         mask = b.op("Cast", fired, to=9)
         return b.op("Where", mask, b.constant(np.float32(reset)), h)
 
-    def cast(self, node: ir.Node) -> None:
-        """Spikes are float32 already; the pixels are taken in by the first convolution."""
-        if node.inputs[0] in self.made:
-            self.made[node.outputs[0]] = self.made[node.inputs[0]]
-
     def key_value_counts(self, node: ir.Node) -> None:
         """Emit the sum over tokens of k v [TB, D, 1, 1]."""
         both = self.b.op("Mul", *(self.get(v) for v in node.inputs))
@@ -255,6 +254,23 @@ class _Floating:
             "MatMul", self.get(node.inputs[1]), q, name=node.name
         )
 
+    def products(self, node: ir.Node) -> None:
+        """Emit q k^T v, transposed [TB, heads, d, N], in the order that costs less."""
+        heads, b = ir.attribute(node, "heads"), self.b
+        q, k, v = (self._heads(x, heads) for x in node.inputs)
+        h, w, dim = (ir.size(node.inputs[0], axis) for axis in (2, 3, 4))
+        turned = b.op("Transpose", k, perm=[0, 1, 3, 2])
+        if dim // heads < h * w:
+            m = b.op("MatMul", b.op("MatMul", v, turned), q, name=node.name)
+        else:
+            m = b.op("MatMul", v, b.op("MatMul", turned, q), name=node.name)
+        self.made[node.outputs[0]] = m
+
+    def cast(self, node: ir.Node) -> None:
+        """Levels are float32 already; pixels are taken in by the first convolution."""
+        if node.inputs[0] in self.made:
+            self.made[node.outputs[0]] = self.made[node.inputs[0]]
+
     def mix(self, node: ir.Node) -> None:
         y, x0, x1 = (self.get(v) for v in node.inputs)
         if x0 is x1:
@@ -273,7 +289,7 @@ class _Floating:
         self.made[node.outputs[0]] = self.b.op("ReduceMean", steps, axes=[0], keepdims=0)
 
     def arithmetic(self, node: ir.Node) -> None:
-        """Copy a standard op; its constants become float32."""
+        """Copy a standard op, a LevelAdd as an Add; constants become float32."""
         inputs = []
         for value in node.inputs:
             assert value is not None
@@ -281,4 +297,6 @@ class _Floating:
                 inputs.append(self.made[value])
             else:
                 inputs.append(self.constant(str(value.name), ir.array_of(value)))
-        self.made[node.outputs[0]] = self.b.op(node.op_type, *inputs, name=node.name)
+        self.made[node.outputs[0]] = self.b.op(
+            "Add" if is_op(node, "LevelAdd") else node.op_type, *inputs, name=node.name
+        )

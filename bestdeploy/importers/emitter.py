@@ -13,6 +13,7 @@ import numpy as np
 
 from bestdeploy import ir
 from bestdeploy.errors import CheckpointError
+from bestdeploy.importers import quantiser
 from bestdeploy.importers.checkpoint import Checkpoint, Tensors
 from bestdeploy.ops.binary_conv import deviations
 
@@ -151,6 +152,38 @@ class Emitter:
         y = self.op("BinaryConv", x, w, name=name, strides=[1, 1], pads=[k // 2] * 4,
                     sign_of_zero=int(paper))  # fmt: skip
         bn = name.removesuffix("_conv") + "_bn" if bn is None else bn
+        return self.batch_norm(bn, y, n_out, self._bias(name, n_out))
+
+    def weight_conv(
+        self,
+        name: str,
+        bn: str,
+        x: ir.Value,
+        shape: tuple[int, ...],
+        *,
+        levels: int = 1,
+        trained_bits: int | None = None,
+    ) -> ir.Value:
+        """Append a convolution whose real weights become integers, and its batch norm.
+
+        Args:
+            name: of the convolution; `<name>.weight`, and `<name>.bias` where there is one.
+            bn: of the batch norm.
+            x: spikes, or levels up to `levels`.
+            shape: of the tensor: (O, I), (O, I, 1) or (O, I, k, k).
+            levels: the largest input.
+            trained_bits: the trained network has weights of that many bits itself.
+        """
+        bits = int(self.config["weight_bits"])
+        n_out, n_in, k = shape[0], shape[1], shape[2] if len(shape) == 4 else 1
+        w = self.t.take(f"{name}.weight", shape).reshape(n_out, n_in, k, k)
+        scale = quantiser.scales(w, bits)
+        if trained_bits is not None:
+            w = quantiser.quantised(w, scale, bits)
+        kernel = self.b.initializer(f"{name}.weight", w.transpose(0, 2, 3, 1).copy())
+        held = self.b.initializer(f"{name}.scale", scale)
+        y = self.op("WeightConv", x, kernel, held, name=name, strides=[1, 1], pads=[k // 2] * 4,
+                    weight_bits=bits, lowest=1 - 2 ** (bits - 1), levels=levels)  # fmt: skip
         return self.batch_norm(bn, y, n_out, self._bias(name, n_out))
 
     def pool(self, name: str, spikes: ir.Value) -> ir.Value:

@@ -18,11 +18,14 @@ from bestdeploy.ops import (
     from_fixed,
     gate,
     head_scale,
+    level_conv,
+    levels,
     lif,
     max_pool,
     membrane_neuron,
     or_pool,
     packing,
+    products,
     read_out,
     real_conv,
     residual,
@@ -37,12 +40,14 @@ from bestdeploy.ops import (
     stream_neuron,
     threshold_neuron,
     token_mean,
+    weight_conv,
 )
 from bestdeploy.ops.definition import MAX_STEPS, Op, function_of, parse_op_type
 
 SPIKING_OPS = (
     real_conv.OP,
     binary_conv.OP,
+    weight_conv.OP,
     batch_norm.OP,
     lif.OP,
     lif.CONSTANT_OP,
@@ -51,12 +56,14 @@ SPIKING_OPS = (
     attention_counts.VALUES,
     attention_counts.KEY_VALUES,
     attention_counts.QUERY_VALUES,
+    products.OP,
     head_scale.OP,
     residual.MIX,
     gate.COUNTS,
     gate.GATE,
     max_pool.REAL,
     token_mean.REAL,
+    levels.ADD,
 )
 BETWEEN_OPS = (
     sign_conv.OP,
@@ -67,16 +74,19 @@ BETWEEN_OPS = (
 )
 FOLDED_OPS = (
     sign_conv.OP,
+    weight_conv.INTEGER,
     or_pool.OP,
     attention_counts.SCORES,
     attention_counts.VALUES,
     attention_counts.KEY_VALUES,
     attention_counts.QUERY_VALUES,
+    products.OP,
     stem_conv.OP,
     encoder.OP,
     threshold_neuron.OP,
     stream_affine.OP,
     residual.ADD,
+    levels.ADD,
     membrane_neuron.OP,
     count_neuron.OP,
     shift_counts.OP,
@@ -88,14 +98,24 @@ FOLDED_OPS = (
     max_pool.STREAM,
     token_mean.STREAM,
     count_read_out.OP,
+    levels.READ,
 )
-BIT_OPS = (packing.PACK, packing.UNPACK, packing.SIGNS)
+BIT_OPS = (
+    packing.PACK,
+    packing.UNPACK,
+    packing.SIGNS,
+    levels.PACK,
+    levels.UNPACK,
+    levels.WEIGHTS,
+)
 PACKED_OPS = (
     stem_neuron.OP,
     stem_neuron.FRAMES,
     spike_or_pool.OP,
     spike_conv.NEURON,
     spike_conv.AFFINE,
+    level_conv.NEURON,
+    level_conv.AFFINE,
     stream_neuron.STREAM,
     stream_neuron.RESIDUAL,
     attention_neurons.SCORES,
@@ -104,6 +124,8 @@ PACKED_OPS = (
     attention_neurons.KEY_VALUES,
     attention_neurons.STREAM_KEY_VALUES,
     attention_neurons.QUERY_VALUES,
+    products.PACKED,
+    levels.PACKED_ADD,
     spike_read_out.OP,
     read_out.RESIDUAL,
     gate.PACKED_ANY,
@@ -111,6 +133,7 @@ PACKED_OPS = (
     max_pool.STREAM,
     token_mean.RESIDUAL,
     count_read_out.PACKED,
+    levels.PACKED_READ,
 )
 
 OPS: dict[str, Op] = {

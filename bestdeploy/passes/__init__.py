@@ -20,6 +20,7 @@ from bestdeploy.passes import (
     fuse,
     gates,
     integer_attention,
+    integer_products,
     integer_readout,
     integer_stem,
     integer_stream,
@@ -27,6 +28,7 @@ from bestdeploy.passes import (
     merge_heads,
     pack,
     prune,
+    quantise,
     threshold_tables,
 )
 from bestdeploy.passes.definition import Pass
@@ -36,6 +38,7 @@ PIPELINE: tuple[Pass, ...] = (
     dead_stores.PASS,
     binarise.PASS,
     fold_batchnorm.PASS,
+    quantise.PASS,
     merge_heads.PASS,
     count_readout.PASS,
     gates.PASS,
@@ -43,6 +46,7 @@ PIPELINE: tuple[Pass, ...] = (
     threshold_tables.PASS,
     integer_attention.PASS,
     lambda_tables.PASS,
+    integer_products.PASS,
     integer_stream.PASS,
     encoder_table.PASS,
     integer_readout.PASS,

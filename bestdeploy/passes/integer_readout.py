@@ -32,7 +32,7 @@ class _Heads(NamedTuple):
     """The pieces of the real read-out."""
 
     bias: np.ndarray
-    mean: tuple[ir.Value, np.ndarray] | None  # a stream, and the weights on its mean
+    mean: tuple[ir.Value, np.ndarray] | None  # a stream or levels, and the weights on its mean
     counted: tuple[_Counted, np.ndarray] | None  # the last layer, and the weights on its mean
 
 
@@ -66,6 +66,10 @@ def _source(value: ir.Value | None, op_type: str) -> ir.Node:
 
 
 def _stream(value: ir.Value | None) -> ir.Value:
+    """Return the fixed-point stream behind a value, or the levels behind a Cast of them."""
+    cast = None if value is None else value.producer()
+    if cast is not None and cast.op_type == "Cast" and producer(cast.inputs[0], "LevelAdd"):
+        return cast.inputs[0]  # type: ignore[return-value]
     node = producer(value, "FromFixed")
     if node is None or node.inputs[0] is None:
         raise PassError("the read-out does not read a fixed-point stream")
@@ -93,6 +97,8 @@ def _counted_spikes(logits: ir.Value) -> tuple[ir.Value, np.ndarray, np.ndarray]
     mean = None if product is None or product.inputs[0] is None else product.inputs[0].producer()
     cast = None if mean is None or mean.inputs[0] is None else mean.inputs[0].producer()
     if cast is None or cast.op_type != "Cast" or cast.inputs[0] is None:
+        return None
+    if producer(cast.inputs[0], "LevelAdd") is not None:  # levels have a read-out of their own
         return None
     assert product is not None
     return cast.inputs[0], ir.array_of(product.inputs[1]), ir.array_of(add.inputs[1])
@@ -175,7 +181,7 @@ def _counted_readout(b: ir.Builder, heads: _Heads, bits: int) -> ir.Value:
 
 
 def _mean_readout(b: ir.Builder, heads: _Heads, bits: int) -> ir.Value:
-    """Emit a MeanReadOut."""
+    """Emit a MeanReadOut, or a LevelReadOut."""
     assert heads.mean is not None
     stream, w = heads.mean
     positions, q = _positions(stream)
@@ -183,6 +189,9 @@ def _mean_readout(b: ir.Builder, heads: _Heads, bits: int) -> ir.Value:
         b.initializer("readout.v", weights(w, positions, q)),
         b.initializer("readout.constant", _constant(heads.bias, bits)),
     ]
+    if producer(stream, "LevelAdd") is not None:
+        return b.op("LevelReadOut", stream, *held, domain=ir.DOMAIN, name="readout",
+                    output_names=["raw"], q=q, bits=bits)  # fmt: skip
     return b.op("MeanReadOut", stream, *held, domain=ir.DOMAIN, name="readout",
                 output_names=["raw"], q=q)  # fmt: skip
 

@@ -13,11 +13,13 @@
 #include "kernels/max_pool/max_pool.h"
 #include "kernels/mean_neuron/mean_neuron.h"
 #include "kernels/or_pool/or_pool.h"
+#include "kernels/products/products.h"
 #include "kernels/readout/readout.h"
 #include "kernels/spike_attention/spike_attention.h"
 #include "kernels/spike_conv/spike_conv.h"
 #include "kernels/stem_neuron/stem_neuron.h"
 #include "kernels/stream_neuron/stream_neuron.h"
+#include "kernels/weight_conv/weight_conv.h"
 
 typedef struct bst_isa {
   const char* name;
@@ -39,6 +41,9 @@ typedef struct bst_isa {
   bst_max_pool_kernel* max_pool;
   bst_mean_neuron_kernel* mean_neuron;
   bst_count_readout_kernel* count_readout;
+  bst_weight_conv_neuron_kernel* weight_conv_neuron;
+  bst_weight_conv_affine_kernel* weight_conv_affine;
+  bst_products_kernel* products;
   bst_additions_kernel* additions;
 } bst_isa;
 

@@ -24,6 +24,11 @@ static const bst_op* const bst_ops[] = {
     &bst_op_max_pool,
     &bst_op_mean_neuron,
     &bst_op_count_readout,
+    &bst_op_weight_conv_neuron,
+    &bst_op_weight_conv_affine,
+    &bst_op_product_neuron,
+    &bst_op_level_add,
+    &bst_op_level_readout,
 };
 
 const bst_op* bst_find_op(uint32_t code) {

@@ -11,6 +11,7 @@ from training.models import (
     qsd,
     sdt_v1,
     sew_resnet,
+    spikformer,
     spiking_vgg,
     spikingformer,
 )
@@ -21,6 +22,7 @@ FAMILIES = {
     for module in (
         bestformer,
         spikingformer,
+        spikformer,
         sdt_v1,
         a2os2a,
         meta_spikeformer,
