@@ -21,8 +21,11 @@ NETS: dict[str, tuple[str, dict[str, Any]]] = {
                                     "pooling_stat": "0100", "decay_input": False}),
     "sdt_v1_events": ("sdt_v1", SDT | {"input": "events", "channels": 2,
                                        "n_steps": 3, "readout": "neuron_mean"}),
+    "sdt_v1_real": ("sdt_v1", SDT | {"weights": "real"}),
 }  # fmt: skip
 """Family and settings of each by its name."""
+BITS = {"sdt_v1_real": 4}
+"""Bits of the deployed weights of networks whose weights are real."""
 
 
 def network(name: str, seed: int = 0):
@@ -48,6 +51,7 @@ def save(path: Path, name: str, *, seed: int = 0, n_images: int = 1) -> np.ndarr
 
     model = network(name, seed)
     args = model.config.to_args() | {"mean": model.mean.tolist(), "std": model.std.tolist()}
+    args |= {"weight_bits": BITS[name]} if name in BITS else {}
     checkpoint.save(path, model.state_dict(), args, epoch=0, metric=0.0, arch=name)
     return images(name, n_images)
 

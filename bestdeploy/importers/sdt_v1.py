@@ -9,6 +9,8 @@
     logits      head(mean over T of lif(mean over tokens of x))           readout=mean_neuron
                 head(mean over T and tokens of lif(x))                    readout=neuron_mean
 Keys and shapes are those of the published checkpoints. `pooling_stat` has a digit per stage.
+Real weights become integers of `weight_bits` bits; `weights=binary` says that they were trained as
+signs (`training`).
 """
 
 from __future__ import annotations
@@ -52,6 +54,9 @@ POOLING = s.Setting("pooling_stat", pooling_stat, "four digits 0 or 1", usual="1
 SETTINGS = (
     dataclasses.replace(n.INPUT, required=True),
     WEIGHTS,
+    dataclasses.replace(
+        n.WEIGHT_BITS, implied=lambda known: 1 if known["weights"] == "binary" else None
+    ),
     VARIANT,
     n.IMAGE_SIZE,
     n.MEAN,
@@ -127,14 +132,7 @@ class Importer(n.Network):
         self._check_form()
 
     def _check_form(self) -> None:
-        c = self.config
-        if c["weights"] == "real":
-            raise UnsupportedModelError(
-                "real weights of this family are not imported, 1-bit weights are",
-                where="setting weights",
-                hint="train with weights = binary, or --set weights=binary if it was",
-            )
-        if c.get("dvs_mode"):
+        if self.config.get("dvs_mode"):
             raise UnsupportedModelError(
                 "dvs_mode=true widens spikes over tokens and channels, which is not supported",
                 where="setting dvs_mode",
@@ -145,7 +143,9 @@ class Importer(n.Network):
 
     def conv(self, name: str, bn: str, x: ir.Value, n_in: int, n_out: int, k: int = 1) -> ir.Value:
         """Append a convolution of spikes and its batch norm."""
-        return self.e.binary_conv(name, x, n_in, n_out, k, bn=bn)
+        if self.config["weights"] == "binary":
+            return self.e.binary_conv(name, x, n_in, n_out, k, bn=bn)
+        return self.e.weight_conv(name, bn, x, (n_out, n_in, k, k))
 
     def _pool(self, stage: int) -> bool:
         return bool(self.config["pooling_stat"][stage] == "1")

@@ -34,9 +34,10 @@ FAMILY_CASES: tuple[Case, ...] = (
     Case(
         "export changed.pt",
         4,
-        "real weights of this family are not imported, 1-bit weights are",
-        "train with weights = binary, or --set weights=binary if it was",
-        where="setting weights",
+        "the checkpoint does not say `weight_bits` and nothing is guessed (weight_bits: 1, 2, 3, "
+        "4, 8 or 16)",
+        "the published code uses: --set weight_bits=8",
+        where="family sdt_v1",
         make=args("sdt_v1", weights="real"),
     ),
     Case(
@@ -72,14 +73,5 @@ FAMILY_CASES: tuple[Case, ...] = (
         "the published code uses: --set pooling_stat=1111",
         where="family sdt_v1",
         make=family("sdt_v1", lambda tensors, found: found.pop("pooling_stat")),
-    ),
-    Case(
-        "export changed.pt --family bestformer",
-        4,
-        "readout='mean_neuron' (from checkpoint args): must be average, classification or "
-        "distillation",
-        "override it with --set readout=...",
-        where="setting readout",
-        make=args("sdt_v1"),
     ),
 )
