@@ -21,6 +21,7 @@ __all__ = ["neuron_rule", "neuron_rules", "settings_of", "unpacked"]
 THRESHOLDS = "exact integer thresholds"
 COUNTS = "exact integer counts"
 FIRST_STEPS = "exact table of first steps"
+SUMS = "int64 sums of keys in Q{bits}"
 ANY = "exact OR of spike pairs"
 STREAM = "stream neuron in Q{bits}, rounded"
 
@@ -40,6 +41,7 @@ _RULES = {
     "SpikeKeyValuesStream": STREAM,
     "SpikeQueryValues": STREAM,
     "SpikeKeyValueAny": ANY,
+    "SpikeAddNeuron": SUMS,
     "ResidualMeanNeuron": STREAM,
 }
 _ON_COUNTS = ("SpikeScoresStream", "SpikeKeyValuesStream", "SpikeProducts")

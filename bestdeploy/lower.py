@@ -366,6 +366,24 @@ def _same_cells(op: Op) -> Callable[[_Lowering, ir.Node], None]:
     return add
 
 
+def _ternary_neuron(lo: _Lowering, node: ir.Node) -> None:
+    a = ir.attributes(node)
+    assert node.inputs[0] is not None
+    t, h, w, c = lo.shape(node.inputs[0])
+    planes = (t, h, w, level_channels(c, 2))
+    out = lo.add(node.outputs[0], BufferKind.SPIKES, planes)
+    flags = NEURON_DECAY_INPUT * a["decay_input"]
+    params = (0, 0, 0, 0, flags, a["v_threshold"], 0, a["rate"])
+    lo.emit(Op.TERNARY_NEURON, node, 1, (out,), (), params)
+
+
+def _add_neuron(lo: _Lowering, node: ir.Node) -> None:
+    a = ir.attributes(node)
+    flags = NEURON_DECAY_INPUT * a["decay_input"] | NEURON_HALVING
+    params = (a["heads"], a["k_shift"], 0, 0, flags, a["v_threshold"], 0, 0)
+    lo.emit(Op.ADD_NEURON, node, 3, (lo.spikes(node),), (), params)
+
+
 def _max_pool(lo: _Lowering, node: ir.Node) -> None:
     kernel = set(ir.attribute(node, "kernel_shape"))
     if len(kernel) != 1:
@@ -404,6 +422,8 @@ _STEPS: dict[str, Callable[[_Lowering, ir.Node], None]] = {
     "ResidualReadOut": _residual_read_out,
     "SpikeKeyValueAny": _same_cells(Op.KEY_VALUE_ANY),
     "SpikeGate": _same_cells(Op.GATE),
+    "SpikeTernaryNeuron": _ternary_neuron,
+    "SpikeAddNeuron": _add_neuron,
     "StreamMaxPool": _max_pool,
     "ResidualMeanNeuron": _mean_neuron,
     "SpikeCountReadOut": _count_read_out,

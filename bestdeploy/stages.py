@@ -238,6 +238,7 @@ NEURONS = (
     "Encoder",
     "CountNeuron",
     "KeyValueAny",
+    "AddNeuron",
     "StemNeuron",
     "StemFrames",
     "SpikeConvNeuron",
@@ -252,6 +253,7 @@ NEURONS = (
     "SpikeKeyValuesStream",
     "SpikeQueryValues",
     "SpikeKeyValueAny",
+    "SpikeAddNeuron",
     "ResidualMeanNeuron",
 )
 

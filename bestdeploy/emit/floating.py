@@ -54,6 +54,8 @@ class _Floating:
             "ReversibleMix": self.mix,
             "KeyValueCounts": self.key_value_counts,
             "Gate": self.gate,
+            "TernaryLif": self.ternary,
+            "AddAttention": self.add_attention,
             "RealMaxPool": self.pool,
             "TokenMean": self.token_mean,
         }
@@ -194,6 +196,34 @@ class _Floating:
         both = self.b.op("Mul", *(self.get(v) for v in node.inputs))
         axes = self.b.constant([2, 3])
         self.made[node.outputs[0]] = self.b.op("ReduceSum", both, axes, keepdims=1, name=node.name)
+
+    def ternary(self, node: ir.Node) -> None:
+        """Unroll the neuron with spikes -1, 0, +1 over T float32 steps."""
+        b, settings = self.b, ir.attributes(node)
+        threshold = self.constant(f"{node.name}.threshold", np.array(settings["v_threshold"]))
+        beta = self.constant(f"{node.name}.beta", np.array(settings["beta"]))
+        rest = self.constant(f"{node.name}.rest", np.array(1 - settings["beta"]))
+        v: ir.Value | None = None
+        out = []
+        for x in self._steps(self.get(node.inputs[0]), constant=False):
+            if settings["decay_input"]:
+                u = b.op("Mul", x, rest)
+                u = u if v is None else b.op("Add", b.op("Mul", v, beta), u)
+            else:
+                u = x if v is None else b.op("Add", b.op("Mul", v, beta), x)
+            one = b.op("Cast", b.op("GreaterOrEqual", u, threshold), to=1)
+            other = b.op("Cast", b.op("GreaterOrEqual", b.op("Neg", u), threshold), to=1)
+            out.append(b.op("Sub", one, other))
+            v = b.op("Sub", u, b.op("Mul", u, b.op("Add", one, other)))
+        self.made[node.outputs[0]] = b.op("Concat", *out, axis=0) if len(out) > 1 else out[0]
+
+    def add_attention(self, node: ir.Node) -> None:
+        """Emit v k^T q with k = max(y, 0) [TB, D, H, W]."""
+        b, heads = self.b, ir.attribute(node, "heads")
+        q, y, v = (self._heads(x, heads) for x in node.inputs)
+        keys = b.op("Transpose", b.op("Relu", y), perm=[0, 1, 3, 2])
+        z = b.op("MatMul", b.op("MatMul", v, keys), q, name=node.name)
+        self.made[node.outputs[0]] = self._to_image(z, node.outputs[0])
 
     def gate(self, node: ir.Node) -> None:
         """Emit a g, or a - a g where the gate is inverted."""

@@ -13,6 +13,7 @@ from typing import Any
 from bestdeploy import ir
 from bestdeploy.errors import UnsupportedModelError
 from bestdeploy.importers import (
+    a2os2a,
     bestformer,
     checkpoint,
     sdt_v1,
@@ -22,7 +23,7 @@ from bestdeploy.importers import (
     spikingformer,
 )
 
-FAMILIES: tuple[ModuleType, ...] = (bestformer, spikingformer, spikformer, sdt_v1)
+FAMILIES: tuple[ModuleType, ...] = (bestformer, spikingformer, spikformer, sdt_v1, a2os2a)
 
 
 def import_checkpoint(
@@ -63,9 +64,10 @@ def _choose(name: str | None, content: checkpoint.Checkpoint) -> ModuleType:
                 return _confirmed(family, content)
         raise UnsupportedModelError(f"family `{name}` is unknown", hint=f"known families: {names}")
     keys = set(content.tensors)
-    for family in FAMILIES:
-        if family.recognises(keys):
-            return family
+    found = [family for family in FAMILIES if family.recognises(keys)]
+    if found:  # names alone do not tell A2OS2A from Spikformer: the args do
+        stated = content.args.get("family")
+        return next((family for family in found if stated == family.NAME), found[0])
     foreign = signatures.recognise(keys)
     if foreign is not None:
         raise UnsupportedModelError(

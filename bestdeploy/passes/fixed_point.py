@@ -118,6 +118,11 @@ class _Bounds:
             width = ir.size(node.outputs[0], -1)
             levels = np.full(width, float(ir.attribute(node, "levels")))
             self.known[node.outputs[0]] = _Interval(np.zeros(width), levels)
+        elif is_op(node, "TernaryLif"):  # between spikes the membrane stays below the threshold
+            (x,) = (self.known[v] for v in node.inputs if v is not None)
+            self._claim(node, x.largest + ir.attribute(node, "v_threshold"))
+        elif producer(node.inputs[0] if node.inputs else None, "AddAttention") is not None:
+            self._claim(node, ir.attribute(node, "v_threshold"))  # its sums are int64
         elif is_op(node, "Lif") or is_op(node, "ConstantLif"):
             self._neuron(node)
         elif _is_cast_of_spikes(node) and node.inputs[0] not in self.known:

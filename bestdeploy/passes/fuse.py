@@ -17,6 +17,8 @@
                                                                     SpikeQueryValues
     (Unpack, Unpack) . KeyValueAny . Pack                       ->  SpikeKeyValueAny
     (Unpack, Unpack) . Gate . Pack                              ->  SpikeGate
+    TernaryNeuron . Pack                                        ->  SpikeTernaryNeuron
+    (Unpack, stream, Unpack) . AddNeuron . Pack                 ->  SpikeAddNeuron
     ReversibleAdd . MembraneNeuron . Pack                       ->  ResidualNeuron
     ReversibleAdd . StreamTokenMean . MembraneNeuron . Pack     ->  ResidualMeanNeuron
     MembraneNeuron . Pack                                       ->  StreamNeuron
@@ -37,7 +39,7 @@ from bestdeploy.passes.definition import Pass, find, is_op, n_steps_of, producer
 
 def _packed(value: ir.Value | None) -> tuple[ir.Value, int] | None:
     """Return the packed value behind an op that unpacks, and its channels."""
-    for op_name in ("UnpackBits", "UnpackSigns", "UnpackLevels", "UnpackWeights"):
+    for op_name in ("UnpackBits", "UnpackSigns", "UnpackLevels", "UnpackWeights", "UnpackTernary"):
         node = producer(value, op_name)
         if node is not None and node.inputs[0] is not None:
             return node.inputs[0], ir.attribute(node, "channels")
@@ -213,6 +215,29 @@ def _fuse_gates(model: ir.Model) -> int:
     return changes
 
 
+def _fuse_addition(model: ir.Model) -> int:
+    """Fuse ternary neurons and the attention that reads them."""
+    changes = 0
+    for node in find(model, "TernaryNeuron"):
+        pack = ir.consumer(node.outputs[0])
+        if pack is not None:
+            _Fusion(model, [node, pack], node.name).emit(
+                f"SpikeTernaryNeuron_T{n_steps_of(node)}", list(node.inputs), [pack.outputs[0]],
+                _width(node), **ir.attributes(node),
+            )  # fmt: skip
+            changes += 1
+    for node in find(model, "AddNeuron"):
+        q, v = _packed(node.inputs[0]), _packed(node.inputs[2])
+        pack = ir.consumer(node.outputs[0])
+        if q is not None and v is not None and pack is not None:
+            _Fusion(model, [node, pack], node.name).emit(
+                f"SpikeAddNeuron_T{n_steps_of(node)}", [q[0], node.inputs[1], v[0]],
+                [pack.outputs[0]], _width(node), **ir.attributes(node),
+            )  # fmt: skip
+            changes += 1
+    return changes
+
+
 def _fuse_mean_neuron(model: ir.Model) -> int:
     """Fuse the neuron on the mean of the last residual."""
     changes = 0
@@ -333,6 +358,7 @@ def apply(model: ir.Model) -> int:
     changes += _fuse_conv(model, "IntegerConv", "WeightConv")
     changes += _fuse_counts(model, "Scores") + _fuse_counts(model, "KeyValues")
     changes += _fuse_mixed(model, "Values", 1) + _fuse_mixed(model, "QueryValues", 0)
+    changes += _fuse_addition(model)
     changes += _fuse_gates(model) + _fuse_mean_neuron(model)
     changes += _fuse_products(model) + _fuse_levels(model)
     changes += _fuse_stream(model) + _fuse_read_out(model)

@@ -2,6 +2,7 @@
 
     s = neuron(..)        ->  bits = neuron(..); s = PackBits(bits); every reader: UnpackBits(s)
     w int8 +-1 constant   ->  UnpackSigns(bits of w)
+    v = ternary neuron    ->  planes = PackTernary(v); every reader: UnpackTernary(planes)
     levels = a + b        ->  planes = PackLevels(levels); every reader: UnpackLevels(planes)
     w int8, int16         ->  UnpackWeights(planes of w), as many planes as its numbers need
 
@@ -25,6 +26,7 @@ SPIKE_SOURCES = (
     "OrPool",
     "KeyValueAny",
     "Gate",
+    "AddNeuron",
 )
 WEIGHT_INPUT = {"SignConv": 1, "IntegerConv": 1, "ReadOut": 3}
 
@@ -38,6 +40,16 @@ def _pack_spikes(model: ir.Model, node: ir.Node) -> None:
     packed = b.op("PackBits", bits, domain=ir.DOMAIN, name=f"{name}.pack")
     b.op("UnpackBits", packed, domain=ir.DOMAIN, name=f"{name}.unpack",
                 channels=channels)  # fmt: skip
+    _put_between(model, node, b, readers)
+
+
+def _pack_ternary(model: ir.Model, node: ir.Node) -> None:
+    signs = node.outputs[0]
+    name, channels = str(signs.name), ir.size(signs, -1)
+    readers = [(use.node, use.idx) for use in signs.uses()]
+    b = ir.Builder(f"{name}.packing")
+    packed = b.op("PackTernary", signs, domain=ir.DOMAIN, name=f"{name}.pack")
+    b.op("UnpackTernary", packed, domain=ir.DOMAIN, name=f"{name}.unpack", channels=channels)
     _put_between(model, node, b, readers)
 
 
@@ -86,6 +98,9 @@ def apply(model: ir.Model) -> int:
         for node in find(model, op_name):
             _pack_spikes(model, node)
             changes += 1
+    for node in find(model, "TernaryNeuron"):
+        _pack_ternary(model, node)
+        changes += 1
     for node in find(model, "LevelAdd"):
         _pack_levels(model, node)
         changes += 1

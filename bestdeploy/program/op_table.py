@@ -383,6 +383,30 @@ def _check_gate(at: _Checked) -> None:
         at.require_same(spikes, gates)
 
 
+def _check_ternary(at: _Checked) -> None:
+    """The output holds two planes of the channels, each padded to words."""
+    x, out = at.inputs[0], at.outputs[0]
+    shape = (out.t, out.h, out.w, out.c)
+    at.require(shape == (x.t, x.h, x.w, level_channels(x.c, 2)), "its output has two planes")
+    flags, theta, v_reset = (at.step.param(i) for i in (4, 5, 6))
+    at.require(flags in (0, NEURON_DECAY_INPUT), "a ternary neuron resets to 0 and does not halve")
+    at.require(theta >= 1 and v_reset == 0, "a ternary neuron has theta >= 1 and v_reset = 0")
+
+
+def _check_add_neuron(at: _Checked) -> None:
+    q, y, v = at.inputs
+    at.require_same(q, y)
+    at.require_same(q, at.outputs[0])
+    shape = (v.t, v.h, v.w, v.c)
+    at.require(shape == (q.t, q.h, q.w, level_channels(q.c, 2)), "v has two planes")
+    heads = at.step.param(0)
+    at.require(1 <= heads <= MAX_HEADS and q.c % heads == 0, f"heads {heads} do not divide C")
+    at.require(q.h * q.w <= MAX_TOKENS and q.c // heads <= MAX_TOKENS, "at most 1024 a side")
+    at.require(0 <= at.step.param(1) <= 30, "k_shift is in 0..30")
+    halving = at.step.param(4) & ~NEURON_DECAY_INPUT == NEURON_HALVING
+    at.require(halving and at.step.param(6) == 0, "its neuron halves and resets to 0")
+
+
 def _check_mean_neuron(at: _Checked) -> None:
     _check_same_inputs(at)
     at.require(_is_per_channel(at.outputs[0], at.inputs[0]), "its output has one cell")
@@ -612,6 +636,22 @@ OPS: dict[Op, OpSpec] = {
         n_params=3,  # kernel, stride, pad
         neuron=False,
         check=_check_pool,
+    ),
+    Op.TERNARY_NEURON: OpSpec(
+        inputs=(_STREAM,),
+        outputs=(_SPIKES,),  # bits of +1, then bits of -1
+        constants=(),
+        n_params=0,
+        neuron=True,
+        check=_check_ternary,
+    ),
+    Op.ADD_NEURON: OpSpec(
+        inputs=(_SPIKES, _STREAM, _SPIKES),  # q, y, v of two planes
+        outputs=(_SPIKES,),
+        constants=(),
+        n_params=2,  # heads, k_shift
+        neuron=True,
+        check=_check_add_neuron,
     ),
     Op.MEAN_NEURON: OpSpec(
         inputs=(_STREAM, _STREAM, _STREAM),  # y, x0, x1 (or x0 again)

@@ -89,6 +89,8 @@ class Op(IntEnum):
     MAX_POOL = 26
     MEAN_NEURON = 27
     COUNT_READOUT = 28
+    TERNARY_NEURON = 29
+    ADD_NEURON = 30
 
 
 def align(n_bytes: int, to: int) -> int:

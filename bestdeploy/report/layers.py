@@ -18,6 +18,7 @@ __all__ = [
     "Kind",
     "Layer",
     "Reach",
+    "addition_layer",
     "conv_layer",
     "conv_reach",
     "linear_layer",
@@ -36,6 +37,7 @@ Kind = Literal[
     "linear",  # classifier on real features
     "neuron",  # a neuron that reads the residual stream
     "pool",  # OR over a window of spikes, maximum over one of the stream
+    "add",  # queries times sums of keys with the signs of ternary values
     "gate",  # spikes combined with spikes, bit by bit
     "other",
 ]
@@ -238,6 +240,32 @@ def product_layer(
         reads=reads,
         writes=writes,
         reach=Reach(n if kind == "q k^T" else d),
+        heads=heads,
+    )
+
+
+def addition_layer(
+    name: str,
+    op: str,
+    tokens: Shape,
+    heads: int,
+    *,
+    n_steps: int,
+    reads: str,
+    writes: str | None = None,
+) -> Layer:
+    """Return both products of addition-only attention on tokens [H, W, D]: 2 N D d additions."""
+    n, d = tokens[0] * tokens[1], tokens[2] // heads
+    return Layer(
+        name=name,
+        op=op,
+        kind="add",
+        input_shape=tokens,
+        output_shape=tokens,
+        n_steps=n_steps,
+        macs=2 * n * tokens[2] * d,
+        reads=(reads,),
+        writes=writes,
         heads=heads,
     )
 

@@ -14,6 +14,7 @@ from bestdeploy.report.layers import (
     Kind,
     Layer,
     Shape,
+    addition_layer,
     conv_layer,
     linear_layer,
     pixel_layer,
@@ -102,6 +103,10 @@ class _Reader:
             "RealMaxPool": self.max_pool,
             "StreamMaxPool": self.max_pool,
             **dict.fromkeys(_GATES, self.gate),
+            "TernaryLif": self.unread,
+            "TernaryNeuron": self.unread,
+            "AddAttention": self.addition,
+            "AddNeuron": self.addition,
             "CountReadOut": self.mean_read_out,
             "ReadOut": self.read_out,
             "MeanReadOut": self.mean_read_out,
@@ -208,6 +213,26 @@ class _Reader:
         source, out = _shape(node.inputs[0]), _shape(node.outputs[0])
         name = str(node.name)
         return [plain_layer(name, node.op_type, "pool", source, out, n_steps=self.n_steps)]
+
+    def unread(self, node: ir.Node) -> list[Layer]:
+        """Return a row of a neuron whose output is not {0, 1}."""
+        source, out = _shape(node.inputs[0]), _shape(node.outputs[0])
+        name = str(node.name)
+        return [plain_layer(name, node.op_type, "neuron", source, out, n_steps=self.n_steps)]
+
+    def addition(self, node: ir.Node) -> list[Layer]:
+        inner = _name_of(node) == "AddAttention"
+        return [
+            addition_layer(
+                str(node.name),
+                node.op_type,
+                _shape(node.inputs[0]),
+                ir.attribute(node, "heads"),
+                n_steps=self.n_steps,
+                reads=_source(node.inputs[0]),
+                writes=_writes(node) if inner else str(node.outputs[0].name),
+            )
+        ]
 
     def gate(self, node: ir.Node) -> list[Layer]:
         writes = node.outputs[0].name if _name_of(node) != "KeyValueCounts" else _writes(node)

@@ -10,6 +10,7 @@ from bestdeploy.report.layers import (
     Kind,
     Layer,
     Shape,
+    addition_layer,
     conv_layer,
     linear_layer,
     pixel_layer,
@@ -177,6 +178,20 @@ def _stream_read_out(at: _At) -> list[Layer]:
     ]
 
 
+def _addition(at: _At) -> list[Layer]:
+    return [
+        addition_layer(
+            at.name,
+            at.op,
+            at.source(),
+            at.step.param(0),
+            n_steps=at.program.n_steps,
+            reads=at.spikes(0),
+            writes=at.writes,
+        )
+    ]
+
+
 def _gate(at: _At) -> list[Layer]:
     """Return a row of spikes combined with spikes, bit by bit."""
     return [
@@ -211,6 +226,8 @@ _READERS: dict[Op, Callable[[_At], list[Layer]]] = {
     Op.QUERY_VALUE_NEURON: _product("q a", 0),
     Op.RESIDUAL_READOUT: _stream_read_out,
     Op.KEY_VALUE_ANY: _gate,
+    Op.TERNARY_NEURON: _neuron,
+    Op.ADD_NEURON: _addition,
     Op.GATE: _gate,
     Op.MAX_POOL: _max_pool,
     Op.MEAN_NEURON: _neuron,
