@@ -21,10 +21,16 @@ NETS: dict[str, tuple[str, dict[str, Any]]] = {
                                     "pooling_stat": "0100", "decay_input": False}),
     "sdt_v1_events": ("sdt_v1", SDT | {"input": "events", "channels": 2,
                                        "n_steps": 3, "readout": "neuron_mean"}),
+    "a2os2a": ("a2os2a", SDT | {"attn_v_threshold": 4.0}),
+    "a2os2a_learned": ("a2os2a", SDT | {"n_steps": 3, "dim": 66, "heads": 3, "pooling_stat": "1111",
+                                        "image_size": 16, "ternary_decay_input": True,
+                                        "learn_amplitude": True, "ternary_amplitude": 0.75,
+                                        "decay_input": False, "readout": "mean_neuron"}),
+    "a2os2a_real": ("a2os2a", SDT | {"weights": "real", "ternary_beta": 0.3, "n_steps": 2}),
     "sdt_v1_real": ("sdt_v1", SDT | {"weights": "real"}),
 }  # fmt: skip
 """Family and settings of each by its name."""
-BITS = {"sdt_v1_real": 4}
+BITS = {"sdt_v1_real": 4, "a2os2a_real": 8}
 """Bits of the deployed weights of networks whose weights are real."""
 
 

@@ -95,6 +95,8 @@ static bool bst_always(void) { return true; }
       .max_pool = bst_max_pool__##isa,                     \
       .mean_neuron = bst_mean_neuron__##isa,               \
       .count_readout = bst_count_readout__##isa,           \
+      .ternary_neuron = bst_ternary_neuron__##isa,         \
+      .add_neuron = bst_add_neuron__##isa,                 \
       .weight_conv_neuron = bst_weight_conv_neuron__##isa, \
       .weight_conv_affine = bst_weight_conv_affine__##isa, \
       .products = bst_products__##isa,                     \

@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 
+#include "kernels/add_attention/add_attention.h"
 #include "kernels/additions/additions.h"
 #include "kernels/count_readout/count_readout.h"
 #include "kernels/gate/gate.h"
@@ -41,6 +42,8 @@ typedef struct bst_isa {
   bst_max_pool_kernel* max_pool;
   bst_mean_neuron_kernel* mean_neuron;
   bst_count_readout_kernel* count_readout;
+  bst_ternary_neuron_kernel* ternary_neuron;
+  bst_add_neuron_kernel* add_neuron;
   bst_weight_conv_neuron_kernel* weight_conv_neuron;
   bst_weight_conv_affine_kernel* weight_conv_affine;
   bst_products_kernel* products;

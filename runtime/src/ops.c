@@ -24,6 +24,8 @@ static const bst_op* const bst_ops[] = {
     &bst_op_max_pool,
     &bst_op_mean_neuron,
     &bst_op_count_readout,
+    &bst_op_ternary_neuron,
+    &bst_op_add_neuron,
     &bst_op_weight_conv_neuron,
     &bst_op_weight_conv_affine,
     &bst_op_product_neuron,

@@ -108,6 +108,7 @@ static const bst_driver bst_drivers[] = {
     {&bst_op_readout, 2, bst_readout_sops},
     {&bst_op_key_value_any, 0, NULL},
     {&bst_op_gate, 0, NULL},
+    {&bst_op_add_neuron, 0, NULL},
     {&bst_op_weight_conv_neuron, 0, bst_weight_conv_sops},
     {&bst_op_weight_conv_affine, 0, bst_weight_conv_sops},
     {&bst_op_product_neuron, 0, bst_product_sops},

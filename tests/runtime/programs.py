@@ -17,6 +17,7 @@ from bestdeploy.program import (
     Program,
     Step,
     align,
+    level_channels,
 )
 
 F = 20
@@ -218,6 +219,15 @@ class Builder:
         self.step(Op.KEY_VALUE_ANY, "attn.any", [k, v], [g])
         return self.gate("attn.gate", q, g)
 
+    def addition(self, q, y, x, heads, k_shift=0):
+        b = self.buffers[q]
+        v = self.spikes(b.h, b.w, level_channels(b.c, 2))
+        ternary = (1, 1 << 19, 0, 3 << 28)  # decay_input, theta 1/2, r = 3/4
+        self.step(Op.TERNARY_NEURON, "attn.v_tlif", [x], [v], (), (0, 0, 0, 0, *ternary))
+        out = self.spikes(b.h, b.w, b.c)
+        params = (heads, k_shift, 0, 0, *neuron_params(theta=4.0))
+        return self.step(Op.ADD_NEURON, "attn.sums", [q, y, v], [out], (), params)
+
     def mean_neuron(self, y, x0, x1, neuron):
         out = self.spikes(1, 1, self.buffers[y].c)
         params = (0, 0, 0, 0, *neuron)
@@ -286,6 +296,9 @@ def network(
     q, k, v = (b.conv_spikes(f"attn.{n}", s, dim) for n in "qkv")
     if attention == "gate":
         a = b.gated_attention(q, k, v)
+    elif attention == "add":
+        keys, values = (b.conv_affine(f"attn.{n}_conv", s, dim) for n in "kv")
+        a = b.addition(q, keys, values, heads, forms[0] * 9)
     else:
         a = (b.attention if attention == "qk" else b.kv_attention)(q, k, v, heads, *forms)
     y = b.conv_affine("attn.proj", a, dim)

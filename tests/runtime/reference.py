@@ -250,7 +250,49 @@ def run_attention(program: Program, step: Step, ins, const) -> np.ndarray:
     return kernel(*ins, heads, table, params)
 
 
-GATED = (Op.KEY_VALUE_ANY, Op.GATE, Op.MAX_POOL, Op.MEAN_NEURON, Op.COUNT_READOUT)
+def ternary_neuron(x, params):
+    """Spikes of two planes, each padded to words."""
+    flags, theta, _, r = params
+    v, planes = np.zeros(x.shape[1:], np.int64), []
+    for now in x.astype(np.int64):
+        if flags & NEURON_DECAY_INPUT:
+            u = v + (((now - v) * r + (1 << 29)) >> 30)
+        else:
+            u = now + ((v * r + (1 << 29)) >> 30)
+        plus, minus = u >= theta, -u >= theta
+        v = np.where(plus | minus, 0, u)
+        missing = [(0, 0)] * (x.ndim - 2) + [(0, -x.shape[-1] % 64)]
+        planes.append(np.concatenate([np.pad(p, missing) for p in (plus, minus)], axis=-1))
+    return np.stack(planes).astype(np.uint8)
+
+
+def add_neuron(q, y, v, heads, k_shift, params):
+    flags, theta = params[:2]
+    t, h, w, c = q.shape
+    keys = (np.maximum(y, 0).astype(np.int64) + ((1 << k_shift) >> 1)) >> k_shift << k_shift
+    plus, minus = np.split(v.astype(np.int64), 2, axis=-1)
+    signs = (plus - minus)[..., :c]
+    by_head = (x.astype(np.int64).reshape(t, h * w, heads, c // heads) for x in (q, keys, signs))
+    one, two, three = by_head
+    products = np.einsum("tnhi,tnhj->thij", two, three)
+    z = np.einsum("tnhi,thij->tnhj", one, products).reshape(t, h, w, c)
+    state, spikes = np.zeros(z.shape[1:], np.int64), []
+    for now in z:
+        charged = (state + now) >> 1 if flags & NEURON_DECAY_INPUT else (state >> 1) + now
+        spikes.append((charged >= theta).astype(np.uint8))
+        state = np.where(spikes[-1], 0, charged)
+    return np.stack(spikes)
+
+
+GATED = (
+    Op.TERNARY_NEURON,
+    Op.ADD_NEURON,
+    Op.KEY_VALUE_ANY,
+    Op.GATE,
+    Op.MAX_POOL,
+    Op.MEAN_NEURON,
+    Op.COUNT_READOUT,
+)
 
 
 def run_gated(step: Step, ins, const) -> np.ndarray:
@@ -265,6 +307,10 @@ def run_gated(step: Step, ins, const) -> np.ndarray:
             return max_pool(ins[0], p[0], p[1], p[2])
         case Op.MEAN_NEURON:
             return mean_neuron(*ins, p[4:])
+        case Op.TERNARY_NEURON:
+            return ternary_neuron(ins[0], p[4:])
+        case Op.ADD_NEURON:
+            return add_neuron(*ins, p[0], p[1], p[4:])
     return count_readout(ins[0], *const)
 
 

@@ -892,3 +892,46 @@ def test_count_readout(version, rng, c, n_t, h, w):
         version.run("count_readout", rows, c, 5, reference.pack(spikes), v, constant, raw, space)
         np.testing.assert_array_equal(raw.take(), reference.count_readout(spikes, v, constant))
         space.take()
+
+
+# ---- add_attention ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("c, n_t, h, w", ((1, 4, 2, 3), (64, 1, 1, 1), (130, 10, 3, 3)))
+@pytest.mark.parametrize("decay", (0, 1))
+def test_ternary_neuron(version, rng, decay, c, n_t, h, w):
+    for theta, r, widest in (
+        (1 << 19, 1 << 28, 1 << 20),
+        (1, 0, 4),
+        (5, 1 << 30, 1 << 31),
+        (2**31 - 1, 7 << 27, 1 << 31),
+    ):
+        x = rng.integers(-widest, widest, (n_t, h, w, c)).astype(np.int32)
+        x[0, 0, 0, 0] = -widest
+        expected = reference.ternary_neuron(x, (decay, theta, 0, r))
+        out = spikes_out(*expected.shape)
+        sizes = (n_t, ctypes.c_size_t(h * w), c)
+        version.run("ternary_neuron", *sizes, decay, theta, r, x, out)
+        check_spikes(out, expected)
+
+
+@pytest.mark.parametrize(
+    "n_t, h, w, heads, d",
+    ((1, 1, 1, 1, 1), (4, 3, 3, 3, 24), (3, 8, 8, 2, 64), (2, 2, 5, 1, 130), (2, 5, 5, 5, 65)),
+)
+@pytest.mark.parametrize("decay", (0, 1))
+def test_add_neuron(version, rng, decay, n_t, h, w, heads, d):
+    c, n_cells = heads * d, ctypes.c_size_t(h * w)
+    q = random_spikes(rng, n_t, h, w, c, rate=0.3)
+    x = rng.integers(-(1 << 21), 1 << 21, q.shape).astype(np.int32)
+    v = reference.ternary_neuron(x, (1, 1 << 19, 0, 3 << 28))
+    space = version.memory("bst_add_neuron_scratch_bytes", n_cells, c, heads)
+    for k_shift, widest, theta in ((0, 1 << 20, 1 << 20), (13, 1 << 31, 1 << 30), (30, 1 << 31, 1)):
+        y = rng.integers(-widest, widest, q.shape).astype(np.int32)
+        expected = reference.add_neuron(q, y, v, heads, k_shift, (4 | decay, theta))
+        out = spikes_out(*expected.shape)
+        sizes = (n_t, n_cells, c, heads, k_shift, decay, theta)
+        packed = (reference.pack(q), y, reference.pack(v))
+        version.run("add_neuron", *sizes, *packed, out, space)
+        check_spikes(out, expected)
+        space.take()

@@ -90,6 +90,8 @@ NETWORKS = {
         "tau": 1.5,
         "readout": "tokens",
     },
+    "add": {"attention": "add", "residual": "plain"},
+    "add-shift-odd-heads": {"attention": "add", "dim": 130, "heads": 2, "forms": (1, 1)},
     "gates-T1-counts": {"attention": "gate", "n_t": 1, "dim": 65, "readout": "counts"},
     "first-steps-T1": {"first": (0,), "n_t": 1, "residual": "plain", "readout": "one"},
 }
