@@ -78,6 +78,8 @@ class Layer:
         writes: spike tensor that it gives, by the name under which it is recorded.
         reach: of a spike of the driving tensor.
         heads: of an attention product.
+        multiplications: what is left of one frame's, shifts aside; None where the form of the
+            network does not say it (before it is packed).
     """
 
     name: str
@@ -95,6 +97,7 @@ class Layer:
     writes: str | None = None
     reach: Reach | None = None
     heads: int = 0
+    multiplications: int | None = None
 
     @property
     def spike_fed(self) -> bool:

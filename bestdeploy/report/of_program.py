@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bestdeploy.program import BufferKind, Constant, Op, Program, Step
+from bestdeploy.program import OPS, BufferKind, Constant, Op, Program, Step
 from bestdeploy.report.layers import (
     Kind,
     Layer,
@@ -235,6 +237,32 @@ _READERS: dict[Op, Callable[[_At], list[Layer]]] = {
 }
 
 
+_STREAMS = (Op.CONV_AFFINE, Op.WEIGHT_CONV_AFFINE)
+
+
+def _multiplications(at: _At, layer: Layer) -> int:
+    """Return the multiplications of one frame: pixels, affines, leaks, means, classifiers.
+
+    An affine into the stream has two per value, a neuron whose leak is no shift one per step; sums
+    of weights and of keys, thresholds, gates and tables have none.
+    """
+    if layer.kind == "linear":
+        return layer.total_macs + (2 * at.dims(1)[0] if at.step.op == Op.READOUT else 0)
+    values = math.prod(at.out()) * at.program.n_steps
+    found = layer.total_macs if at.step.op == Op.STEM_NEURON else 0
+    if at.step.op in _STREAMS:
+        found += 2 * values
+    elif OPS[at.step.op].neuron and not _is_shift(at.step):
+        found += math.prod(at.source()) * at.program.n_steps
+    return found + (values if at.step.op == Op.MEAN_NEURON else 0)
+
+
+def _is_shift(step: Step) -> bool:
+    """Tell whether the leak of a step's neuron, if it has one, is a shift: r a power of two."""
+    rate = abs(step.param(7))
+    return rate & (rate - 1) == 0
+
+
 def _at_steps(program: Program) -> list[_At]:
     writers = {b: step.name for step in program.steps for b in step.outputs}
     return [_At(program, step, writers) for step in program.steps]
@@ -242,7 +270,11 @@ def _at_steps(program: Program) -> list[_At]:
 
 def layers_of_program(program: Program) -> list[Layer]:
     """Return the table of layers in order of execution; spike tensors go by their step's name."""
-    return [layer for at in _at_steps(program) for layer in _READERS[at.step.op](at)]
+    found = []
+    for at in _at_steps(program):
+        *others, last = _READERS[at.step.op](at)
+        found += [*others, dataclasses.replace(last, multiplications=_multiplications(at, last))]
+    return found
 
 
 def n_scales_of_program(program: Program, *, per_head: bool) -> int:

@@ -61,3 +61,17 @@ def test_families_are_recognised_by_their_tensors(tmp_path):
         family_nets.save(tmp_path / "net.pt", name)
         model = importers.import_checkpoint(tmp_path / "net.pt")
         assert model.metadata_props["family"] == family
+
+
+def test_no_multiplication_is_left_in_addition_only_attention(tmp_path, capsys):
+    family_nets.save(tmp_path / "net.pt", "a2os2a")
+    _export.export(tmp_path / "net.pt", tmp_path / "model.onnx")
+    assert cli.main(["inspect", str(tmp_path / "model.onnx"), "--json"]) == 0
+    layers = json.loads(capsys.readouterr().out)["layers"]
+    left = {row["name"]: row["multiplications"] for row in layers}
+    attention = ("q_lif", "v_tlif", "attn_lif")
+    assert [left[f"block.0.attn.{name}"] for name in attention] == [0, 0, 0]
+    assert left["block.0.attn.k_conv"] == 2 * 2 * 2 * 24 * 4  # its batch norm: 2 per key
+    assert left["readout.heads"] == 24 * 5
+    assert cli.main(["inspect", str(tmp_path / "model.onnx")]) == 0
+    assert "mults" in capsys.readouterr().out

@@ -74,4 +74,41 @@ FAMILY_CASES: tuple[Case, ...] = (
         where="family sdt_v1",
         make=family("sdt_v1", lambda tensors, found: found.pop("pooling_stat")),
     ),
+    # A2OS2A
+    Case(
+        "export changed.pt",
+        4,
+        "key=binary with value=ternary is an ablation that is not imported",
+        "key = relu with value = ternary is the method",
+        where="setting key",
+        make=args("a2os2a", key="binary"),
+    ),
+    Case(
+        "export changed.pt --set tau=1.5",
+        4,
+        "tau=1.5: the neuron behind the attention sums halves, tau = 2",
+        "train with tau = 2.0",
+        where="setting tau",
+        make=args("a2os2a"),
+    ),
+    Case(
+        "export changed.pt",
+        4,
+        "`block.0.attn.v_tlif.amplitude` is -1.0: an amplitude must be positive",
+        "take another checkpoint, or train with learn_amplitude = false",
+        where="changed.pt",
+        make=family(
+            "a2os2a_learned",
+            lambda tensors, found: tensors["block.0.attn.v_tlif.amplitude"].fill_(-1.0),
+        ),
+    ),
+    Case(
+        "export changed.pt",
+        4,
+        "the checkpoint does not say `ternary_beta` and nothing is guessed (ternary_beta: a number "
+        "in [0, 1])",
+        "no code is published that says it, give what was trained: --set ternary_beta=...",
+        where="family a2os2a",
+        make=family("a2os2a", lambda tensors, found: found.pop("ternary_beta")),
+    ),
 )
