@@ -22,7 +22,7 @@ NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "sdt_v1_events": ("sdt_v1", SDT | {"input": "events", "channels": 2,
                                        "n_steps": 3, "readout": "neuron_mean"}),
     "a2os2a": ("a2os2a", SDT | {"attn_v_threshold": 4.0}),
-    "a2os2a_learned": ("a2os2a", SDT | {"n_steps": 3, "dim": 66, "heads": 3, "pooling_stat": "1111",
+    "a2os2a_learned": ("a2os2a", SDT | {"n_steps": 3, "dim": 72, "heads": 3, "pooling_stat": "1111",
                                         "image_size": 16, "ternary_decay_input": True,
                                         "learn_amplitude": True, "ternary_amplitude": 0.75,
                                         "decay_input": False, "readout": "mean_neuron"}),

@@ -67,7 +67,7 @@ def test_no_multiplication_is_left_in_addition_only_attention(tmp_path, capsys):
     family_nets.save(tmp_path / "net.pt", "a2os2a")
     _export.export(tmp_path / "net.pt", tmp_path / "model.onnx")
     assert cli.main(["inspect", str(tmp_path / "model.onnx"), "--json"]) == 0
-    layers = json.loads(capsys.readouterr().out)["layers"]
+    layers = json.loads(capsys.readouterr().out)["result"]["layers"]
     left = {row["name"]: row["multiplications"] for row in layers}
     attention = ("q_lif", "v_tlif", "attn_lif")
     assert [left[f"block.0.attn.{name}"] for name in attention] == [0, 0, 0]
