@@ -148,6 +148,8 @@ class _Tracer:
         class Tracked(torch.Tensor):
             """A tensor that carries what is known of it."""
 
+            known: _Known
+
             @classmethod
             def __torch_function__(
                 cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -258,7 +260,7 @@ class _Tracer:
         return _Known(value, "real", x.steps)
 
     def part_pool(self, part: Any, x: _Known) -> _Known:
-        sizes = [part.kernel_size, part.stride, part.padding, part.dilation]
+        sizes = part.kernel_size, part.stride, part.padding, part.dilation
         return self.pool(x, *sizes, part.ceil_mode)
 
     def pool(

@@ -1,4 +1,4 @@
-"""User modules of known parts: traced, exported, the same integers in every form; the rest refused."""
+"""User modules of known parts: traced, exported, the same integers in every form."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_what_is_missing_is_named():
         traced.trace(user(), torch.randn(3, 8, 8), WHITE)
     with pytest.raises(UsageError, match="mean has 0 usable numbers"):
         traced.trace(user(), torch.randn(2, 3, 8, 8), {})
-    with pytest.raises(UsageError, match="weight_bits"):
+    with pytest.raises(UsageError, match="real weights and nothing says"):
         traced.trace(network("vgg_real"), torch.randn(2, 3, 8, 8), {})
 
 
