@@ -26,6 +26,7 @@ NETS: dict[str, tuple[str, dict[str, Any]]] = {
                                         "image_size": 16, "ternary_decay_input": True,
                                         "learn_amplitude": True, "ternary_amplitude": 0.75,
                                         "decay_input": False, "readout": "mean_neuron"}),
+    "a2os2a_binary": ("a2os2a", SDT | {"key": "binary", "value": "binary"}),
     "a2os2a_real": ("a2os2a", SDT | {"weights": "real", "ternary_beta": 0.3, "n_steps": 2}),
     "sdt_v1_real": ("sdt_v1", SDT | {"weights": "real"}),
 }  # fmt: skip

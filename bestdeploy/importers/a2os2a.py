@@ -65,11 +65,13 @@ class Importer(sdt_v1.Importer):
 
     def _check_form(self) -> None:
         c = self.config
+        if (c["key"], c["value"]) == ("binary", "binary"):
+            return
         if c["key"] != "relu" or c["value"] != "ternary":
             raise UnsupportedModelError(
                 f"key={c['key']} with value={c['value']} is an ablation that is not imported",
                 where="setting key",
-                hint="key = relu with value = ternary is the method",
+                hint="key = relu with value = ternary is the method, binary with binary all bits",
             )
         if float(np.float32(c["tau"])) != 2.0:
             raise UnsupportedModelError(
@@ -96,6 +98,8 @@ class Importer(sdt_v1.Importer):
         e, d, c = self.e, self.dim, self.config
         q, k, v = (self.conv(f"{p}.{m}_conv", f"{p}.{m}_bn", spikes, d, d) for m in "qkv")
         q = e.neuron(f"{p}.q_lif", q)
+        if c["key"] == "binary":
+            return self._binary(p, q, e.neuron(f"{p}.k_lif", k), e.neuron(f"{p}.v_lif", v))
         v = e.op(
             f"TernaryLif_T{e.n_steps}",
             v,
@@ -107,3 +111,11 @@ class Importer(sdt_v1.Importer):
         z = e.op("AddAttention", q, k, v, name=f"{p}.sums", heads=self.heads, k_bits=c["k_bits"])
         threshold = float(c["attn_v_threshold"]) / self._amplitude(p)
         return e.neuron(f"{p}.attn_lif", z, threshold=threshold)
+
+    def _binary(self, p: str, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
+        """Append the all-binary core of the paper's ablation: counts q k^T v, scale 1."""
+        e = self.e
+        counts = e.op("QueryKeyValues", q, k, v, name=f"{p}.counts", heads=self.heads)
+        gain = e.b.initializer(f"{p}.gain", np.ones((e.n_steps, self.heads)))
+        z = e.op("HeadScale", counts, gain, name=f"{p}.scaled")
+        return e.neuron(f"{p}.attn_lif", z, threshold=float(self.config["attn_v_threshold"]))

@@ -79,7 +79,7 @@ FAMILY_CASES: tuple[Case, ...] = (
         "export changed.pt",
         4,
         "key=binary with value=ternary is an ablation that is not imported",
-        "key = relu with value = ternary is the method",
+        "key = relu with value = ternary is the method, binary with binary all bits",
         where="setting key",
         make=args("a2os2a", key="binary"),
     ),
