@@ -28,6 +28,7 @@ from bestdeploy.errors import (
     VerificationError,
 )
 from bestdeploy.files import check_writable, write_file, write_files
+from bestdeploy.importers import traced
 from bestdeploy.lower import lower
 
 __all__ = ["ExportReport", "export"]
@@ -84,9 +85,10 @@ def output_files(output: str | Path) -> dict[str, Path]:
 
 
 def export(
-    checkpoint: str | Path,
+    checkpoint: Any,
     output: str | Path,
     *,
+    example_input: Any = None,
     family: str | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -104,10 +106,13 @@ def export(
         check_writable(file)
     if dump_passes is not None:
         _check_dumps(Path(dump_passes))
-    say(f"reading {checkpoint}")
-    spiking = importers.import_checkpoint(
-        checkpoint, family=family, config=config, overrides=settings
-    )
+    say(f"reading {traced.class_name(checkpoint) if traced.is_module(checkpoint) else checkpoint}")
+    if traced.is_module(checkpoint):
+        spiking = traced.trace(checkpoint, example_input, settings or {})
+    else:
+        spiking = importers.import_checkpoint(
+            checkpoint, family=family, config=config, overrides=settings
+        )
     warnings = list(json.loads(spiking.metadata_props.pop("warnings", "[]")))
     float_bytes = floating.float_model(spiking)
     packed = ir.clone(spiking)

@@ -372,8 +372,9 @@ def _to_channel_last(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np
         return spikes.transpose(0, 1, 3, 4, 2)
     if spikes.shape == (t, batch, channels, height * width):
         return spikes.transpose(0, 1, 3, 2).reshape(shape)
-    if spikes.shape == shape:
-        return spikes
+    one_cell = height == width == 1 and spikes.shape[:2] == (t, batch)  # channels alone, by head
+    if spikes.shape == shape or (one_cell and spikes.size == t * batch * channels):
+        return spikes.reshape(shape)
     if spikes.ndim == 5 and spikes.shape[4] == height * width:  # [T, B, heads, d, N]
         return spikes.reshape(t, batch, channels, -1).transpose(0, 1, 3, 2).reshape(shape)
     if spikes.ndim == 5 and spikes.shape[3] == height * width:
@@ -436,7 +437,7 @@ def open_form(
             f"`{path}`: cannot tell what it is",
             hint=f"a checkpoint ({', '.join(CHECKPOINTS)}), .onnx, .bstm or a bundle folder",
         )
-    model = importers.import_checkpoint(path, config=config, overrides=settings)
+    model = importers.import_checkpoint(path, config=config, overrides=settings, deployed=False)
     trained = GraphForm(f"{path} (float64)", model)
     return trained if factory is None else _TorchForm(path, factory, trained)
 

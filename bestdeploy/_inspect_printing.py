@@ -47,9 +47,9 @@ def _print_lines(lines: Iterator[Line]) -> None:
 # ----------------------------------------------------------------------------- layers
 
 
-_HELD = ("op", "in -> out", "bits", "weights", "MACs/step", "MACs")
+_HELD = ("op", "in -> out", "bits", "weights", "MACs/step", "MACs", "mults")
 _DONE = ("rate in", "rate out", "SOPs", "rate x MACs", "avoided")
-_WIDTH = 150  # columns that all of it takes
+_WIDTH = 160  # columns that all of it takes
 
 
 def _layer_table(layers: Sequence[Found]) -> None:
@@ -78,6 +78,7 @@ def _held_cells(row: Found) -> tuple[str, ...]:
         str(row["n_weights"] or "-"),
         amount(macs),
         amount(row["total_macs"] if macs else None),
+        "-" if row["multiplications"] is None else amount(row["multiplications"]),
     )
 
 

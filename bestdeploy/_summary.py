@@ -13,6 +13,7 @@ import numpy as np
 
 from bestdeploy import ir, stages
 from bestdeploy.ops.neuron import RATE_BITS
+from bestdeploy.ops.packing import packed_bytes
 from bestdeploy.passes.threshold_tables import MAX_STEPS as MAX_EXACT_STEPS
 
 __all__ = ["neuron_rule", "neuron_rules", "settings_of", "unpacked"]
@@ -20,6 +21,8 @@ __all__ = ["neuron_rule", "neuron_rules", "settings_of", "unpacked"]
 THRESHOLDS = "exact integer thresholds"
 COUNTS = "exact integer counts"
 FIRST_STEPS = "exact table of first steps"
+SUMS = "int64 sums of keys in Q{bits}"
+ANY = "exact OR of spike pairs"
 STREAM = "stream neuron in Q{bits}, rounded"
 
 # packed op -> rule of its neuron
@@ -27,6 +30,8 @@ _RULES = {
     "StemNeuron": FIRST_STEPS,
     "StemFrames": STREAM,
     "SpikeConvNeuron": THRESHOLDS,
+    "WeightConvNeuron": THRESHOLDS,
+    "SpikeProducts": STREAM,
     "StreamNeuron": STREAM,
     "ResidualNeuron": STREAM,
     "SpikeScores": COUNTS,
@@ -35,10 +40,16 @@ _RULES = {
     "SpikeKeyValues": COUNTS,
     "SpikeKeyValuesStream": STREAM,
     "SpikeQueryValues": STREAM,
+    "SpikeKeyValueAny": ANY,
+    "SpikeAddNeuron": SUMS,
+    "ResidualMeanNeuron": STREAM,
 }
-_ON_COUNTS = ("SpikeScoresStream", "SpikeKeyValuesStream")
+_ON_COUNTS = ("SpikeScoresStream", "SpikeKeyValuesStream", "SpikeProducts")
+_CONV_NEURONS = ("SpikeConvNeuron", "WeightConvNeuron")
+_CONV_AFFINES = ("SpikeConvAffine", "WeightConvAffine")
+_WEIGHTED = ("WeightConvNeuron", "WeightConvAffine")
 _STEMS = ("StemNeuron", "StemFrames")
-_READ_OUTS = ("SpikeReadOut", "ResidualReadOut")
+_READ_OUTS = ("SpikeReadOut", "ResidualReadOut", "SpikeCountReadOut", "SpikeLevelReadOut")
 
 
 def _name(node: ir.Node) -> str:
@@ -72,22 +83,23 @@ def neuron_rules(model: ir.Model) -> dict[str, str]:
 
 
 def _is_exact_on_counts(node: ir.Node, model: ir.Model) -> bool:
-    """Tell whether a stream neuron that reads attention counts A 2^F rounds nothing.
+    """Tell whether a stream neuron that reads attention counts A 2^s rounds nothing; s <= F.
 
     Its threshold must be a whole number in Q(F). With tau = 1 the state is the input. With tau = 2
-    a state is halved once per step: a multiple of 2^F stays whole for F steps, and so does what is
+    a state is halved once per step: a multiple of 2^s stays whole for s steps, and so does what is
     added to it, v_reset or the threshold of a soft reset, where 2^T divides it.
     """
     config = json.loads(model.metadata_props.get("config", "{}"))
     if _name(node) not in _ON_COUNTS or "v_threshold" not in config:
         return False
     a, bits, n_steps = ir.attributes(node), int(_bits(model)), int(config["n_steps"])
-    if Fraction(float(np.float32(config["v_threshold"]))) * 2**bits != a["v_threshold"]:
+    key = "attn_v_threshold" if _name(node) == "SpikeProducts" else "v_threshold"
+    if Fraction(float(np.float32(config[key]))) * 2**bits != a["v_threshold"]:
         return False
     if a["rate"] == (1 << RATE_BITS if a["decay_input"] else 0):
         return True
     added = a["v_threshold"] if a["soft_reset"] else a["v_reset"]
-    return a["rounding"] == 0 and n_steps <= bits and added % 2**n_steps == 0
+    return a["rounding"] == 0 and n_steps <= a["bits"] and added % 2**n_steps == 0
 
 
 def _is_conv_fed_stream(node: ir.Node) -> bool:
@@ -97,14 +109,14 @@ def _is_conv_fed_stream(node: ir.Node) -> bool:
         _name(node) == "StreamNeuron"
         and source is not None
         and source.producer() is not None
-        and _name(source.producer()) == "SpikeConvAffine"  # type: ignore[arg-type]
+        and _name(source.producer()) in _CONV_AFFINES  # type: ignore[arg-type]
         and ir.consumer(source) is not None
     )
 
 
 def neuron_rule(model: ir.Model) -> str:
     """Return one line: the rule of the conv-fed neurons, the ones that an exact rule exists for."""
-    exact = sum(_name(node) == "SpikeConvNeuron" for node in model.graph)
+    exact = sum(_name(node) in _CONV_NEURONS for node in model.graph)
     rounded = sum(_is_conv_fed_stream(node) for node in model.graph)
     config = json.loads(model.metadata_props.get("config", "{}"))
     tau, n_steps = config.get("tau"), config.get("n_steps")
@@ -121,12 +133,17 @@ def unpacked(model: ir.Model) -> list[dict[str, str]]:
     """Return what is not packed into bits: layer, how it is stored, why."""
     found = []
     streams = []
+    weighted: dict[str, list[str]] = {}
     for node in model.graph:
         name = _name(node)
         if name in _STEMS:
             layer = str(node.inputs[1].name).removesuffix(".limbs")  # type: ignore[union-attr]
             what = "event counts" if name == "StemFrames" else "real pixels"
             found.append(_row(layer, "24-bit weights", f"its input is {what}, not spikes"))
+        elif name in _WEIGHTED:
+            n = ir.size(node.inputs[1], -1) // packed_bytes(ir.attribute(node, "in_channels"))
+            kind = "signs" if n == 1 else f"{n} planes of bits"
+            weighted.setdefault(kind, []).append(str(node.name))
         elif name in _READ_OUTS:
             found.append(
                 _row(
@@ -136,6 +153,9 @@ def unpacked(model: ir.Model) -> list[dict[str, str]]:
                 )
             )
         streams += [v for v in node.outputs if v.dtype == ir.DataType.INT32]
+    for kind, names in weighted.items():
+        layers = f"{names[0]} .. {names[-1]} ({len(names)} layers)"
+        found.append(_row(layers, kind, "real weights, rounded to integers per channel"))
     if streams:
         found.insert(
             min(1, len(found)),

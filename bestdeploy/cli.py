@@ -76,6 +76,13 @@ def export(
     ] = None,
     config: Config = None,
     settings: Setting = None,
+    weight_bits: Annotated[
+        int | None,
+        typer.Option(
+            "--weight-bits",
+            help="Bits of a deployed weight, of families with real weights: 1, 2, 3, 4, 8, 16.",
+        ),
+    ] = None,
     data: Data = None,
     strict_events: StrictEvents = False,
     dump_passes: Annotated[
@@ -92,7 +99,7 @@ def export(
             output,
             family=family,
             config=config,
-            settings=_settings(settings),
+            settings={**_settings(settings), **_weight_bits(weight_bits)},
             data=data,
             strict_events=strict_events,
             dump_passes=dump_passes,
@@ -437,6 +444,11 @@ def _settings(pairs: Sequence[str] | None) -> dict[str, str]:
             raise UsageError(f"--set {pair} is not of the form KEY=VALUE", hint="--set tau=2")
         found[key.strip()] = value.strip()
     return found
+
+
+def _weight_bits(bits: int | None) -> dict[str, str]:
+    """Return `--weight-bits` as the setting that it is short for."""
+    return {} if bits is None else {"weight_bits": str(bits)}
 
 
 def _budget(pairs: Sequence[str] | None) -> dict[str, float] | None:

@@ -33,7 +33,7 @@ Progress = Callable[[str], None]
 
 
 def export(
-    checkpoint: str | Path,
+    checkpoint: Any,
     output: str | Path = "model.onnx",
     family: str | None = None,
     config: str | Path | None = None,
@@ -44,11 +44,13 @@ def export(
     *,
     strict_events: bool = False,
     verifying: Callable[[int, int | None], None] | None = None,
+    example_input: Any = None,
 ) -> ExportReport:
     """Turn a checkpoint into model.onnx, model.std.onnx and model.float.onnx, and verify them.
 
     Args:
-        checkpoint: .pt, .pth or .safetensors file.
+        checkpoint: .pt, .pth or .safetensors file, or a torch module of known parts in evaluation
+            mode (`importers/traced.py` lists them).
         output: where model.onnx goes; the other two lie beside it.
         family: model family; None = found from the checkpoint.
         config: TOML file with settings.
@@ -58,6 +60,7 @@ def export(
         progress: called with a sentence before every long step.
         strict_events: refuse event counts above 255 in `data` instead of taking them as 255.
         verifying: called with the number of frames verified, and of all where it is known.
+        example_input: what a module's forward takes, float [B, C, H, W]; not for files.
 
     Raises:
         UsageError: one of the three files is the checkpoint itself.
@@ -65,8 +68,9 @@ def export(
     from bestdeploy._export import export as implementation
     from bestdeploy._export import output_files
 
+    from_file = isinstance(checkpoint, str | Path)
     for file in output_files(output).values():
-        if _is_same_file(file, checkpoint):
+        if from_file and _is_same_file(file, checkpoint):
             raise UsageError(
                 f"the export would overwrite the checkpoint `{checkpoint}` with `{file}`",
                 hint="choose another output with -o",
@@ -82,6 +86,7 @@ def export(
         dump_passes=dump_passes,
         progress=progress,
         verifying=verifying,
+        example_input=example_input,
     )
 
 

@@ -18,8 +18,9 @@ import numpy as np
 from bestdeploy import ir, stages
 from bestdeploy.compact import gain_form, threshold_forms
 from bestdeploy.errors import ArtifactError, GraphError
-from bestdeploy.ops.arithmetic import unpack_signs
+from bestdeploy.ops.arithmetic import unpack_signs, unpack_weights
 from bestdeploy.ops.neuron import RATE_BITS
+from bestdeploy.ops.packing import packed_bytes
 from bestdeploy.ops.sign_conv import count_bounds
 from bestdeploy.ops.stem_conv import from_limbs
 from bestdeploy.program import (
@@ -36,6 +37,7 @@ from bestdeploy.program import (
     Step,
     align,
     handed_on,
+    level_channels,
     validate,
 )
 
@@ -218,6 +220,62 @@ def _conv_affine(lo: _Lowering, node: ir.Node) -> None:
     lo.emit(Op.CONV_AFFINE, node, 1, (lo.stream(node.outputs[0]),), constants, _window(node))
 
 
+def _integers(node: ir.Node) -> np.ndarray:
+    return unpack_weights(ir.array_of(node.inputs[1]), ir.attribute(node, "in_channels"))
+
+
+def _kernel(node: ir.Node, w: np.ndarray) -> tuple[int, ...]:
+    return (*_window(node), w.shape[1], w.shape[2])
+
+
+def _planes(value: ir.Value | None, channels: int) -> int:
+    """Return how many planes a packed value of `channels` channels has."""
+    return ir.size(value, -1) // packed_bytes(channels)
+
+
+def _weight_conv_neuron(lo: _Lowering, node: ir.Node) -> None:
+    w, theta = _integers(node), ir.array_of(node.inputs[2])
+    most = 2 ** _planes(node.inputs[0], ir.attribute(node, "in_channels")) - 1
+    levels = _number(node.metadata_props, "levels", most, str(node.name))
+    rows = w.reshape(len(w), -1).astype(np.int64) * levels
+    bounds = np.minimum(rows, 0).sum(axis=1), np.maximum(rows, 0).sum(axis=1)
+    u, v, explicit = threshold_forms(theta, *bounds, lo.n_steps)
+    constants: list[Constant | None] = [Constant.of_weights(w), _i32(u), _i32(v)]
+    if len(explicit):
+        constants += [_i32(explicit), _i32(theta[:, explicit].T)]
+    lo.emit(Op.WEIGHT_CONV_NEURON, node, 1, (lo.spikes(node),), constants, _kernel(node, w))
+
+
+def _weight_conv_affine(lo: _Lowering, node: ir.Node) -> None:
+    w, arrays = _integers(node), [ir.array_of(v) for v in node.inputs[2:]]
+    constants = [Constant.of_weights(w), *_affine_constants(arrays), _i32(arrays[2])]
+    out = (lo.stream(node.outputs[0]),)
+    lo.emit(Op.WEIGHT_CONV_AFFINE, node, 1, out, constants, _kernel(node, w))
+
+
+def _products(lo: _Lowering, node: ir.Node) -> None:
+    attrs = ir.attributes(node)
+    params = (attrs["heads"], attrs["bits"], 0, 0, *_neuron_params(attrs))
+    lo.emit(Op.PRODUCT_NEURON, node, 3, (lo.spikes(node),), (), params)
+
+
+def _level_add(lo: _Lowering, node: ir.Node) -> None:
+    value, channels = node.outputs[0], ir.attribute(node, "channels")
+    lo.channels[value] = level_channels(channels, ir.attribute(node, "planes"))
+    out = lo.add(value, BufferKind.SPIKES, lo.shape(value))
+    lo.emit(Op.LEVEL_ADD, node, 2, (out,), (), (channels,))
+
+
+def _level_read_out(lo: _Lowering, node: ir.Node) -> None:
+    attrs = ir.attributes(node)
+    if attrs["bits"] != lo.bits:
+        raise GraphError("levels are shifted by another F", where=str(node.name))
+    v, constant = (ir.array_of(x) for x in node.inputs[1:])
+    raw = lo.add(node.outputs[0], BufferKind.RAW, (1, 1, 1, len(constant)))
+    params = (attrs["q"], attrs["in_channels"])
+    lo.emit(Op.LEVEL_READOUT, node, 1, (raw,), [_i32(v), _i64(constant)], params)
+
+
 def _stream_neuron(lo: _Lowering, node: ir.Node) -> None:
     params = (0, 0, 0, 0, *_neuron_params(ir.attributes(node)))
     lo.emit(Op.STREAM_NEURON, node, 1, (lo.spikes(node),), (), params)
@@ -298,6 +356,54 @@ def _residual_read_out(lo: _Lowering, node: ir.Node) -> None:
     lo.emit(Op.RESIDUAL_READOUT, node, 3, (raw,), [_i32(v), _i64(constant)], params)
 
 
+def _same_cells(op: Op) -> Callable[[_Lowering, ir.Node], None]:
+    """Spikes combined with spikes."""
+
+    def add(lo: _Lowering, node: ir.Node) -> None:
+        params = (ir.attribute(node, "invert"),) if op == Op.GATE else ()
+        lo.emit(op, node, 2, (lo.spikes(node),), (), params)
+
+    return add
+
+
+def _ternary_neuron(lo: _Lowering, node: ir.Node) -> None:
+    a = ir.attributes(node)
+    assert node.inputs[0] is not None
+    t, h, w, c = lo.shape(node.inputs[0])
+    planes = (t, h, w, level_channels(c, 2))
+    out = lo.add(node.outputs[0], BufferKind.SPIKES, planes)
+    flags = NEURON_DECAY_INPUT * a["decay_input"]
+    params = (0, 0, 0, 0, flags, a["v_threshold"], 0, a["rate"])
+    lo.emit(Op.TERNARY_NEURON, node, 1, (out,), (), params)
+
+
+def _add_neuron(lo: _Lowering, node: ir.Node) -> None:
+    a = ir.attributes(node)
+    flags = NEURON_DECAY_INPUT * a["decay_input"] | NEURON_HALVING
+    params = (a["heads"], a["k_shift"], 0, 0, flags, a["v_threshold"], 0, 0)
+    lo.emit(Op.ADD_NEURON, node, 3, (lo.spikes(node),), (), params)
+
+
+def _max_pool(lo: _Lowering, node: ir.Node) -> None:
+    kernel = set(ir.attribute(node, "kernel_shape"))
+    if len(kernel) != 1:
+        raise GraphError("a pooling window must be square", where=str(node.name))
+    stride, pad = _window(node)
+    out = lo.stream(node.outputs[0])
+    lo.emit(Op.MAX_POOL, node, 1, (out,), (), (kernel.pop(), stride, pad))
+
+
+def _mean_neuron(lo: _Lowering, node: ir.Node) -> None:
+    params = (0, 0, 0, 0, *_neuron_params(ir.attributes(node)))
+    lo.emit(Op.MEAN_NEURON, node, 3, (lo.spikes(node),), (), params)
+
+
+def _count_read_out(lo: _Lowering, node: ir.Node) -> None:
+    v, constant = (ir.array_of(x) for x in node.inputs[1:])
+    raw = lo.add(node.outputs[0], BufferKind.RAW, (1, 1, 1, len(constant)))
+    lo.emit(Op.COUNT_READOUT, node, 1, (raw,), [_i32(v), _i64(constant)])
+
+
 _STEPS: dict[str, Callable[[_Lowering, ir.Node], None]] = {
     "StemNeuron": _stem,
     "StemFrames": _stem_frames,
@@ -314,6 +420,18 @@ _STEPS: dict[str, Callable[[_Lowering, ir.Node], None]] = {
     "SpikeQueryValues": _mixed(Op.QUERY_VALUE_NEURON),
     "SpikeReadOut": _read_out,
     "ResidualReadOut": _residual_read_out,
+    "SpikeKeyValueAny": _same_cells(Op.KEY_VALUE_ANY),
+    "SpikeGate": _same_cells(Op.GATE),
+    "SpikeTernaryNeuron": _ternary_neuron,
+    "SpikeAddNeuron": _add_neuron,
+    "StreamMaxPool": _max_pool,
+    "ResidualMeanNeuron": _mean_neuron,
+    "SpikeCountReadOut": _count_read_out,
+    "WeightConvNeuron": _weight_conv_neuron,
+    "WeightConvAffine": _weight_conv_affine,
+    "SpikeProducts": _products,
+    "SpikeLevelAdd": _level_add,
+    "SpikeLevelReadOut": _level_read_out,
 }
 
 

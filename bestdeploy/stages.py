@@ -237,9 +237,13 @@ NEURONS = (
     "ConstantMembraneNeuron",
     "Encoder",
     "CountNeuron",
+    "KeyValueAny",
+    "AddNeuron",
     "StemNeuron",
     "StemFrames",
     "SpikeConvNeuron",
+    "WeightConvNeuron",
+    "SpikeProducts",
     "StreamNeuron",
     "ResidualNeuron",
     "SpikeScores",
@@ -248,6 +252,9 @@ NEURONS = (
     "SpikeKeyValues",
     "SpikeKeyValuesStream",
     "SpikeQueryValues",
+    "SpikeKeyValueAny",
+    "SpikeAddNeuron",
+    "ResidualMeanNeuron",
 )
 
 

@@ -200,6 +200,7 @@ class Trainer:
             outputs = self.wrapped(x)
             taught = self.teacher(x) if self.teacher is not None else None
         value = losses.loss(outputs, target, taught, d)
+        value = value + self.model.extra_loss(self.teacher, d.attention if d is not None else 0.0)
         rate = torch.stack(rates).mean() if rates else value.new_zeros(())
         if c.rate_penalty:
             value = value + c.rate_penalty * rate

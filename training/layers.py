@@ -1,4 +1,6 @@
-"""Convolutions with 1-bit weights.
+"""Convolutions with 1-bit weights, and with weights of a few bits.
+
+One bit, as BESTformer trains it:
 
 Latent float weights are kept and binarised in every forward pass, per output channel o:
 
@@ -8,6 +10,11 @@ The backward pass takes d b / d v = 1 and differentiates v(w) exactly, so the me
 part of the gradient drop out.
 ``variant="official"`` has sign(0) = 0 (as torch.sign), ``variant="paper"`` has sign(0) = +1.
 The row statistics are computed in float64, so the sign does not depend on the order of summation.
+
+b bits, symmetric per output channel (the rule of the deployed network, see ``quantise``):
+
+    q = rint(w / alpha) cut to -M .. M,  M = 2^(b-1) - 1      weight = alpha q
+    b = 1: q = +1 where w >= 0, else -1, alpha = mean |w|
 """
 
 from __future__ import annotations
@@ -81,3 +88,102 @@ class BinaryConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x`` [B, C, H, W] with the binarised weights."""
         return F.conv2d(x, binarise(self.weight, self.variant), padding=self.padding)
+
+
+BITS = (1, 2, 3, 4, 8, 16)
+_CANDIDATES, _SEARCH, _MAX_SEARCH_BITS = 25, range(25, 4, -1), 4
+
+
+def _levels(rows: Tensor, alpha: Tensor, top: int) -> Tensor:
+    return (rows / alpha).round().clamp(-top, top)
+
+
+def _scales(rows: Tensor, bits: int) -> Tensor:
+    """Scale per row, [O, 1] float64: the least squared error of a grid below 8 bits."""
+    size = rows.abs()
+    if bits == 1:
+        mean = size.mean(1, keepdim=True)
+        return torch.where(mean == 0, 1.0, mean)
+    top = 2 ** (bits - 1) - 1
+    largest = size.amax(1, keepdim=True)
+    largest = torch.where(largest == 0, 1.0, largest)
+    if bits > _MAX_SEARCH_BITS:
+        return largest / top
+    best, least = largest / top, torch.full_like(largest, float("inf"))
+    for k in _SEARCH:
+        alpha = largest * k / (_CANDIDATES * top)
+        error = (size - alpha * _levels(size, alpha, top)).square().sum(1, keepdim=True)
+        better = error < least
+        best, least = torch.where(better, alpha, best), torch.where(better, error, least)
+    return best
+
+
+def quantise(weight: Tensor, bits: int) -> Tensor:
+    """``weight`` [O, ...] at ``bits`` bits per output channel, straight-through in range."""
+    rows = weight.detach().flatten(1).double()
+    alpha = _scales(rows, bits)
+    top = 2 ** (bits - 1) - 1
+    q = torch.where(rows >= 0, 1.0, -1.0) if bits == 1 else _levels(rows, alpha, top)
+    value = (alpha * q).to(weight.dtype).view_as(weight)
+    inside = rows.abs() <= alpha * max(top, 1) + alpha / 2
+    passed = weight * inside.view_as(weight).to(weight.dtype)
+    return value + passed - passed.detach()
+
+
+class _Quantised:
+    """What the layers below share: ``weight_bits`` of 0 leaves the weights as they are."""
+
+    weight: Tensor
+    weight_bits: int
+
+    def _set_bits(self, bits: int) -> None:
+        if bits not in (0, *BITS):
+            raise ValueError(f"weight_bits must be 0 or one of {BITS}; got {bits!r}")
+        self.weight_bits = bits
+
+    def _seen(self) -> Tensor:
+        return quantise(self.weight, self.weight_bits) if self.weight_bits else self.weight
+
+
+class QuantConv1d(_Quantised, nn.Conv1d):
+    """Conv1d with weights of a few bits."""
+
+    def __init__(self, n_in: int, n_out: int, size: int, bias: bool = False, weight_bits: int = 0):
+        super().__init__(n_in, n_out, size, bias=bias)
+        self._set_bits(weight_bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x`` [B, C, N]."""
+        return F.conv1d(x, self._seen(), self.bias)
+
+
+class QuantConv2d(_Quantised, nn.Conv2d):
+    """Conv2d with weights of a few bits."""
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        size: int,
+        padding: int = 0,
+        bias: bool = False,
+        weight_bits: int = 0,
+    ):
+        super().__init__(n_in, n_out, size, padding=padding, bias=bias)
+        self._set_bits(weight_bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x`` [B, C, H, W]."""
+        return F.conv2d(x, self._seen(), self.bias, padding=self.padding)
+
+
+class QuantLinear(_Quantised, nn.Linear):
+    """Linear layer with weights of a few bits."""
+
+    def __init__(self, n_in: int, n_out: int, weight_bits: int = 0):
+        super().__init__(n_in, n_out)
+        self._set_bits(weight_bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map the last axis of ``x``."""
+        return F.linear(x, self._seen(), self.bias)

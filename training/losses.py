@@ -37,12 +37,15 @@ class DistillConfig:
     swap: bool = False
     image_size: int = 0
     weights: str = ""  # a state dict for timm, torchvision and dotted teachers
+    attention: float = 0.0  # times the distance of attention maps (QSD), added to the loss
 
     def __post_init__(self) -> None:
         if self.kind not in ("hard", "soft"):
             raise ConfigError(f"kind must be 'hard' or 'soft', got {self.kind!r}")
         if not (0 <= self.alpha <= 1 and self.temperature > 0 and self.image_size >= 0):
             raise ConfigError("0 <= alpha <= 1, temperature > 0 and image_size >= 0 are required")
+        if not self.attention >= 0:
+            raise ConfigError(f"attention >= 0 needed, got {self.attention}")
 
 
 def smoothed(labels: Tensor, classes: int, smoothing: float) -> Tensor:
@@ -69,6 +72,7 @@ def loss(
     outputs = tuple(y.float() for y in outputs)
     if teacher is None or d is None:
         return sum(F.cross_entropy(y, target) for y in outputs) / len(outputs)
+    outputs = outputs * 2 if len(outputs) == 1 else outputs  # one head learns from both
     y_class, y_distilled = reversed(outputs) if d.swap else outputs
     return (1 - d.alpha) * F.cross_entropy(y_class, target) + d.alpha * distillation(
         y_distilled, teacher.float(), d

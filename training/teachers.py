@@ -110,6 +110,27 @@ def _module(d: DistillConfig, classes: int) -> nn.Module:
     return module
 
 
+def _share_attention(student: Network, teacher: nn.Module) -> None:
+    """Let both networks keep their attention maps.
+
+    Raises:
+        ConfigError: they have no maps, or not as many or as large ones.
+    """
+    grids = []
+    for model in (student, teacher):
+        found = getattr(model, "attentions", list)()
+        grids.append([a.heads for a in found])
+        for layer in found:
+            layer.keep_maps = True
+    if not grids[0] or grids[0] != grids[1]:
+        raise ConfigError(
+            f"attention distillation needs equal attention layers; heads per layer are {grids[0]} "
+            f"here and {grids[1]} in the teacher",
+            where="[distill] attention",
+            hint="take a teacher of family sdt_v2 or qsd with the same depth and heads",
+        )
+
+
 def make(d: DistillConfig, student: Network) -> Teacher:
     """Build a teacher and try it.
 
@@ -130,6 +151,8 @@ def make(d: DistillConfig, student: Network) -> Teacher:
             where="[distill] teacher",
             hint="set [distill] image_size to the size that it was trained on",
         ) from error
+    if d.attention:
+        _share_attention(student, teacher.module)
     if tuple(logits.shape) != (1, c.classes):
         raise ConfigError(
             f"the teacher {d.teacher} has {logits.shape[-1]} classes, the data has {c.classes}",

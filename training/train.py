@@ -85,7 +85,8 @@ def check_together(
             "compile_network excludes recompute and rate_penalty",
             hint="set compile = true instead, which compiles the neurons alone",
         )
-    if distill is not None and not getattr(model, "two_heads", False):
+    alone = distill is not None and not distill.attention
+    if alone and not getattr(model, "two_heads", False):
         raise ConfigError(
             "distillation needs a network with two heads",
             where="[distill]",
@@ -386,7 +387,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.train", description="Train a BESTformer or a Spikingformer."
+        prog="python -m training.train", description="Train a network of any family."
     )
     add_common_arguments(parser)
     parser.add_argument("--config", required=True, help="TOML file; recipes: training/configs/")

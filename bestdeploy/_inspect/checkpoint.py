@@ -68,7 +68,7 @@ def inspect_checkpoint(path: Path, request: Request) -> dict[str, Any]:
     sources = _sources(content, net, request)
     _check_names(family, sources)
     found = _survey(family, family.schema(family.layout_of(keys), sources), sources)
-    network = _network(path, net, found, request)
+    network = _network(path, family, net, found, request)
     return {**base, "settings": found, **network, "parameters": parameters}
 
 
@@ -76,6 +76,8 @@ def _what(family: ModuleType | None, foreign: str | None, net: Skeleton | None) 
     if family is None:
         known = f"of {foreign}, which is recognised but not exported" if foreign else None
         return f"checkpoint {known or 'of no known model'}"
+    if net is None and family.NAME != "bestformer":
+        return f"checkpoint of {family.NAME}"
     if net is None:
         return f"checkpoint of {family.NAME}, incomplete or of unusual shapes"
     kind = "event-camera" if net.channels == 2 else net.layout
@@ -169,11 +171,18 @@ def _check_names(family: ModuleType, sources: Sources) -> None:
 
 
 def _network(
-    path: Path, net: Skeleton | None, found: Mapping[str, Any], request: Request
+    path: Path,
+    family: ModuleType,
+    net: Skeleton | None,
+    found: Mapping[str, Any],
+    request: Request,
 ) -> dict[str, Any]:
-    """Return layers and work: from the graph where frames are run, else from the shapes."""
-    if request.data:
-        graph = importers.import_checkpoint(path, config=request.config, overrides=request.settings)
+    """Return layers and work: from the graph where frames are run or shapes do not say it."""
+    ready = not found["missing"] and not found["unusable"]
+    if request.data or (net is None and ready and family.NAME != "bestformer"):
+        graph = importers.import_checkpoint(
+            path, config=request.config, overrides=request.settings, deployed=False
+        )
         stages.infer_types(graph)
         return describe_graph(graph, request)
     values = _values(found["found"])

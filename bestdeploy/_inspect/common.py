@@ -157,6 +157,7 @@ def layer_row(layer: report.Layer, counted: report.Counted | None, n_frames: int
         "macs": layer.macs,
         "total_macs": layer.total_macs,
         "spike_fed": layer.spike_fed,
+        "multiplications": layer.multiplications,
     }
     if counted is None:
         return {**row, "activity": None}

@@ -39,6 +39,7 @@ class _Floating:
         self.ours: dict[str, Callable[[ir.Node], None]] = {
             "RealConv": self.skip,
             "SignConv": self.skip,
+            "WeightConv": self.skip,
             "ChannelAffine": self.conv,
             "Lif": self.lif,
             "ConstantLif": self.lif,
@@ -47,12 +48,20 @@ class _Floating:
             "Values": self.values,
             "KeyValues": self.key_values,
             "QueryValues": self.query_values,
+            "QueryKeyValues": self.products,
+            "LevelAdd": self.arithmetic,
             "HeadScale": self.skip,
             "ReversibleMix": self.mix,
+            "KeyValueCounts": self.key_value_counts,
+            "Gate": self.gate,
+            "TernaryLif": self.ternary,
+            "AddAttention": self.add_attention,
+            "RealMaxPool": self.pool,
+            "TokenMean": self.token_mean,
         }
         self.standard: dict[str, Callable[[ir.Node], None]] = {
             "Transpose": self.skip,
-            "Cast": self.skip,
+            "Cast": self.cast,
             "Div": self.skip,
             "Sub": self.skip,
             "ReduceMean": self.mean,
@@ -105,7 +114,8 @@ class _Floating:
         """Leave it to the reader of this node, which takes it in."""
 
     def conv(self, node: ir.Node) -> None:
-        inner = producer(node.inputs[0], "SignConv") or producer(node.inputs[0], "RealConv")
+        kinds = ("SignConv", "WeightConv", "RealConv")
+        inner = next(filter(None, (producer(node.inputs[0], kind) for kind in kinds)), None)
         if inner is None:
             raise PassError("an affine without a convolution", where=str(node.name))
         a, shift = (ir.array_of(v) for v in node.inputs[1:])
@@ -181,6 +191,53 @@ class _Floating:
         mask = b.op("Cast", fired, to=9)
         return b.op("Where", mask, b.constant(np.float32(reset)), h)
 
+    def key_value_counts(self, node: ir.Node) -> None:
+        """Emit the sum over tokens of k v [TB, D, 1, 1]."""
+        both = self.b.op("Mul", *(self.get(v) for v in node.inputs))
+        axes = self.b.constant([2, 3])
+        self.made[node.outputs[0]] = self.b.op("ReduceSum", both, axes, keepdims=1, name=node.name)
+
+    def ternary(self, node: ir.Node) -> None:
+        """Unroll the neuron with spikes -1, 0, +1 over T float32 steps."""
+        b, settings = self.b, ir.attributes(node)
+        threshold = self.constant(f"{node.name}.threshold", np.array(settings["v_threshold"]))
+        beta = self.constant(f"{node.name}.beta", np.array(settings["beta"]))
+        rest = self.constant(f"{node.name}.rest", np.array(1 - settings["beta"]))
+        v: ir.Value | None = None
+        out = []
+        for x in self._steps(self.get(node.inputs[0]), constant=False):
+            if settings["decay_input"]:
+                u = b.op("Mul", x, rest)
+                u = u if v is None else b.op("Add", b.op("Mul", v, beta), u)
+            else:
+                u = x if v is None else b.op("Add", b.op("Mul", v, beta), x)
+            one = b.op("Cast", b.op("GreaterOrEqual", u, threshold), to=1)
+            other = b.op("Cast", b.op("GreaterOrEqual", b.op("Neg", u), threshold), to=1)
+            out.append(b.op("Sub", one, other))
+            v = b.op("Sub", u, b.op("Mul", u, b.op("Add", one, other)))
+        self.made[node.outputs[0]] = b.op("Concat", *out, axis=0) if len(out) > 1 else out[0]
+
+    def add_attention(self, node: ir.Node) -> None:
+        """Emit v k^T q with k = max(y, 0) [TB, D, H, W]."""
+        b, heads = self.b, ir.attribute(node, "heads")
+        q, y, v = (self._heads(x, heads) for x in node.inputs)
+        keys = b.op("Transpose", b.op("Relu", y), perm=[0, 1, 3, 2])
+        z = b.op("MatMul", b.op("MatMul", v, keys), q, name=node.name)
+        self.made[node.outputs[0]] = self._to_image(z, node.outputs[0])
+
+    def gate(self, node: ir.Node) -> None:
+        """Emit a g, or a - a g where the gate is inverted."""
+        a, g = (self.get(v) for v in node.inputs)
+        both = self.b.op("Mul", a, g, name=node.name)
+        inverted = ir.attribute(node, "invert")
+        self.made[node.outputs[0]] = self.b.op("Sub", a, both) if inverted else both
+
+    def token_mean(self, node: ir.Node) -> None:
+        """Mean over tokens [TB, D, 1, 1]."""
+        x = self.get(node.inputs[0])
+        self.made[node.outputs[0]] = self.b.op("ReduceMean", x, axes=[2, 3], keepdims=1,
+                                               name=node.name)  # fmt: skip
+
     def pool(self, node: ir.Node) -> None:
         kept = {k: ir.attribute(node, k) for k in ("kernel_shape", "strides", "pads")}
         x = self.get(node.inputs[0])
@@ -227,6 +284,23 @@ class _Floating:
             "MatMul", self.get(node.inputs[1]), q, name=node.name
         )
 
+    def products(self, node: ir.Node) -> None:
+        """Emit q k^T v, transposed [TB, heads, d, N], in the order that costs less."""
+        heads, b = ir.attribute(node, "heads"), self.b
+        q, k, v = (self._heads(x, heads) for x in node.inputs)
+        h, w, dim = (ir.size(node.inputs[0], axis) for axis in (2, 3, 4))
+        turned = b.op("Transpose", k, perm=[0, 1, 3, 2])
+        if dim // heads < h * w:
+            m = b.op("MatMul", b.op("MatMul", v, turned), q, name=node.name)
+        else:
+            m = b.op("MatMul", v, b.op("MatMul", turned, q), name=node.name)
+        self.made[node.outputs[0]] = m
+
+    def cast(self, node: ir.Node) -> None:
+        """Levels are float32 already; pixels are taken in by the first convolution."""
+        if node.inputs[0] in self.made:
+            self.made[node.outputs[0]] = self.made[node.inputs[0]]
+
     def mix(self, node: ir.Node) -> None:
         y, x0, x1 = (self.get(v) for v in node.inputs)
         if x0 is x1:
@@ -245,7 +319,7 @@ class _Floating:
         self.made[node.outputs[0]] = self.b.op("ReduceMean", steps, axes=[0], keepdims=0)
 
     def arithmetic(self, node: ir.Node) -> None:
-        """Copy a standard op; its constants become float32."""
+        """Copy a standard op, a LevelAdd as an Add; constants become float32."""
         inputs = []
         for value in node.inputs:
             assert value is not None
@@ -253,4 +327,6 @@ class _Floating:
                 inputs.append(self.made[value])
             else:
                 inputs.append(self.constant(str(value.name), ir.array_of(value)))
-        self.made[node.outputs[0]] = self.b.op(node.op_type, *inputs, name=node.name)
+        self.made[node.outputs[0]] = self.b.op(
+            "Add" if is_op(node, "LevelAdd") else node.op_type, *inputs, name=node.name
+        )

@@ -19,24 +19,21 @@ no input decay, one lambda per step and layer, sign(0) = +1, the classification 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bestdeploy import ir, stages
+from bestdeploy import ir
 from bestdeploy.errors import CheckpointError, UnsupportedModelError, UsageError
+from bestdeploy.importers import network as n
 from bestdeploy.importers import settings as s
 from bestdeploy.importers.checkpoint import Checkpoint
-from bestdeploy.importers.emitter import Emitter
 from bestdeploy.ops import MAX_STEPS
 
 NAME = "bestformer"
-MAX_TOKENS = 1024
 MAX_HEAD_WIDTH = 1024
 N_STAGES = 4
-_COLORS = {1: "gray", 3: "rgb"}  # what an image file is turned into
 _LAMBDA = "attn.lambda_attn"
 
 
@@ -77,47 +74,29 @@ BINARISERS: Mapping[str, Mapping[str, Any]] = {
 """
 
 
-def _is_events(known: Mapping[str, Any]) -> bool:
-    return bool(known["input"] == "events")
-
-
-INPUT = s.Setting("input", s.choice("image", "events"), "image or events", required=False)
-
 SETTINGS = (
-    dataclasses.replace(INPUT, required=True),
+    n.INPUT,
     s.Setting("variant", s.choice("official", "paper"), "official or paper", usual="official"),
     s.Setting("attention", s.choice("qk", "kv"), "qk or kv", aliases=("attn_form",)),
-    s.Setting("image_size", s.image_size, "a number in 1..4096, or [height, width]",
-              aliases=("img_size",)),
-    s.Setting("mean", s.numbers, "one number per channel",
-              implied=lambda known: (0.0,) if _is_events(known) else None),
-    s.Setting("std", s.numbers, "one number per channel",
-              implied=lambda known: (1.0,) if _is_events(known) else None),
-    s.Setting("tau", s.number(1.0, 1e6), "a number >= 1", usual="2.0"),
-    s.Setting("decay_input", s.boolean, "true or false", usual="true",
-              implied=lambda known: False if known.get("variant") == "paper" else None),
-    s.Setting("n_steps", s.integer(1, MAX_STEPS), f"a whole number in 1..{MAX_STEPS}",
-              required=False),
-    s.Setting("heads", s.integer(1, 256), "a whole number in 1..256", aliases=("num_heads",),
-              required=False, usual="8"),
+    n.IMAGE_SIZE,
+    n.MEAN,
+    n.STD,
+    n.TAU,
+    dataclasses.replace(
+        n.DECAY_INPUT, implied=lambda known: False if known.get("variant") == "paper" else None
+    ),
+    dataclasses.replace(n.N_STEPS, aliases=(), required=False, usual=None),
+    dataclasses.replace(n.HEADS, required=False),
     s.Setting("binariser", s.choice("soft", "hard", "boolean"), "soft, hard or boolean",
               default="soft", required=False),
     s.Setting("residual", s.choice("reversible", "plain"), "reversible or plain",
               default="reversible", required=False),
     s.Setting("readout", s.choice("average", "classification", "distillation"),
               "average, classification or distillation", required=False),
-    s.Setting("attn_scale", s.number(1e-6, 1e3), "a number in [1e-6, 1000]", default=0.125,
-              required=False),
-    s.Setting("v_threshold", s.number(1e-6, 1e3), "a number in [1e-6, 1000]", default=1.0,
-              required=False),
-    s.Setting("attn_v_threshold", s.number(1e-6, 1e3), "a number in [1e-6, 1000]", default=0.5,
-              required=False),
-    s.Setting("interpolation", s.choice("bicubic", "bilinear", "nearest", "lanczos"),
-              "bicubic, bilinear, nearest or lanczos", default="bicubic", required=False),
-    s.Setting("crop_pct", s.number(0.1, 1.0), "a number in [0.1, 1]", default=1.0,
-              required=False),
-    s.Setting("class_names", s.names, "a list of names", required=False),
-    s.EMA,
+    n.ATTN_SCALE,
+    n.V_THRESHOLD,
+    n.ATTN_V_THRESHOLD,
+    *n.PICTURES,
 )  # fmt: skip
 
 
@@ -165,7 +144,8 @@ def schema(
     Event-camera models share a layout with ImageNet models and no published code.
     """
     given = {source: {k: v for k, v in t.items() if k == "input"} for source, t in sources.items()}
-    if s.resolve((INPUT,), given, family=NAME).values["input"] == "events":
+    optional = dataclasses.replace(n.INPUT, required=False)
+    if s.resolve((optional,), given, family=NAME).values["input"] == "events":
         return tuple(dataclasses.replace(x, usual=None) for x in SETTINGS)
     usual = layout.usual if layout is not None else {}
     return tuple(dataclasses.replace(x, usual=usual.get(x.name, x.usual)) for x in SETTINGS)
@@ -176,25 +156,19 @@ def _input_channels(checkpoint: Checkpoint, layout: Layout) -> int:
     return shape[1] if len(shape) == 4 else 0
 
 
-class _Importer:
-    """Walks the network in order, emitting nodes and taking tensors."""
+class _Importer(n.Network):
+    """BESTformer, layer by layer."""
+
+    NAME = NAME
 
     def __init__(self, checkpoint: Checkpoint, layout: Layout, found: s.Resolved) -> None:
-        self.checkpoint, self.layout = checkpoint, layout
-        self.config, self.origins = found.values, found.origins
-        self.e = Emitter(checkpoint, self.config, 0)
-        self.warnings = self.e.warnings
-        if checkpoint.has_ema:
-            self.warnings.append(
-                "the checkpoint holds averaged weights too (state_dict_ema), state_dict is taken: "
-                "--set ema=true takes the others"
-            )
+        super().__init__(checkpoint, found)
+        self.layout, self.layout_name, self.n_pools = layout, layout.name, len(layout.pooled)
         shapes = [self.e.t.shape(f"{layout.key(i)}_conv.weight", 4) for i in range(N_STAGES + 1)]
         self.channels = shapes[0][1]
         self.widths = [shape[0] for shape in shapes]
         self.dim = self.widths[-1]
-        keys = checkpoint.tensors
-        self.depth = sum(f"block.{i}.{_LAMBDA}" in keys for i in range(len(keys)))
+        self.depth = self.n_blocks(_LAMBDA)
         self.e.n_steps = self.n_steps = self._steps()
         self.heads = self._heads()
         for key in ("n_steps", "heads", "readout"):
@@ -274,55 +248,19 @@ class _Importer:
             self.config["readout"] = "average" if both else "classification"
 
     def _check_geometry(self) -> None:
-        c = self.config
-        if self.dim % self.heads:
-            raise CheckpointError(
-                f"width D={self.dim} is not a multiple of {self.heads} heads",
-                where="setting heads",
-                hint="override it with --set heads=...",
-            )
-        if c["attention"] == "kv" and self.dim // self.heads > MAX_HEAD_WIDTH:
+        self.check_geometry()
+        if self.config["attention"] == "kv" and self.dim // self.heads > MAX_HEAD_WIDTH:
             raise UnsupportedModelError(
                 f"heads of {self.dim // self.heads} channels, attention=kv holds {MAX_HEAD_WIDTH}",
                 where="setting heads",
                 hint="use more heads",
             )
-        for key in ("mean", "std"):
-            if len(c[key]) == 1 and self.origins[key] == "default":
-                c[key] = c[key] * self.channels
-            if len(c[key]) != self.channels:
-                raise UnsupportedModelError(
-                    f"{key} has {len(c[key])} numbers, the image has {self.channels} channels",
-                    where=f"setting {key}",
-                    hint=f"override it with --set {key}=...",
-                )
-        if min(c["std"]) <= 0:
-            raise UnsupportedModelError(
-                f"std={c['std']}: must be positive",
-                where="setting std",
-                hint="override it with --set std=...",
-            )
-        self._check_tokens()
-
-    def _check_tokens(self) -> None:
-        height, width = self.config["image_size"]
-        scale = 2 ** len(self.layout.pooled)
-        n_tokens = -(-height // scale) * -(-width // scale)
-        if n_tokens > MAX_TOKENS:
-            raise UnsupportedModelError(
-                f"image_size={self.config['image_size']} gives {n_tokens} tokens, "
-                f"at most {MAX_TOKENS}",
-                where="setting image_size",
-                hint="override it with --set image_size=...",
-            )
 
     # -- parts ---------------------------------------------------------------------------------
 
     def tokenizer(self, image: ir.Value) -> ir.Value:
-        e, c = self.e, self.config
-        events = c["input"] == "events"
-        x = e.pixels(image, white=1.0 if events else 255.0, mean=c["mean"], std=c["std"],
-                     frames=events)  # fmt: skip
+        e, events = self.e, n.is_events(self.config)
+        x = self.pixels(image)
         first = self.layout.key(0)
         y = e.real_conv(f"{first}_conv", f"{first}_bn", x, self.channels, self.widths[0])
         for i in range(1, N_STAGES + 1):
@@ -338,10 +276,10 @@ class _Importer:
         spikes = e.neuron(f"{prefix}.proj_lif", x)
         q, k, v = (
             e.neuron(
-                f"{prefix}.{n}_lif",
-                e.binary_conv(f"{prefix}.{n}_conv", spikes, d, d, 1, rank=3),
+                f"{prefix}.{name}_lif",
+                e.binary_conv(f"{prefix}.{name}_conv", spikes, d, d, 1, rank=3),
             )
-            for n in "qkv"
+            for name in "qkv"
         )
         if self.config["attention"] == "qk":
             counts = e.op("Scores", q, k, name=f"{prefix}.scores", heads=heads)
@@ -406,7 +344,7 @@ class _Importer:
                            name=f"{p}.mlp.residual")  # fmt: skip
             x0, x1 = x2, x3
             if plain:  # norm1 and norm2 of the ancestor are in its files, and never used
-                self.e.t.drop(f"{p}.norm{n}.{w}" for n in (1, 2) for w in ("weight", "bias"))
+                self.e.t.drop(f"{p}.norm{k}.{w}" for k in (1, 2) for w in ("weight", "bias"))
         return (x1, x1) if plain else (x0, x1)
 
     def logits(self, x0: ir.Value, x1: ir.Value) -> ir.Value:
@@ -426,58 +364,6 @@ class _Importer:
         half = e.b.initializer("logits.half", np.array(0.5))
         return e.b.op("Mul", both, half, name="logits.mean")
 
-    def model(self) -> ir.Model:
-        """Emit everything and wrap it up."""
-        height, width = self.config["image_size"]
-        steps = [self.n_steps] if self.config["input"] == "events" else []
-        image = ir.typed_value("image", np.uint8, ["B", *steps, height, width, self.channels])
-        logits = self.logits(*self.blocks(self.tokenizer(image)))
-        self.e.t.finish()
-        logits.name = "logits"
-        ir.set_type(logits, np.float64, ["B", self.classes])
-        model = ir.new_model(self.e.b, [image], [logits], name=NAME, metadata=self.metadata())
-        stages.infer_types(model)
-        stages.verify(model)
-        return model
-
-    def metadata(self) -> dict[str, str]:
-        """What travels with the model; JSON where it is more than a word."""
-        names = self.config.pop("class_names")
-        if names is not None and len(names) != self.classes:
-            self.warnings.append(f"{len(names)} class names for {self.classes} classes: left out")
-            names = None
-        config = {
-            **self.config,
-            "layout": self.layout.name,
-            "dim": self.dim,
-            "depth": self.depth,
-            "heads": self.heads,
-            "n_steps": self.n_steps,
-            "channels": self.channels,
-            "classes": self.classes,
-        }
-        return {
-            **({"class_names": json.dumps(names)} if names else {}),
-            "stage": "spiking",
-            "family": NAME,
-            "config": json.dumps(config, sort_keys=True),
-            "settings_from": json.dumps(self.origins, sort_keys=True),
-            "preprocessing": json.dumps(self.preprocessing(), sort_keys=True),
-            "source_sha256": self.checkpoint.sha256,
-            "warnings": json.dumps(self.warnings),
-        }
-
-    def preprocessing(self) -> dict[str, Any]:
-        """How a source becomes frames of the exact size."""
-        height, width = self.config["image_size"]
-        size = {"height": height, "width": width, "channels": self.channels}
-        if self.config["input"] == "events":
-            return {**size, "input": "events", "n_steps": self.n_steps}
-        return {
-            **size,
-            "input": "image",
-            "resize": "short-side",
-            "filter": self.config["interpolation"],
-            "crop_pct": self.config["crop_pct"],
-            **({"color": _COLORS[self.channels]} if self.channels in _COLORS else {}),
-        }
+    def logits_of(self, image: ir.Value) -> ir.Value:
+        """Append every layer."""
+        return self.logits(*self.blocks(self.tokenizer(image)))

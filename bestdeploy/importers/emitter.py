@@ -13,6 +13,7 @@ import numpy as np
 
 from bestdeploy import ir
 from bestdeploy.errors import CheckpointError
+from bestdeploy.importers import quantiser
 from bestdeploy.importers.checkpoint import Checkpoint, Tensors
 from bestdeploy.ops.binary_conv import deviations
 
@@ -134,9 +135,9 @@ class Emitter:
         y = self.op("RealConv", x, kernel, name=name, strides=[1, 1], pads=[1] * 4)
         return self.batch_norm(bn, y, n_out, self._bias(name, n_out))
 
-    def binary_conv(self, name: str, x: ir.Value, n_in: int, n_out: int, k: int, rank: int = 4
-                    ) -> ir.Value:  # fmt: skip
-        """Append a binary convolution and its batch norm; `name` ends in `_conv`."""
+    def binary_conv(self, name: str, x: ir.Value, n_in: int, n_out: int, k: int, rank: int = 4,
+                    bn: str | None = None) -> ir.Value:  # fmt: skip
+        """Append a binary convolution and its batch norm `bn`: `name` with `_bn` for `_conv`."""
         shape = (n_out, n_in, k, k)[:rank]
         latent = self.t.take(f"{name}.weight", shape).reshape(n_out, n_in, k, k)
         zeros = int((deviations(latent) == 0).sum())
@@ -150,7 +151,39 @@ class Emitter:
         w = self.b.initializer(f"{name}.weight", latent.transpose(0, 2, 3, 1))
         y = self.op("BinaryConv", x, w, name=name, strides=[1, 1], pads=[k // 2] * 4,
                     sign_of_zero=int(paper))  # fmt: skip
-        bn = name.removesuffix("_conv") + "_bn"
+        bn = name.removesuffix("_conv") + "_bn" if bn is None else bn
+        return self.batch_norm(bn, y, n_out, self._bias(name, n_out))
+
+    def weight_conv(
+        self,
+        name: str,
+        bn: str,
+        x: ir.Value,
+        shape: tuple[int, ...],
+        *,
+        levels: int = 1,
+        trained_bits: int | None = None,
+    ) -> ir.Value:
+        """Append a convolution whose real weights become integers, and its batch norm.
+
+        Args:
+            name: of the convolution; `<name>.weight`, and `<name>.bias` where there is one.
+            bn: of the batch norm.
+            x: spikes, or levels up to `levels`.
+            shape: of the tensor: (O, I), (O, I, 1) or (O, I, k, k).
+            levels: the largest input.
+            trained_bits: the trained network has weights of that many bits itself.
+        """
+        bits = int(self.config["weight_bits"])
+        n_out, n_in, k = shape[0], shape[1], shape[2] if len(shape) == 4 else 1
+        w = self.t.take(f"{name}.weight", shape).reshape(n_out, n_in, k, k)
+        scale = quantiser.scales(w, bits)
+        if trained_bits is not None:
+            w = quantiser.quantised(w, scale, bits)
+        kernel = self.b.initializer(f"{name}.weight", w.transpose(0, 2, 3, 1).copy())
+        held = self.b.initializer(f"{name}.scale", scale)
+        y = self.op("WeightConv", x, kernel, held, name=name, strides=[1, 1], pads=[k // 2] * 4,
+                    weight_bits=bits, lowest=1 - 2 ** (bits - 1), levels=levels)  # fmt: skip
         return self.batch_norm(bn, y, n_out, self._bias(name, n_out))
 
     def pool(self, name: str, spikes: ir.Value) -> ir.Value:

@@ -99,6 +99,18 @@ def integer(low: int, high: int) -> Callable[[Any], int]:
     return parse
 
 
+def one_of(*allowed: int) -> Callable[[Any], int]:
+    """Return a parser for one of the given whole numbers."""
+
+    def parse(value: Any) -> int:
+        found = integer(min(allowed), max(allowed))(value)
+        if found not in allowed:
+            raise ValueError(value)
+        return found
+
+    return parse
+
+
 def boolean(value: Any) -> bool:
     """Accept true and false."""
     if isinstance(value, bool):

@@ -17,33 +17,7 @@ def _has(*needed: str, without: tuple[str, ...] = ()) -> Callable[[set[str]], bo
     return lambda keys: set(needed) <= keys and not keys & set(without)
 
 
-_LAMBDA = ("block.0.attn.lambda_attn",)
-
 SIGNATURES: tuple[Signature, ...] = (
-    Signature(
-        "Spikingformer, CIFAR layout",
-        _has("patch_embed.block0_conv.weight", "block.0.norm1.weight", without=_LAMBDA),
-    ),
-    Signature(  # saved without the layer norms that nothing uses
-        "Spikingformer, CIFAR layout",
-        _has("patch_embed.block0_conv.weight", "block.0.mlp.mlp1_conv.weight", without=_LAMBDA),
-    ),
-    Signature(
-        "Spikingformer, ImageNet or event-camera layout",
-        _has("patch_embed.proj1_conv.weight", "block.0.mlp.mlp1_conv.weight", without=_LAMBDA),
-    ),
-    Signature(
-        "Spike-driven Transformer (v1)",
-        lambda keys: any(k.endswith("attn.talking_heads.weight") for k in keys),
-    ),
-    Signature(
-        "Spikformer, CIFAR layout",
-        _has("patch_embed.rpe_conv.weight", "block.0.attn.q_linear.weight"),
-    ),
-    Signature(
-        "Spikformer, ImageNet or event-camera layout",
-        _has("patch_embed.rpe_conv.weight", "block.0.attn.q_conv.weight"),
-    ),
     Signature("QSD-Transformer", _has("downsample1_1.encode_conv.alpha")),
     Signature(
         "Spike-driven Transformer v2 (Meta-SpikeFormer)",

@@ -30,6 +30,53 @@ def unpack_signs(packed: np.ndarray, channels: int) -> np.ndarray:
     return (2 * unpack_bits(packed, channels).astype(np.int8) - 1).astype(np.int8)
 
 
+def pack_levels(levels: np.ndarray, n_planes: int) -> np.ndarray:
+    """Pack levels 0 .. 2^n - 1 [.., C] as n planes of bits, lowest first: bytes [.., n P]."""
+    planes = [pack_bits((levels >> i) & 1) for i in range(n_planes)]
+    return np.concatenate(planes, axis=-1)
+
+
+def _planes(packed: np.ndarray, channels: int) -> list[np.ndarray]:
+    """Return the planes of [.., n P] bytes, int64 {0,1} [.., C] each."""
+    row = -(-channels // WORD_BITS) * WORD_BITS // 8
+    parts = np.split(packed, packed.shape[-1] // row, axis=-1)
+    return [unpack_bits(part, channels).astype(np.int64) for part in parts]
+
+
+def unpack_levels(packed: np.ndarray, channels: int) -> np.ndarray:
+    """Undo `pack_levels`: uint8 [.., C]. One plane holds spikes."""
+    planes = _planes(packed, channels)
+    return np.asarray(sum(plane << i for i, plane in enumerate(planes))).astype(np.uint8)
+
+
+def weight_bits(w: np.ndarray) -> int:
+    """Return how many planes hold integer weights: 1 for +-1, else two's complement bits >= 2."""
+    if np.isin(w, (-1, 1)).all():
+        return 1
+    low, high = int(w.min()), int(w.max())
+    return 1 + max(1, high.bit_length(), (-low - 1).bit_length() if low < 0 else 0)
+
+
+def pack_weights(w: np.ndarray) -> np.ndarray:
+    """Pack integer weights [.., I] as `weight_bits(w)` planes of bits: bytes [.., n P].
+
+    One plane holds signs, 1 for +1; more hold two's complement, lowest first.
+    """
+    n = weight_bits(w)
+    wide = w.astype(np.int64)
+    return pack_bits(w > 0) if n == 1 else pack_levels(wide & (2**n - 1), n)
+
+
+def unpack_weights(packed: np.ndarray, channels: int) -> np.ndarray:
+    """Undo `pack_weights`: int16 [.., I]."""
+    planes = _planes(packed, channels)
+    n = len(planes)
+    if n == 1:
+        return (2 * planes[0] - 1).astype(np.int16)
+    total = sum(plane << i for i, plane in enumerate(planes)) - (planes[-1] << n)
+    return np.asarray(total).astype(np.int16)
+
+
 def convolve(
     x: np.ndarray, w: np.ndarray, strides: list[int], pads: list[int], dtype: type
 ) -> np.ndarray:

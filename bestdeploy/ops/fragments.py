@@ -97,6 +97,26 @@ def unpack(b: ir.Builder, packed: ir.Value, channels: ir.Value, *, signs: bool =
     return b.op("Slice", flat, b.constant([0]), vector(b, channels), b.constant([-1]))
 
 
+def unpack_planes(b: ir.Builder, packed: ir.Value, channels: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Unpack rows of several planes, [.., n P] bytes, to int32 bits [.., n, channels] and n [1].
+
+    P is the number of bytes of a row of `channels` bits, padded to 64 bits.
+    """
+    word = b.constant([WORD_BITS])
+    wide = vector(b, channels)
+    n_bits = b.op("Mul", word, b.op("Div", b.op("Add", wide, b.constant([WORD_BITS - 1])), word))
+    n_planes = b.op("Div", b.op("Mul", b.op("Shape", packed, start=-1), b.constant([8])), n_bits)
+    bits = b.op("Gather", b.constant(bit_table(0, 1, np.int32)), cast(b, packed, INT32), axis=0)
+    rows = reshape(b, bits, dims(b, packed, 0, -1), n_planes, n_bits)
+    return b.op("Slice", rows, b.constant([0]), wide, b.constant([-1])), n_planes
+
+
+def join_planes(b: ir.Builder, bits: ir.Value, factors: ir.Value) -> ir.Value:
+    """Sum of int32 planes [.., n, C] times int32 factors [n], [.., C]."""
+    column = b.op("Unsqueeze", factors, b.constant([1]))
+    return b.op("ReduceSum", b.op("Mul", bits, column), b.constant([-2]), keepdims=0)
+
+
 def pack(b: ir.Builder, bits: ir.Value) -> ir.Value:
     """Pack uint8 {0,1} of rank 5 along the last axis: little bit order, zero padded to 64 bits."""
     n = dims(b, bits, 4, 5)
@@ -109,18 +129,21 @@ def pack(b: ir.Builder, bits: ir.Value) -> ir.Value:
     return cast(b, b.op("ReduceSum", weighted, b.constant([-1]), keepdims=0), UINT8)
 
 
-def convolve(b: ir.Builder, op: str, x: ir.Value, w: ir.Value) -> ir.Value:
+def convolve(
+    b: ir.Builder, op: str, x: ir.Value, w: ir.Value, *, zero_point: int = 128
+) -> ir.Value:
     """Channel-last convolution of x [.., H, W, I], any number of leading axes, w [O, kh, kw, I].
 
-    `op` is Conv or ConvInteger; the op's `strides` and `pads` attributes are used.
+    `op` is Conv or ConvInteger, for which w + zero_point lies in 0..255; the op's `strides` and
+    `pads` attributes are used.
     """
     image = reshape(b, x, -1, b.op("Shape", x, start=-3))
     zero_points: list[ir.Value] = []
     if op == "ConvInteger":
         # uint8 x int8 has no CPU kernel in ONNX Runtime 1.17 to 1.23, and on CPUs without VNNI it
         # may go through an instruction that saturates; uint8 x uint8 is everywhere and exact.
-        w = cast(b, b.op("Add", cast(b, w, INT32), b.constant(np.int32(128))), UINT8)
-        zero_points = [b.constant(np.uint8(0)), b.constant(np.uint8(128))]
+        w = cast(b, b.op("Add", cast(b, w, INT32), b.constant(np.int32(zero_point))), UINT8)
+        zero_points = [b.constant(np.uint8(0)), b.constant(np.uint8(zero_point))]
     y = b.op(
         op,
         b.op("Transpose", image, perm=[0, 3, 1, 2]),

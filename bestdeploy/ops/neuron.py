@@ -12,6 +12,7 @@ Any other tau has rate = rint(2^30/tau) or rint(2^30 (1 - 1/tau)) and rounding =
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -41,9 +42,9 @@ def parameters(
     bits: int,
 ) -> dict[str, int]:
     """Return the integer parameters of a neuron in Q(bits), from its real ones."""
-    leak = 1 / Fraction(tau)
+    leak = Fraction(0) if math.isinf(tau) else 1 / Fraction(tau)  # tau = inf: no leak at all
     rate = leak if decay_input else 1 - leak
-    halving = Fraction(tau) == 2
+    halving = tau == 2
     return {
         "decay_input": int(decay_input),
         "soft_reset": int(soft_reset),

@@ -2,6 +2,7 @@
 
 q k^T:  the binariser reads Scores (0..d),    the mixing neuron Values (0..N)
 k^T v:  the binariser reads KeyValues (0..N), the mixing neuron QueryValues (0..d)
+both:   without a binariser, the mixing neuron reads QueryKeyValues (0..N d)
 """
 
 from __future__ import annotations
@@ -29,3 +30,12 @@ def mixed(value: ir.Value | None) -> tuple[ir.Node, int] | None:
     if queries is not None:
         return queries, ir.size(queries.inputs[1], -1)
     return None
+
+
+def whole(value: ir.Value | None) -> tuple[ir.Node, int] | None:
+    """Return the product q k^T v without a binariser behind a value and its largest count."""
+    node = producer(value, "QueryKeyValues")
+    if node is None:
+        return None
+    tokens = ir.size(node.inputs[0], 2) * ir.size(node.inputs[0], 3)
+    return node, tokens * ir.size(node.inputs[0], -1) // ir.attribute(node, "heads")

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from bestdeploy import ir, stages
 
 Kind = Literal["exact", "reals"]
@@ -45,6 +47,18 @@ def producer(value: ir.Value | None, op_name: str) -> ir.Node | None:
     """Return the node behind a value when it is the given op, else None."""
     node = None if value is None else value.producer()
     return node if is_op(node, op_name) else None
+
+
+def convolution(value: ir.Value | None) -> ir.Node | None:
+    """Return the convolution of spikes or levels with integer weights behind a value, else None."""
+    return producer(value, "SignConv") or producer(value, "IntegerConv")
+
+
+def count_bounds(conv: ir.Node) -> tuple[np.ndarray, np.ndarray]:
+    """Return per output channel the least and greatest sum, int64, of such a convolution."""
+    rows = ir.array_of(conv.inputs[1]).astype(np.int64)
+    rows = rows.reshape(rows.shape[0], -1) * ir.attribute(conv, "levels", 1)
+    return np.minimum(rows, 0).sum(axis=1), np.maximum(rows, 0).sum(axis=1)
 
 
 def n_steps_of(node: ir.Node) -> int:

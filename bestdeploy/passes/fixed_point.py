@@ -21,10 +21,15 @@ import numpy as np
 
 from bestdeploy import ir
 from bestdeploy.errors import PassError
-from bestdeploy.ops.sign_conv import count_bounds
 from bestdeploy.ops.stem_conv import LIMIT
-from bestdeploy.passes.attention_counts import binarised, mixed
-from bestdeploy.passes.definition import is_op, n_steps_of, producer
+from bestdeploy.passes.attention_counts import binarised, mixed, whole
+from bestdeploy.passes.definition import (
+    convolution,
+    count_bounds,
+    is_op,
+    n_steps_of,
+    producer,
+)
 from bestdeploy.passes.threshold_tables import count_threshold, table_source
 
 DEFAULT_BITS = 20
@@ -106,8 +111,23 @@ class _Bounds:
         elif is_op(node, "ReversibleMix"):
             y, x0, x1 = (self.known[v] for v in node.inputs if v is not None)
             self._stream(node, y.plus(x0.plus(x1).times(np.array(0.5))))
+        elif is_op(node, "RealMaxPool") or is_op(node, "TokenMean"):
+            (x,) = (self.known[v] for v in node.inputs if v is not None)
+            self._stream(node, x)  # neither leaves the interval
+        elif is_op(node, "LevelAdd"):
+            width = ir.size(node.outputs[0], -1)
+            levels = np.full(width, float(ir.attribute(node, "levels")))
+            self.known[node.outputs[0]] = _Interval(np.zeros(width), levels)
+        elif is_op(node, "TernaryLif"):  # between spikes the membrane stays below the threshold
+            (x,) = (self.known[v] for v in node.inputs if v is not None)
+            self._claim(node, x.largest + ir.attribute(node, "v_threshold"))
+        elif producer(node.inputs[0] if node.inputs else None, "AddAttention") is not None:
+            self._claim(node, ir.attribute(node, "v_threshold"))  # its sums are int64
         elif is_op(node, "Lif") or is_op(node, "ConstantLif"):
             self._neuron(node)
+        elif _is_cast_of_spikes(node) and node.inputs[0] not in self.known:
+            ones = np.ones(ir.size(node.outputs[0], -1))
+            self.known[node.outputs[0]] = _Interval(0 * ones, ones)
         elif node.domain == "" and any(v in self.known for v in node.inputs):
             self._standard(node)
 
@@ -126,20 +146,20 @@ class _Bounds:
             self._claim(stem, self._limb_reach(stem, a), LIMIT + _UNITS)
             self._stream(node, self._pixels(stem).times(a).plus(shift))
             return
-        conv = producer(node.inputs[0], "SignConv")
+        conv = convolution(node.inputs[0])
         assert conv is not None
         reader = ir.consumer(node.outputs[0])
         if reader is not None and table_source(reader) is not None:
             return
-        low, high = count_bounds(ir.array_of(conv.inputs[1]))
+        low, high = count_bounds(conv)
         products = _Interval(low.astype(np.float64), high.astype(np.float64)).times(a)
         self._claim(node, max(products.largest, float(np.abs(b).max()), float(np.abs(a).max())))
         self._stream(node, products.plus(shift))
 
     def _count_affine(self, node: ir.Node) -> None:
-        signs, a, b = (ir.array_of(v) for v in node.inputs[1:])
+        a, b = (ir.array_of(v) for v in node.inputs[2:])
         self._claim(node, float(max(np.abs(a).max(), np.abs(b).max())))
-        low, high = count_bounds(signs)
+        low, high = count_bounds(node)
         counts = _Interval(low.astype(np.float64), high.astype(np.float64))
         self.known[node.outputs[0]] = counts.times(a).plus(_Interval(b, b))
 
@@ -174,7 +194,7 @@ class _Bounds:
                 return
             reach = float(counted[1])
         elif scaled is not None:
-            found = mixed(scaled.inputs[0])
+            found = mixed(scaled.inputs[0]) or whole(scaled.inputs[0])
             assert found is not None
             reach = float(np.abs(ir.array_of(scaled.inputs[1])).max()) * found[1]
         else:
@@ -191,7 +211,7 @@ class _Bounds:
         inputs = [self.known[v] if v in self.known else ir.array_of(v) for v in node.inputs]
         first = inputs[0]
         assert isinstance(first, _Interval)
-        if node.op_type == "ReduceMean":
+        if node.op_type in ("ReduceMean", "Cast"):
             found = first
         elif node.op_type == "MatMul":
             w = inputs[1]
@@ -213,6 +233,12 @@ class _Bounds:
         self.known[node.outputs[0]] = found
         if node.outputs[0].is_graph_output():
             self._claim(node, found.largest, 2.0 ** (62 - GAIN_BITS))
+
+
+def _is_cast_of_spikes(node: ir.Node) -> bool:
+    """Tell whether a node makes numbers of the spikes that the read-out counts."""
+    source = node.inputs[0].producer() if node.op_type == "Cast" and node.inputs[0] else None
+    return source is not None and source.domain == ir.DOMAIN
 
 
 def log_pass(model: ir.Model, entry: dict[str, object]) -> None:

@@ -5,14 +5,25 @@
     Unpack . OrPool . Pack                                      ->  SpikeOrPool
     Unpack . SignConv . ThresholdNeuron . Pack                  ->  SpikeConvNeuron
     Unpack . SignConv . StreamAffine                            ->  SpikeConvAffine
+    the same with IntegerConv                                   ->  WeightConvNeuron,
+                                                                    WeightConvAffine
+    3 Unpack . QueryKeyValues . ShiftCounts . MembraneNeuron . Pack  ->  SpikeProducts
+    (Unpack, Unpack) . LevelAdd . Pack                          ->  SpikeLevelAdd
+    Unpack . LevelReadOut                                       ->  SpikeLevelReadOut
     (Unpack, Unpack) . Scores . CountNeuron . Pack              ->  SpikeScores
     (Unpack, Unpack) . Scores . ShiftCounts . MembraneNeuron . Pack  ->  SpikeScoresStream
     (Unpack, Unpack) . Values . CountTable . MembraneNeuron . Pack   ->  SpikeValues
     the same with KeyValues and QueryValues                     ->  SpikeKeyValues(Stream),
                                                                     SpikeQueryValues
+    (Unpack, Unpack) . KeyValueAny . Pack                       ->  SpikeKeyValueAny
+    (Unpack, Unpack) . Gate . Pack                              ->  SpikeGate
+    TernaryNeuron . Pack                                        ->  SpikeTernaryNeuron
+    (Unpack, stream, Unpack) . AddNeuron . Pack                 ->  SpikeAddNeuron
     ReversibleAdd . MembraneNeuron . Pack                       ->  ResidualNeuron
+    ReversibleAdd . StreamTokenMean . MembraneNeuron . Pack     ->  ResidualMeanNeuron
     MembraneNeuron . Pack                                       ->  StreamNeuron
     Unpack . ReadOut                                            ->  SpikeReadOut
+    Unpack . CountReadOut                                       ->  SpikeCountReadOut
     ReversibleAdd . MeanReadOut                                 ->  ResidualReadOut
 
 Exact: the fused ops are defined as these compositions.
@@ -27,8 +38,8 @@ from bestdeploy.passes.definition import Pass, find, is_op, n_steps_of, producer
 
 
 def _packed(value: ir.Value | None) -> tuple[ir.Value, int] | None:
-    """Return the packed value behind an UnpackBits or UnpackSigns, and its channels."""
-    for op_name in ("UnpackBits", "UnpackSigns"):
+    """Return the packed value behind an op that unpacks, and its channels."""
+    for op_name in ("UnpackBits", "UnpackSigns", "UnpackLevels", "UnpackWeights", "UnpackTernary"):
         node = producer(value, op_name)
         if node is not None and node.inputs[0] is not None:
             return node.inputs[0], ir.attribute(node, "channels")
@@ -51,6 +62,7 @@ class _Fusion:
         inputs: list[ir.Value | None],
         outputs: list[ir.Value],
         n_channels: int = 0,
+        levels: int | None = None,
         **attrs: Any,
     ) -> None:
         b = ir.Builder(f"{self.name}.fused")
@@ -65,6 +77,8 @@ class _Fusion:
         made = made if isinstance(made, tuple) else (made,)
         if n_channels:
             b.nodes[0].metadata_props["channels"] = str(n_channels)
+        if levels is not None:  # the largest input, which bounds the sums
+            b.nodes[0].metadata_props["levels"] = str(levels)
         for node in self.old:
             if "gain" in node.metadata_props:
                 b.nodes[0].metadata_props["gain"] = node.metadata_props["gain"]
@@ -108,14 +122,15 @@ def _fuse_pool(model: ir.Model) -> int:
     return changes
 
 
-def _fuse_conv(model: ir.Model) -> int:
+def _fuse_conv(model: ir.Model, op_name: str, fused: str) -> int:
     changes = 0
-    for conv in find(model, "SignConv"):
+    for conv in find(model, op_name):
         spikes, weights = _packed(conv.inputs[0]), _packed(conv.inputs[1])
         after = ir.consumer(conv.outputs[0])
         if spikes is None or weights is None or after is None:
             continue
         attrs = {**ir.attributes(conv), "in_channels": spikes[1]}
+        levels = attrs.pop("levels", None)
         inputs = [spikes[0], weights[0], *after.inputs[1:]]
         row = stages.op_of(after)
         kind = "" if row is None else row[0].name
@@ -123,12 +138,12 @@ def _fuse_conv(model: ir.Model) -> int:
             pack = ir.consumer(after.outputs[0])
             assert pack is not None
             _Fusion(model, [conv, after, pack], after.name).emit(
-                f"SpikeConvNeuron_T{n_steps_of(after)}", inputs, [pack.outputs[0]],
-                _width(after), **attrs,
+                f"{fused}Neuron_T{n_steps_of(after)}", inputs, [pack.outputs[0]],
+                _width(after), levels, **attrs,
             )  # fmt: skip
         elif kind == "StreamAffine":
             _Fusion(model, [conv, after], conv.name).emit(
-                "SpikeConvAffine", inputs, [after.outputs[0]], **attrs
+                f"{fused}Affine", inputs, [after.outputs[0]], **attrs
             )
         else:
             continue
@@ -184,6 +199,109 @@ def _fuse_mixed(model: ir.Model, product: str, spikes: int) -> int:
     return changes
 
 
+def _fuse_gates(model: ir.Model) -> int:
+    """Fuse what combines spikes with spikes."""
+    changes = 0
+    for op_type, fused in (("KeyValueAny", "SpikeKeyValueAny"), ("Gate", "SpikeGate")):
+        for node in find(model, op_type):
+            packed, pack = [_packed(v) for v in node.inputs], ir.consumer(node.outputs[0])
+            if None in packed or pack is None:
+                continue
+            inputs = [p[0] for p in packed if p is not None]
+            _Fusion(model, [node, pack], node.name).emit(
+                fused, [*inputs], [pack.outputs[0]], _width(node), **ir.attributes(node)
+            )
+            changes += 1
+    return changes
+
+
+def _fuse_addition(model: ir.Model) -> int:
+    """Fuse ternary neurons and the attention that reads them."""
+    changes = 0
+    for node in find(model, "TernaryNeuron"):
+        pack = ir.consumer(node.outputs[0])
+        if pack is not None:
+            _Fusion(model, [node, pack], node.name).emit(
+                f"SpikeTernaryNeuron_T{n_steps_of(node)}", list(node.inputs), [pack.outputs[0]],
+                _width(node), **ir.attributes(node),
+            )  # fmt: skip
+            changes += 1
+    for node in find(model, "AddNeuron"):
+        q, v = _packed(node.inputs[0]), _packed(node.inputs[2])
+        pack = ir.consumer(node.outputs[0])
+        if q is not None and v is not None and pack is not None:
+            _Fusion(model, [node, pack], node.name).emit(
+                f"SpikeAddNeuron_T{n_steps_of(node)}", [q[0], node.inputs[1], v[0]],
+                [pack.outputs[0]], _width(node), **ir.attributes(node),
+            )  # fmt: skip
+            changes += 1
+    return changes
+
+
+def _fuse_mean_neuron(model: ir.Model) -> int:
+    """Fuse the neuron on the mean of the last residual."""
+    changes = 0
+    for mean in find(model, "StreamTokenMean"):
+        add, neuron = producer(mean.inputs[0], "ReversibleAdd"), ir.consumer(mean.outputs[0])
+        pack = None if neuron is None else ir.consumer(neuron.outputs[0])
+        if add is None or ir.consumer(add.outputs[0]) is not mean or neuron is None or pack is None:
+            continue
+        _Fusion(model, [add, mean, neuron, pack], neuron.name).emit(
+            f"ResidualMeanNeuron_T{n_steps_of(neuron)}", list(add.inputs), [pack.outputs[0]],
+            _width(neuron), **ir.attributes(neuron),
+        )  # fmt: skip
+        changes += 1
+    return changes
+
+
+def _fuse_products(model: ir.Model) -> int:
+    """Fuse attention without a binariser."""
+    changes = 0
+    for product in find(model, "QueryKeyValues"):
+        packed = [_packed(v) for v in product.inputs]
+        shift = ir.consumer(product.outputs[0])
+        neuron = None if shift is None else ir.consumer(shift.outputs[0])
+        pack = None if neuron is None else ir.consumer(neuron.outputs[0])
+        if None in packed or shift is None or neuron is None or pack is None:
+            continue
+        inputs, channels = zip(*(p for p in packed if p is not None), strict=True)
+        attrs = {
+            **ir.attributes(product), "channels": channels[0], **ir.attributes(shift),
+            **ir.attributes(neuron),
+        }  # fmt: skip
+        _Fusion(model, [product, shift, neuron, pack], neuron.name).emit(
+            f"SpikeProducts_T{n_steps_of(neuron)}", list(inputs), [pack.outputs[0]],
+            _width(neuron), **attrs,
+        )  # fmt: skip
+        changes += 1
+    return changes
+
+
+def _fuse_levels(model: ir.Model) -> int:
+    """Fuse the integer residual, and the read-out of its last sum."""
+    changes = 0
+    for add in find(model, "LevelAdd"):
+        packed, pack = [_packed(v) for v in add.inputs], ir.consumer(add.outputs[0])
+        if None in packed or pack is None:
+            continue
+        inputs = [p[0] for p in packed if p is not None]
+        width = _width(add)
+        _Fusion(model, [add, pack], add.name).emit(
+            "SpikeLevelAdd", [*inputs], [pack.outputs[0]], width, channels=width,
+            planes=ir.attribute(pack, "planes"),
+        )  # fmt: skip
+        changes += 1
+    for node in find(model, "LevelReadOut"):
+        levels = _packed(node.inputs[0])
+        if levels is not None:
+            _Fusion(model, [node], node.name).emit(
+                "SpikeLevelReadOut", [levels[0], *node.inputs[1:]], [node.outputs[0]],
+                in_channels=levels[1], **ir.attributes(node),
+            )  # fmt: skip
+            changes += 1
+    return changes
+
+
 def _fuse_stream(model: ir.Model) -> int:
     changes = 0
     for neuron in find(model, "MembraneNeuron"):
@@ -214,6 +332,14 @@ def _fuse_read_out(model: ir.Model) -> int:
                 in_channels=spikes[1],
             )  # fmt: skip
             changes += 1
+    for node in find(model, "CountReadOut"):
+        spikes = _packed(node.inputs[0])
+        if spikes is not None:
+            _Fusion(model, [node], node.name).emit(
+                "SpikeCountReadOut", [spikes[0], *node.inputs[1:]], [node.outputs[0]],
+                in_channels=spikes[1],
+            )  # fmt: skip
+            changes += 1
     for node in find(model, "MeanReadOut"):
         add = producer(node.inputs[0], "ReversibleAdd")
         if add is not None and ir.consumer(add.outputs[0]) is node:
@@ -227,9 +353,14 @@ def _fuse_read_out(model: ir.Model) -> int:
 
 def apply(model: ir.Model) -> int:
     """Fuse everything; attention before the plain stream neuron, which would take its tail."""
-    changes = _fuse_stem(model) + _fuse_pool(model) + _fuse_conv(model)
+    changes = _fuse_stem(model) + _fuse_pool(model)
+    changes += _fuse_conv(model, "SignConv", "SpikeConv")
+    changes += _fuse_conv(model, "IntegerConv", "WeightConv")
     changes += _fuse_counts(model, "Scores") + _fuse_counts(model, "KeyValues")
     changes += _fuse_mixed(model, "Values", 1) + _fuse_mixed(model, "QueryValues", 0)
+    changes += _fuse_addition(model)
+    changes += _fuse_gates(model) + _fuse_mean_neuron(model)
+    changes += _fuse_products(model) + _fuse_levels(model)
     changes += _fuse_stream(model) + _fuse_read_out(model)
     ir.drop_unused(model.graph)
     model.metadata_props["stage"] = "packed"

@@ -6,6 +6,12 @@
 
 `w` and `b` are the merged head's (the 1/2 of two averaged heads is in them already). One head
 reads either a stream as it is (MeanReadOut) or the counted last layer (ReadOut with V0 = 0).
+
+A head on the mean of spikes over time and tokens has no Q(F) values in front of it:
+
+    V = rint(w 2^S / (T N)),  C = rint(b 2^S),  raw = V cnt + C,  logits = float32(raw 2^-S)
+
+with S the largest number up to F+G for which every V fits int32 (CountReadOut).
 """
 
 from __future__ import annotations
@@ -26,7 +32,7 @@ class _Heads(NamedTuple):
     """The pieces of the real read-out."""
 
     bias: np.ndarray
-    mean: tuple[ir.Value, np.ndarray] | None  # a stream, and the weights on its mean
+    mean: tuple[ir.Value, np.ndarray] | None  # a stream or levels, and the weights on its mean
     counted: tuple[_Counted, np.ndarray] | None  # the last layer, and the weights on its mean
 
 
@@ -60,6 +66,10 @@ def _source(value: ir.Value | None, op_type: str) -> ir.Node:
 
 
 def _stream(value: ir.Value | None) -> ir.Value:
+    """Return the fixed-point stream behind a value, or the levels behind a Cast of them."""
+    cast = None if value is None else value.producer()
+    if cast is not None and cast.op_type == "Cast" and producer(cast.inputs[0], "LevelAdd"):
+        return cast.inputs[0]  # type: ignore[return-value]
     node = producer(value, "FromFixed")
     if node is None or node.inputs[0] is None:
         raise PassError("the read-out does not read a fixed-point stream")
@@ -78,6 +88,47 @@ def _features(value: ir.Value | None) -> ir.Value | _Counted:
     halved = _source(_source(total.inputs[0], "ReduceMean").inputs[0], "Mul")
     first, second = (_stream(v) for v in _source(halved.inputs[0], "Add").inputs)
     return _Counted((first, second), counted)
+
+
+def _counted_spikes(logits: ir.Value) -> tuple[ir.Value, np.ndarray, np.ndarray] | None:
+    """Return (spikes, w [D, K], b [K]) of a head on the mean of spikes, None for any other."""
+    add = _source(logits, "Add")
+    product = add.inputs[0].producer() if add.inputs[0] is not None else None
+    mean = None if product is None or product.inputs[0] is None else product.inputs[0].producer()
+    cast = None if mean is None or mean.inputs[0] is None else mean.inputs[0].producer()
+    if cast is None or cast.op_type != "Cast" or cast.inputs[0] is None:
+        return None
+    if producer(cast.inputs[0], "LevelAdd") is not None:  # levels have a read-out of their own
+        return None
+    assert product is not None
+    return cast.inputs[0], ir.array_of(product.inputs[1]), ir.array_of(add.inputs[1])
+
+
+def count_weights(w: np.ndarray, positions: int, bits: int) -> tuple[np.ndarray, int]:
+    """Return V int32 [K, D] of float64 w [D, K], and the largest S up to `bits` + G it fits."""
+    exact = [[Fraction(float(v)) / positions for v in column] for column in w.T]
+    largest = max(abs(v) for column in exact for v in column)
+    shift = bits + GAIN_BITS
+    while shift > 0 and round(largest * 2**shift) >= 2**31:
+        shift -= 1
+    values = [[round(v * 2**shift) for v in column] for column in exact]
+    return np.array(values, np.int32), shift
+
+
+def _spike_readout(
+    b: ir.Builder, found: tuple[ir.Value, np.ndarray, np.ndarray], bits: int
+) -> tuple[ir.Value, int]:
+    """Emit a CountReadOut; return raw and its S."""
+    spikes, w, bias = found
+    v, shift = count_weights(w, _positions(spikes)[0], bits)
+    constant = [round(Fraction(float(x)) * 2**shift) for x in bias]
+    held = [
+        b.initializer("readout.v", v),
+        b.initializer("readout.constant", np.array(constant, np.int64)),
+    ]
+    raw = b.op("CountReadOut", spikes, *held, domain=ir.DOMAIN, name="readout",
+               output_names=["raw"])  # fmt: skip
+    return raw, shift
 
 
 def _match(logits: ir.Value) -> _Heads:
@@ -130,7 +181,7 @@ def _counted_readout(b: ir.Builder, heads: _Heads, bits: int) -> ir.Value:
 
 
 def _mean_readout(b: ir.Builder, heads: _Heads, bits: int) -> ir.Value:
-    """Emit a MeanReadOut."""
+    """Emit a MeanReadOut, or a LevelReadOut."""
     assert heads.mean is not None
     stream, w = heads.mean
     positions, q = _positions(stream)
@@ -138,6 +189,9 @@ def _mean_readout(b: ir.Builder, heads: _Heads, bits: int) -> ir.Value:
         b.initializer("readout.v", weights(w, positions, q)),
         b.initializer("readout.constant", _constant(heads.bias, bits)),
     ]
+    if producer(stream, "LevelAdd") is not None:
+        return b.op("LevelReadOut", stream, *held, domain=ir.DOMAIN, name="readout",
+                    output_names=["raw"], q=q, bits=bits)  # fmt: skip
     return b.op("MeanReadOut", stream, *held, domain=ir.DOMAIN, name="readout",
                 output_names=["raw"], q=q)  # fmt: skip
 
@@ -157,16 +211,18 @@ def apply(model: ir.Model) -> int:
     """Replace everything between the last streams and the logits."""
     bits = frac_bits(model)
     logits = model.graph.outputs[0]
-    heads = _match(logits)
     b = ir.Builder("readout.integer")
-    if heads.counted is None:
-        raw = _mean_readout(b, heads, bits)
+    counted, shift = _counted_spikes(logits), bits + GAIN_BITS
+    if counted is not None:
+        raw, shift = _spike_readout(b, counted, bits)
+        n_classes = len(counted[2])
     else:
-        raw = _counted_readout(b, heads, bits)
-    n_classes = len(heads.bias)
+        heads = _match(logits)
+        make = _mean_readout if heads.counted is None else _counted_readout
+        raw, n_classes = make(b, heads, bits), len(heads.bias)
     ir.set_type(raw, np.int64, ["B", n_classes])
     wide = b.op("Cast", raw, to=11, name="logits.wide")
-    unit = b.initializer("logits.unit", np.array(2.0 ** -(bits + GAIN_BITS)))
+    unit = b.initializer("logits.unit", np.array(2.0**-shift))
     scaled = b.op("Mul", wide, unit, name="logits.scaled")
     out = b.op("Cast", scaled, to=1, name="logits", output_names=["logits"])
     ir.set_type(out, np.float32, ["B", n_classes])
@@ -178,7 +234,7 @@ def apply(model: ir.Model) -> int:
     model.graph.outputs.extend([out, raw])
     ir.drop_unused(model.graph)
     model.graph.sort()
-    model.metadata_props["logit_shift"] = str(bits + GAIN_BITS)
+    model.metadata_props["logit_shift"] = str(shift)
     model.metadata_props["stage"] = "folded"
     return 1
 

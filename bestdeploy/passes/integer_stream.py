@@ -3,6 +3,8 @@
     ChannelAffine(n, a, b)   ->  FromFixed(StreamAffine(n, Ai, Af, B))
         A = a 2^F,  Ai = rint(A),  Af = rint((A - Ai) 2^15),  B = rint(b 2^F)
     ReversibleMix(y, x0, x1) ->  FromFixed(ReversibleAdd(y, x0, x1))
+    RealMaxPool(x)           ->  FromFixed(StreamMaxPool(x))
+    TokenMean(x)             ->  FromFixed(StreamTokenMean(x))
     Lif(FromFixed(x))        ->  MembraneNeuron(x)
 
 Nodes are visited in order, so every input of a residual is fixed-point when its turn comes.
@@ -33,7 +35,7 @@ def affine_constants(
     return np.array(whole, np.int32), np.array(fraction, np.int16), np.array(shift, np.int32)
 
 
-def _fixed(value: ir.Value | None, reader: ir.Node) -> ir.Value:
+def fixed(value: ir.Value | None, reader: ir.Node) -> ir.Value:
     """Return the integer behind a FromFixed."""
     node = producer(value, "FromFixed")
     if node is None or node.inputs[0] is None:
@@ -51,14 +53,25 @@ def _affine(node: ir.Node, b: ir.Builder, bits: int) -> ir.Value:
 
 
 def _residual(node: ir.Node, b: ir.Builder, bits: int) -> ir.Value:
-    inputs = [_fixed(v, node) for v in node.inputs]
+    inputs = [fixed(v, node) for v in node.inputs]
     x = b.op("ReversibleAdd", *inputs, domain=ir.DOMAIN, name=node.name)
     return b.op("FromFixed", x, domain=ir.DOMAIN, name=f"{node.name}.real", bits=bits)
 
 
+def _same(op_type: str) -> Callable[[ir.Node, ir.Builder, int], ir.Value]:
+    """Return the rewrite to an integer op with the attributes of the real one."""
+
+    def rewrite(node: ir.Node, b: ir.Builder, bits: int) -> ir.Value:
+        x = b.op(op_type, fixed(node.inputs[0], node), domain=ir.DOMAIN, name=node.name,
+                 **ir.attributes(node))  # fmt: skip
+        return b.op("FromFixed", x, domain=ir.DOMAIN, name=f"{node.name}.real", bits=bits)
+
+    return rewrite
+
+
 def _neuron(node: ir.Node, b: ir.Builder, bits: int) -> ir.Value:
     kind = "ConstantMembraneNeuron" if is_op(node, "ConstantLif") else "MembraneNeuron"
-    x = _fixed(node.inputs[0], node)
+    x = fixed(node.inputs[0], node)
     return b.op(f"{kind}_T{n_steps_of(node)}", x, domain=ir.DOMAIN, name=node.name,
                 **neuron_attributes(node, bits))  # fmt: skip
 
@@ -66,6 +79,8 @@ def _neuron(node: ir.Node, b: ir.Builder, bits: int) -> ir.Value:
 _REWRITES: dict[str, Callable[[ir.Node, ir.Builder, int], ir.Value]] = {
     "ChannelAffine": _affine,
     "ReversibleMix": _residual,
+    "RealMaxPool": _same("StreamMaxPool"),
+    "TokenMean": _same("StreamTokenMean"),
     "Lif": _neuron,
     "ConstantLif": _neuron,
 }
@@ -76,6 +91,8 @@ def apply(model: ir.Model) -> int:
     bits = frac_bits(model)
     changes = 0
     for node in list(model.graph):
+        if producer(node.inputs[0] if node.inputs else None, "AddAttention") is not None:
+            continue  # its sums do not lie in the stream: see integer_addition
         for name, rewrite in _REWRITES.items():
             if is_op(node, name):
                 b = ir.Builder(f"{node.name}.fixed")

@@ -2,6 +2,9 @@
 
     s = neuron(..)        ->  bits = neuron(..); s = PackBits(bits); every reader: UnpackBits(s)
     w int8 +-1 constant   ->  UnpackSigns(bits of w)
+    v = ternary neuron    ->  planes = PackTernary(v); every reader: UnpackTernary(planes)
+    levels = a + b        ->  planes = PackLevels(levels); every reader: UnpackLevels(planes)
+    w int8, int16         ->  UnpackWeights(planes of w), as many planes as its numbers need
 
 Exact: packing and unpacking are inverse to each other. The fuse pass draws the pairs into layers.
 """
@@ -12,7 +15,8 @@ import numpy as np
 
 from bestdeploy import ir
 from bestdeploy.ops import arithmetic
-from bestdeploy.passes.definition import Pass, find
+from bestdeploy.ops.levels import n_planes_of
+from bestdeploy.passes.definition import Pass, find, is_op
 
 SPIKE_SOURCES = (
     "Encoder",
@@ -20,8 +24,11 @@ SPIKE_SOURCES = (
     "MembraneNeuron",
     "CountNeuron",
     "OrPool",
+    "KeyValueAny",
+    "Gate",
+    "AddNeuron",
 )
-WEIGHT_INPUT = {"SignConv": 1, "ReadOut": 3}
+WEIGHT_INPUT = {"SignConv": 1, "IntegerConv": 1, "ReadOut": 3}
 
 
 def _pack_spikes(model: ir.Model, node: ir.Node) -> None:
@@ -31,24 +38,55 @@ def _pack_spikes(model: ir.Model, node: ir.Node) -> None:
     readers = [(use.node, use.idx) for use in bits.uses()]
     b = ir.Builder(f"{name}.packing")
     packed = b.op("PackBits", bits, domain=ir.DOMAIN, name=f"{name}.pack")
-    unpacked = b.op("UnpackBits", packed, domain=ir.DOMAIN, name=f"{name}.unpack",
-                    channels=channels)  # fmt: skip
-    bits.name, packed.name = f"{name}.bits", name
+    b.op("UnpackBits", packed, domain=ir.DOMAIN, name=f"{name}.unpack",
+                channels=channels)  # fmt: skip
+    _put_between(model, node, b, readers)
+
+
+def _pack_ternary(model: ir.Model, node: ir.Node) -> None:
+    signs = node.outputs[0]
+    name, channels = str(signs.name), ir.size(signs, -1)
+    readers = [(use.node, use.idx) for use in signs.uses()]
+    b = ir.Builder(f"{name}.packing")
+    packed = b.op("PackTernary", signs, domain=ir.DOMAIN, name=f"{name}.pack")
+    b.op("UnpackTernary", packed, domain=ir.DOMAIN, name=f"{name}.unpack", channels=channels)
+    _put_between(model, node, b, readers)
+
+
+def _pack_levels(model: ir.Model, node: ir.Node) -> None:
+    levels = node.outputs[0]
+    name, channels = str(levels.name), ir.size(levels, -1)
+    readers = [(use.node, use.idx) for use in levels.uses()]
+    b = ir.Builder(f"{name}.packing")
+    packed = b.op("PackLevels", levels, domain=ir.DOMAIN, name=f"{name}.pack",
+                  planes=n_planes_of(ir.attribute(node, "levels")))  # fmt: skip
+    b.op("UnpackLevels", packed, domain=ir.DOMAIN, name=f"{name}.unpack", channels=channels)
+    _put_between(model, node, b, readers)
+
+
+def _put_between(
+    model: ir.Model, node: ir.Node, b: ir.Builder, readers: list[tuple[ir.Node, int]]
+) -> None:
+    """Put a pair of packing and unpacking between a node and its readers."""
+    pack, unpack = b.nodes
+    value = node.outputs[0]
+    value.name, pack.outputs[0].name = f"{value.name}.bits", value.name
     model.graph.insert_after(node, b.nodes)
     for reader, index in readers:
-        reader.replace_input_with(index, unpacked)
+        reader.replace_input_with(index, unpack.outputs[0])
 
 
 def _pack_weights(model: ir.Model, node: ir.Node, index: int) -> None:
     value = node.inputs[index]
-    signs = ir.array_of(value)
+    signs, wide = ir.array_of(value), is_op(node, "IntegerConv")
     name = f"{value.name}.packed"  # type: ignore[union-attr]
     held = model.graph.initializers.get(name)
     if held is None:
-        held = ir.add_initializer(model.graph, name, arithmetic.pack_bits(signs > 0))
+        pack = arithmetic.pack_weights if wide else lambda w: arithmetic.pack_bits(w > 0)
+        held = ir.add_initializer(model.graph, name, pack(signs))
     b = ir.Builder(f"{name}.{node.name}")
-    w = b.op("UnpackSigns", held, domain=ir.DOMAIN, name=f"{node.name}.signs",
-             channels=int(np.shape(signs)[-1]))  # fmt: skip
+    w = b.op("UnpackWeights" if wide else "UnpackSigns", held, domain=ir.DOMAIN,
+             name=f"{node.name}.signs", channels=int(np.shape(signs)[-1]))  # fmt: skip
     model.graph.insert_before(node, b.nodes)
     node.replace_input_with(index, w)
 
@@ -60,6 +98,12 @@ def apply(model: ir.Model) -> int:
         for node in find(model, op_name):
             _pack_spikes(model, node)
             changes += 1
+    for node in find(model, "TernaryNeuron"):
+        _pack_ternary(model, node)
+        changes += 1
+    for node in find(model, "LevelAdd"):
+        _pack_levels(model, node)
+        changes += 1
     for op_name, index in WEIGHT_INPUT.items():
         for node in find(model, op_name):
             _pack_weights(model, node, index)

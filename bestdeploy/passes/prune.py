@@ -23,15 +23,23 @@ import numpy as np
 from bestdeploy import ir
 from bestdeploy.ops import neuron as stream
 from bestdeploy.ops import stream_affine
-from bestdeploy.ops.sign_conv import count_bounds
 from bestdeploy.ops.stem_conv import from_limbs
 from bestdeploy.ops.threshold_neuron import row
 from bestdeploy.passes.attention_counts import mixed
-from bestdeploy.passes.definition import Pass, find, is_op, n_steps_of, producer
+from bestdeploy.passes.definition import (
+    Pass,
+    convolution,
+    count_bounds,
+    find,
+    is_op,
+    n_steps_of,
+    producer,
+)
 
 # op -> inputs that have a value per output channel, and their axis
 _ROWS: dict[str, dict[int, int]] = {
     "SignConv": {1: 0},
+    "IntegerConv": {1: 0},
     "ThresholdNeuron": {1: 1},
     "StreamAffine": {1: 0, 2: 0, 3: 0},
     "StemConv": {1: 1, 2: 2, 5: 0},
@@ -39,7 +47,7 @@ _ROWS: dict[str, dict[int, int]] = {
     "MembraneNeuron": {},
 }
 # op -> inputs that have a value per channel of its input spikes (the last axis)
-_COLUMNS: dict[str, int] = {"SignConv": 1, "ReadOut": 3}
+_COLUMNS: dict[str, int] = {"SignConv": 1, "IntegerConv": 1, "ReadOut": 3, "CountReadOut": 1}
 
 
 def _take(node: ir.Node, index: int, kept: np.ndarray, axis: int) -> None:
@@ -49,7 +57,7 @@ def _take(node: ir.Node, index: int, kept: np.ndarray, axis: int) -> None:
 def _source(neuron: ir.Node) -> list[ir.Node]:
     """Return a neuron and the nodes in front of it that have its channels, down to the weights."""
     nodes = [neuron]
-    while not (is_op(nodes[-1], "SignConv") or is_op(nodes[-1], "StemConv")):
+    while not any(is_op(nodes[-1], n) for n in ("SignConv", "IntegerConv", "StemConv")):
         value = nodes[-1].inputs[0]
         node = None if value is None else value.producer()
         if node is None or not any(is_op(node, name) for name in _ROWS):
@@ -107,7 +115,9 @@ def _greatest(node: ir.Node) -> np.ndarray:
         half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
         return np.asarray((n + half) >> shift)
     assert affine is not None
-    low, high = count_bounds(ir.array_of(affine.inputs[0].producer().inputs[1]))  # type: ignore[union-attr]
+    conv = convolution(affine.inputs[0])
+    assert conv is not None
+    low, high = count_bounds(conv)
     constants = [ir.array_of(v) for v in affine.inputs[1:]]
     return np.maximum(stream_affine.apply(low, *constants), stream_affine.apply(high, *constants))
 
@@ -117,7 +127,7 @@ def _alive(nodes: list[ir.Node]) -> np.ndarray:
     neuron = nodes[0]
     if is_op(neuron, "ThresholdNeuron"):
         theta = ir.array_of(neuron.inputs[1])
-        _, high = count_bounds(ir.array_of(nodes[-1].inputs[1]))
+        _, high = count_bounds(nodes[-1])
         reach = [(2**t - 1) * high >= theta[row(t, 0)] for t in range(1, n_steps_of(neuron) + 1)]
         return np.asarray(np.any(reach, axis=0))
     greatest = _greatest(neuron)

@@ -6,8 +6,9 @@ Rows with a < 0 have their weights negated (n' = -n) and use |a|. For a = 0 the 
 b (2^t - 2^s) >= 2^t theta, whatever n is. Every Theta is clamped to [lo - 1, hi + 1], with
 [lo, hi] = (2^t - 2^s) [n_min, n_max] the reachable states, which changes no spike.
 
-Applies to tau = 2, hard reset to 0, T <= 8, and a convolution whose affine feeds this neuron only.
-Without input decay the same holds with theta/2. Exact in the reals.
+Applies to tau = 2, hard reset to 0, T <= 8, and a convolution whose affine feeds this neuron only
+and whose states (2^T - 1) n fit int32 (those of 16-bit weights may not). Without input decay the
+same holds with theta/2. Exact in the reals.
 """
 
 from __future__ import annotations
@@ -18,9 +19,16 @@ from math import ceil
 import numpy as np
 
 from bestdeploy import ir
-from bestdeploy.ops.sign_conv import count_bounds
 from bestdeploy.ops.threshold_neuron import n_rows, row
-from bestdeploy.passes.definition import Pass, find, is_op, n_steps_of, producer
+from bestdeploy.passes.definition import (
+    Pass,
+    convolution,
+    count_bounds,
+    find,
+    is_op,
+    n_steps_of,
+    producer,
+)
 
 MAX_STEPS = 8
 
@@ -81,6 +89,13 @@ def count_threshold(lif: ir.Node) -> int | None:
     return int(first) if soft and first.denominator == 1 else None
 
 
+def states_fit(conv: ir.Node, n_steps: int) -> bool:
+    """Tell whether the states (2^T - 1) n of a neuron behind a convolution are int32."""
+    low, high = count_bounds(conv)
+    largest = max(int(high.max()), -int(low.min()))
+    return (2**n_steps - 1) * largest < 2**31 - 1
+
+
 def table_source(node: ir.Node) -> tuple[ir.Node, ir.Node] | None:
     """Return (convolution, affine) of a neuron that becomes a ThresholdNeuron, else None.
 
@@ -89,11 +104,23 @@ def table_source(node: ir.Node) -> tuple[ir.Node, ir.Node] | None:
     if not is_op(node, "Lif") or not is_eligible(node):
         return None
     affine = producer(node.inputs[0], "ChannelAffine")
-    conv = None if affine is None else producer(affine.inputs[0], "SignConv")
-    if affine is None or conv is None:
+    conv = None if affine is None else convolution(affine.inputs[0])
+    if affine is None or conv is None or not states_fit(conv, n_steps_of(node)):
         return None
     alone = ir.consumer(affine.outputs[0]) is node and ir.consumer(conv.outputs[0]) is affine
     return (conv, affine) if alone else None
+
+
+def _negated(w: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return weights with some rows negated: int8, or int16 where a number needs it."""
+    wide = w.astype(np.int16)
+    wide[rows] = -wide[rows]
+    return weight_type(wide)
+
+
+def weight_type(w: np.ndarray) -> np.ndarray:
+    """Return integer weights as int8 where they are within +-127, else as int16."""
+    return w.astype(np.int8 if np.abs(w.astype(np.int64)).max() <= 127 else np.int16)
 
 
 def apply(model: ir.Model) -> int:
@@ -105,15 +132,15 @@ def apply(model: ir.Model) -> int:
             continue
         conv, affine = source
         a, shift = (ir.array_of(v) for v in affine.inputs[1:])
-        signs = ir.array_of(conv.inputs[1])
-        signs = np.where((a < 0)[:, None, None, None], -signs, signs).astype(np.int8)
         n_steps = n_steps_of(lif)
-        theta = table(np.abs(a), shift, *count_bounds(signs), neuron_threshold(lif), n_steps)
+        low, high = count_bounds(conv)
+        bounds = np.where(a < 0, -high, low), np.where(a < 0, -low, high)
+        theta = table(np.abs(a), shift, *bounds, neuron_threshold(lif), n_steps)
         b = ir.Builder(f"{lif.name}.integer")
         n = b.op(
-            "SignConv",
+            conv.op_type,
             conv.inputs[0],
-            b.initializer(f"{conv.name}.rows", signs),
+            b.initializer(f"{conv.name}.rows", _negated(ir.array_of(conv.inputs[1]), a < 0)),
             domain=ir.DOMAIN,
             name=conv.name,
             **ir.attributes(conv),

@@ -28,6 +28,7 @@ from bestdeploy.program.records import (
     Step,
     align,
     handed_on,
+    level_channels,
     scale_half_even,
 )
 from bestdeploy.program.validation import validate
@@ -49,6 +50,7 @@ __all__ = [
     "Step",
     "align",
     "handed_on",
+    "level_channels",
     "scale_half_even",
     "validate",
 ]

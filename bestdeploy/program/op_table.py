@@ -15,13 +15,16 @@ import numpy as np
 from bestdeploy.errors import ArtifactError
 from bestdeploy.program.records import (
     I64_LIMIT,
+    MAX_CHANNELS,
     MAX_CONV_NEURON_T,
     MAX_FAN_IN,
     MAX_HEADS,
     MAX_KERNEL,
+    MAX_LEVEL_PLANES,
     MAX_STEM_WEIGHT,
     MAX_STRIDE,
     MAX_TOKENS,
+    MAX_WEIGHT_BITS,
     NEURON_DECAY_INPUT,
     NEURON_HALVING,
     Buffer,
@@ -31,6 +34,7 @@ from bestdeploy.program.records import (
     Op,
     Program,
     Step,
+    level_channels,
     scale_half_even,
 )
 
@@ -177,7 +181,10 @@ def _check_conv(at: _Checked) -> int:
 
 
 def _check_conv_neuron(at: _Checked) -> None:
-    o = _check_conv(at)
+    _check_thresholds(at, _check_conv(at))
+
+
+def _check_thresholds(at: _Checked, o: int) -> None:
     t = at.program.n_steps
     at.require(t <= MAX_CONV_NEURON_T, f"T = {t} is above {MAX_CONV_NEURON_T}")
     at.require_dims(1, (o,))
@@ -192,10 +199,63 @@ def _check_conv_neuron(at: _Checked) -> None:
 
 
 def _check_conv_affine(at: _Checked) -> None:
-    o = _check_conv(at)
+    _check_affine(at, _check_conv(at))
+
+
+def _check_affine(at: _Checked, o: int) -> None:
     for slot in (1, 2, 3):
         at.require_dims(slot, (o,))
     at.require(bool((np.abs(at.constant(2).data.astype(int)) <= 16384).all()), "|Af| above 16384")
+
+
+def _check_levels(at: _Checked, buffer: Buffer, channels: int) -> None:
+    """The buffer holds spikes or levels of `channels` channels."""
+    at.require(1 <= channels <= MAX_CHANNELS, f"{channels} channels")
+    allowed = {level_channels(channels, n) for n in range(1, MAX_LEVEL_PLANES + 1)}
+    at.require(buffer.c in allowed, f"a buffer of {buffer.c} channels holds no levels")
+
+
+def _check_weight_conv(at: _Checked) -> int:
+    bits, o, taps, i = at.constant(0).dims
+    kh, kw = at.step.param(2), at.step.param(3)
+    at.require(bits <= MAX_WEIGHT_BITS, f"weights of {bits} bits, at most {MAX_WEIGHT_BITS}")
+    at.require(taps == kh * kw and o == at.outputs[0].c, "weight does not match what is around it")
+    _check_levels(at, at.inputs[0], i)
+    _check_window(at, kh, kw, at.step.param(0), at.step.param(1))
+    at.require(taps * i <= MAX_FAN_IN, f"fan-in {taps * i}, at most {MAX_FAN_IN}")
+    return o
+
+
+def _check_weight_conv_neuron(at: _Checked) -> None:
+    _check_thresholds(at, _check_weight_conv(at))
+
+
+def _check_weight_conv_affine(at: _Checked) -> None:
+    _check_affine(at, _check_weight_conv(at))
+
+
+def _check_product(at: _Checked) -> None:
+    _check_equal_shapes(at)
+    q, heads, shift = at.inputs[0], at.step.param(0), at.step.param(1)
+    at.require(1 <= heads <= MAX_HEADS and q.c % heads == 0, f"heads {heads} do not divide C")
+    n, d = q.h * q.w, q.c // heads
+    at.require(n <= MAX_TOKENS and d <= MAX_TOKENS, f"{n} tokens, {d} channels per head")
+    at.require(0 <= shift <= 30 and n * d << shift < 1 << 31, f"N d 2^{shift} leaves int32")
+
+
+def _check_level_add(at: _Checked) -> None:
+    out = at.outputs[0]
+    for buffer in (*at.inputs, out):
+        _check_levels(at, buffer, at.step.param(0))
+        at.require((buffer.t, buffer.h, buffer.w) == (out.t, out.h, out.w), "token grids differ")
+
+
+def _check_level_readout(at: _Checked) -> None:
+    channels, k = at.step.param(1), at.program.n_classes
+    _check_levels(at, at.inputs[0], channels)
+    at.require_dims(0, (k, channels))
+    at.require_dims(1, (k,))
+    _check_q(at)
 
 
 def _check_same_inputs(at: _Checked) -> None:
@@ -303,6 +363,59 @@ def _check_residual_readout(at: _Checked) -> None:
     at.require_dims(0, (k, at.inputs[0].c))
     at.require_dims(1, (k,))
     _check_q(at)
+
+
+def _is_per_channel(b: Buffer, a: Buffer) -> bool:
+    """Tell whether `b` has one cell, and the steps and channels of `a`."""
+    return (b.t, b.h, b.w, b.c) == (a.t, 1, 1, a.c)
+
+
+def _check_any(at: _Checked) -> None:
+    at.require_same(at.inputs[0], at.inputs[1])
+    at.require(_is_per_channel(at.outputs[0], at.inputs[0]), "its output has one cell")
+
+
+def _check_gate(at: _Checked) -> None:
+    spikes, gates = at.inputs
+    at.require(at.step.param(0) in (0, 1), "invert is 0 or 1")
+    at.require_same(spikes, at.outputs[0])
+    if not _is_per_channel(gates, spikes):
+        at.require_same(spikes, gates)
+
+
+def _check_ternary(at: _Checked) -> None:
+    """The output holds two planes of the channels, each padded to words."""
+    x, out = at.inputs[0], at.outputs[0]
+    shape = (out.t, out.h, out.w, out.c)
+    at.require(shape == (x.t, x.h, x.w, level_channels(x.c, 2)), "its output has two planes")
+    flags, theta, v_reset = (at.step.param(i) for i in (4, 5, 6))
+    at.require(flags in (0, NEURON_DECAY_INPUT), "a ternary neuron resets to 0 and does not halve")
+    at.require(theta >= 1 and v_reset == 0, "a ternary neuron has theta >= 1 and v_reset = 0")
+
+
+def _check_add_neuron(at: _Checked) -> None:
+    q, y, v = at.inputs
+    at.require_same(q, y)
+    at.require_same(q, at.outputs[0])
+    shape = (v.t, v.h, v.w, v.c)
+    at.require(shape == (q.t, q.h, q.w, level_channels(q.c, 2)), "v has two planes")
+    heads = at.step.param(0)
+    at.require(1 <= heads <= MAX_HEADS and q.c % heads == 0, f"heads {heads} do not divide C")
+    at.require(q.h * q.w <= MAX_TOKENS and q.c // heads <= MAX_TOKENS, "at most 1024 a side")
+    at.require(0 <= at.step.param(1) <= 30, "k_shift is in 0..30")
+    halving = at.step.param(4) & ~NEURON_DECAY_INPUT == NEURON_HALVING
+    at.require(halving and at.step.param(6) == 0, "its neuron halves and resets to 0")
+
+
+def _check_mean_neuron(at: _Checked) -> None:
+    _check_same_inputs(at)
+    at.require(_is_per_channel(at.outputs[0], at.inputs[0]), "its output has one cell")
+
+
+def _check_count_readout(at: _Checked) -> None:
+    k = at.program.n_classes
+    at.require_dims(0, (k, at.inputs[0].c))
+    at.require_dims(1, (k,))
 
 
 def _check_q(at: _Checked) -> None:
@@ -448,6 +561,113 @@ OPS: dict[Op, OpSpec] = {
         n_params=1,  # q
         neuron=False,
         check=_check_residual_readout,
+    ),
+    Op.WEIGHT_CONV_NEURON: OpSpec(
+        inputs=(_SPIKES,),  # or levels
+        outputs=(_SPIKES,),
+        constants=(  # weight planes, theta_u, theta_w, row_index, row_theta
+            (_BITS, 4, True),
+            (_I32, 1, True),
+            (_I32, 1, True),
+            (_I32, 1, False),
+            (_I32, 2, False),
+        ),
+        n_params=4,  # stride, pad, kh, kw
+        neuron=False,
+        check=_check_weight_conv_neuron,
+    ),
+    Op.WEIGHT_CONV_AFFINE: OpSpec(
+        inputs=(_SPIKES,),  # or levels
+        outputs=(_STREAM,),
+        constants=(  # weight planes, Ai, Af, B
+            (_BITS, 4, True),
+            (_I32, 1, True),
+            (_I16, 1, True),
+            (_I32, 1, True),
+        ),
+        n_params=4,  # stride, pad, kh, kw
+        neuron=False,
+        check=_check_weight_conv_affine,
+    ),
+    Op.PRODUCT_NEURON: OpSpec(
+        inputs=(_SPIKES, _SPIKES, _SPIKES),  # q, k, v
+        outputs=(_SPIKES,),
+        constants=(),
+        n_params=2,  # heads, shift
+        neuron=True,
+        check=_check_product,
+    ),
+    Op.LEVEL_ADD: OpSpec(
+        inputs=(_SPIKES, _SPIKES),  # levels or spikes
+        outputs=(_SPIKES,),
+        constants=(),
+        n_params=1,  # channels
+        neuron=False,
+        check=_check_level_add,
+    ),
+    Op.LEVEL_READOUT: OpSpec(
+        inputs=(_SPIKES,),  # levels
+        outputs=(_RAW,),
+        constants=((_I32, 2, True), (_I64, 1, True)),  # V, C
+        n_params=2,  # q, channels
+        neuron=False,
+        check=_check_level_readout,
+    ),
+    Op.KEY_VALUE_ANY: OpSpec(
+        inputs=(_SPIKES, _SPIKES),  # k, v
+        outputs=(_SPIKES,),  # [T, 1, 1, C]
+        constants=(),
+        n_params=0,
+        neuron=False,
+        check=_check_any,
+    ),
+    Op.GATE: OpSpec(
+        inputs=(_SPIKES, _SPIKES),  # spikes, gates of the same shape or [T, 1, 1, C]
+        outputs=(_SPIKES,),
+        constants=(),
+        n_params=1,  # invert
+        neuron=False,
+        check=_check_gate,
+    ),
+    Op.MAX_POOL: OpSpec(
+        inputs=(_STREAM,),
+        outputs=(_STREAM,),
+        constants=(),
+        n_params=3,  # kernel, stride, pad
+        neuron=False,
+        check=_check_pool,
+    ),
+    Op.TERNARY_NEURON: OpSpec(
+        inputs=(_STREAM,),
+        outputs=(_SPIKES,),  # bits of +1, then bits of -1
+        constants=(),
+        n_params=0,
+        neuron=True,
+        check=_check_ternary,
+    ),
+    Op.ADD_NEURON: OpSpec(
+        inputs=(_SPIKES, _STREAM, _SPIKES),  # q, y, v of two planes
+        outputs=(_SPIKES,),
+        constants=(),
+        n_params=2,  # heads, k_shift
+        neuron=True,
+        check=_check_add_neuron,
+    ),
+    Op.MEAN_NEURON: OpSpec(
+        inputs=(_STREAM, _STREAM, _STREAM),  # y, x0, x1 (or x0 again)
+        outputs=(_SPIKES,),  # [T, 1, 1, C]
+        constants=(),
+        n_params=0,
+        neuron=True,
+        check=_check_mean_neuron,
+    ),
+    Op.COUNT_READOUT: OpSpec(
+        inputs=(_SPIKES,),
+        outputs=(_RAW,),
+        constants=((_I32, 2, True), (_I64, 1, True)),  # V, C
+        n_params=0,
+        neuron=False,
+        check=_check_count_readout,
     ),
 }
 

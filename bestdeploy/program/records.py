@@ -29,6 +29,8 @@ MAX_CONSTANTS = 8192
 MAX_ARENA_BYTES = 1 << 40
 MAX_STEM_WEIGHT = 8355711  # three balanced int8 limbs
 MAX_CONV_NEURON_T = 8
+MAX_WEIGHT_BITS = 16
+MAX_LEVEL_PLANES = 8
 I64_LIMIT = 1 << 60  # biases: leaves room to add sums without overflow
 
 Array = npt.NDArray[Any]
@@ -77,6 +79,18 @@ class Op(IntEnum):
     KEY_VALUE_NEURON = 10
     QUERY_VALUE_NEURON = 11
     RESIDUAL_READOUT = 12
+    WEIGHT_CONV_NEURON = 13
+    WEIGHT_CONV_AFFINE = 14
+    PRODUCT_NEURON = 15
+    LEVEL_ADD = 16
+    LEVEL_READOUT = 17
+    KEY_VALUE_ANY = 24
+    GATE = 25
+    MAX_POOL = 26
+    MEAN_NEURON = 27
+    COUNT_READOUT = 28
+    TERNARY_NEURON = 29
+    ADD_NEURON = 30
 
 
 def align(n_bytes: int, to: int) -> int:
@@ -92,6 +106,11 @@ def scale_half_even(gain: int, m: int, exponent: int) -> int:
     shift = -exponent
     floor, rest, half = product >> shift, product & ((1 << shift) - 1), 1 << (shift - 1)
     return floor + int(rest > half or (rest == half and floor & 1 == 1))
+
+
+def level_channels(channels: int, n_planes: int) -> int:
+    """Return the channels of a SPIKES buffer that holds levels in so many planes; one is spikes."""
+    return channels if n_planes == 1 else 64 * -(-channels // 64) * n_planes
 
 
 @dataclass(frozen=True)
@@ -153,6 +172,38 @@ class Constant:
             raise ArtifactError("binary weights must all be +1 or -1")
         packed = np.packbits(array > 0, axis=-1, bitorder="little")
         return cls(ConstantType.BITS, tuple(array.shape), np.ascontiguousarray(packed))
+
+    @classmethod
+    def of_weights(cls, w: npt.ArrayLike) -> Constant:
+        """Make a BITS constant [bits, O, kh kw, I] of integer weights [O, kh, kw, I].
+
+        One plane holds signs, more hold two's complement, the lowest bit first; as few as hold all.
+        """
+        array = np.asarray(w, np.int64)
+        if np.isin(array, (-1, 1)).all():
+            planes = (array > 0).astype(np.int64)[None]
+        else:
+            low, high = int(array.min()), int(array.max())
+            n = 1 + max(1, high.bit_length(), (-low - 1).bit_length() if low < 0 else 0)
+            if n > MAX_WEIGHT_BITS:
+                raise ArtifactError(f"a weight needs {n} bits, at most {MAX_WEIGHT_BITS} are held")
+            shifts = np.arange(n).reshape(-1, 1, 1, 1, 1)
+            planes = (array[None] >> shifts) & 1
+        o, kh, kw, i = array.shape
+        rows = planes.reshape(-1, o, kh * kw, i)
+        packed = np.packbits(rows.astype(np.uint8), axis=-1, bitorder="little")
+        return cls(ConstantType.BITS, tuple(rows.shape), np.ascontiguousarray(packed))
+
+    def weights(self) -> npt.NDArray[np.int16]:
+        """Return the integer weights [O, kh kw, I] of such a constant."""
+        bits = np.unpackbits(
+            self.data.astype(np.uint8), axis=-1, count=self.dims[-1], bitorder="little"
+        ).astype(np.int64)
+        n = len(bits)
+        if n == 1:
+            return (2 * bits[0] - 1).astype(np.int16)
+        total = sum(bits[p] << p for p in range(n)) - (bits[-1] << n)
+        return np.asarray(total).astype(np.int16)
 
     def signs(self) -> npt.NDArray[np.int8]:
         """Return the +1 / -1 values of a BITS constant, shape `dims`."""

@@ -18,6 +18,7 @@ __all__ = [
     "Kind",
     "Layer",
     "Reach",
+    "addition_layer",
     "conv_layer",
     "conv_reach",
     "linear_layer",
@@ -35,7 +36,9 @@ Kind = Literal[
     "q a",  # queries times attention bits
     "linear",  # classifier on real features
     "neuron",  # a neuron that reads the residual stream
-    "pool",  # OR over a window of spikes
+    "pool",  # OR over a window of spikes, maximum over one of the stream
+    "add",  # queries times sums of keys with the signs of ternary values
+    "gate",  # spikes combined with spikes, bit by bit
     "other",
 ]
 _SPIKE_FED = ("binary conv", "q k^T", "a v", "k^T v", "q a")
@@ -75,6 +78,8 @@ class Layer:
         writes: spike tensor that it gives, by the name under which it is recorded.
         reach: of a spike of the driving tensor.
         heads: of an attention product.
+        multiplications: what is left of one frame's, shifts aside; None where the form of the
+            network does not say it (before it is packed).
     """
 
     name: str
@@ -92,6 +97,7 @@ class Layer:
     writes: str | None = None
     reach: Reach | None = None
     heads: int = 0
+    multiplications: int | None = None
 
     @property
     def spike_fed(self) -> bool:
@@ -237,6 +243,32 @@ def product_layer(
         reads=reads,
         writes=writes,
         reach=Reach(n if kind == "q k^T" else d),
+        heads=heads,
+    )
+
+
+def addition_layer(
+    name: str,
+    op: str,
+    tokens: Shape,
+    heads: int,
+    *,
+    n_steps: int,
+    reads: str,
+    writes: str | None = None,
+) -> Layer:
+    """Return both products of addition-only attention on tokens [H, W, D]: 2 N D d additions."""
+    n, d = tokens[0] * tokens[1], tokens[2] // heads
+    return Layer(
+        name=name,
+        op=op,
+        kind="add",
+        input_shape=tokens,
+        output_shape=tokens,
+        n_steps=n_steps,
+        macs=2 * n * tokens[2] * d,
+        reads=(reads,),
+        writes=writes,
         heads=heads,
     )
 

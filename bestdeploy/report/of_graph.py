@@ -14,6 +14,7 @@ from bestdeploy.report.layers import (
     Kind,
     Layer,
     Shape,
+    addition_layer,
     conv_layer,
     linear_layer,
     pixel_layer,
@@ -34,6 +35,7 @@ _NEURONS = (
     "Encoder",
     "CountNeuron",
 )
+_GATES = ("KeyValueCounts", "KeyValueAny", "Gate")  # spikes combined with spikes
 _BETWEEN = (  # what may stand between a layer and its neuron
     "BatchNorm",
     "ChannelAffine",
@@ -98,6 +100,14 @@ class _Reader:
             "SignConv": self.conv,
             "CountAffine": self.counts,
             "OrPool": self.pool,
+            "RealMaxPool": self.max_pool,
+            "StreamMaxPool": self.max_pool,
+            **dict.fromkeys(_GATES, self.gate),
+            "TernaryLif": self.unread,
+            "TernaryNeuron": self.unread,
+            "AddAttention": self.addition,
+            "AddNeuron": self.addition,
+            "CountReadOut": self.mean_read_out,
             "ReadOut": self.read_out,
             "MeanReadOut": self.mean_read_out,
             "MatMul": self.head,
@@ -196,6 +206,46 @@ class _Reader:
                 n_steps=self.n_steps,
                 reads=(_source(node.inputs[0]),),
                 writes=str(node.outputs[0].name),
+            )
+        ]
+
+    def max_pool(self, node: ir.Node) -> list[Layer]:
+        source, out = _shape(node.inputs[0]), _shape(node.outputs[0])
+        name = str(node.name)
+        return [plain_layer(name, node.op_type, "pool", source, out, n_steps=self.n_steps)]
+
+    def unread(self, node: ir.Node) -> list[Layer]:
+        """Return a row of a neuron whose output is not {0, 1}."""
+        source, out = _shape(node.inputs[0]), _shape(node.outputs[0])
+        name = str(node.name)
+        return [plain_layer(name, node.op_type, "neuron", source, out, n_steps=self.n_steps)]
+
+    def addition(self, node: ir.Node) -> list[Layer]:
+        inner = _name_of(node) == "AddAttention"
+        return [
+            addition_layer(
+                str(node.name),
+                node.op_type,
+                _shape(node.inputs[0]),
+                ir.attribute(node, "heads"),
+                n_steps=self.n_steps,
+                reads=_source(node.inputs[0]),
+                writes=_writes(node) if inner else str(node.outputs[0].name),
+            )
+        ]
+
+    def gate(self, node: ir.Node) -> list[Layer]:
+        writes = node.outputs[0].name if _name_of(node) != "KeyValueCounts" else _writes(node)
+        return [
+            plain_layer(
+                str(node.name),
+                node.op_type,
+                "gate",
+                _shape(node.inputs[0]),
+                _shape(node.outputs[0]),
+                n_steps=self.n_steps,
+                reads=tuple(_source(v) for v in node.inputs),
+                writes=None if writes is None else str(writes),
             )
         ]
 

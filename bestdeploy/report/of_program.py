@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bestdeploy.program import BufferKind, Constant, Op, Program, Step
+from bestdeploy.program import OPS, BufferKind, Constant, Op, Program, Step
 from bestdeploy.report.layers import (
     Kind,
     Layer,
     Shape,
+    addition_layer,
     conv_layer,
     linear_layer,
     pixel_layer,
@@ -177,6 +180,40 @@ def _stream_read_out(at: _At) -> list[Layer]:
     ]
 
 
+def _addition(at: _At) -> list[Layer]:
+    return [
+        addition_layer(
+            at.name,
+            at.op,
+            at.source(),
+            at.step.param(0),
+            n_steps=at.program.n_steps,
+            reads=at.spikes(0),
+            writes=at.writes,
+        )
+    ]
+
+
+def _gate(at: _At) -> list[Layer]:
+    """Return a row of spikes combined with spikes, bit by bit."""
+    return [
+        plain_layer(
+            at.name,
+            at.op,
+            "gate",
+            at.source(),
+            at.out(),
+            n_steps=at.program.n_steps,
+            reads=(at.spikes(0), at.spikes(1)),
+            writes=at.writes,
+        )
+    ]
+
+
+def _max_pool(at: _At) -> list[Layer]:
+    return [plain_layer(at.name, at.op, "pool", at.source(), at.out(), n_steps=at.program.n_steps)]
+
+
 _READERS: dict[Op, Callable[[_At], list[Layer]]] = {
     Op.STEM_NEURON: _stem,
     Op.OR_POOL: _pool,
@@ -190,7 +227,40 @@ _READERS: dict[Op, Callable[[_At], list[Layer]]] = {
     Op.KEY_VALUE_NEURON: _product("k^T v", 0),
     Op.QUERY_VALUE_NEURON: _product("q a", 0),
     Op.RESIDUAL_READOUT: _stream_read_out,
+    Op.KEY_VALUE_ANY: _gate,
+    Op.TERNARY_NEURON: _neuron,
+    Op.ADD_NEURON: _addition,
+    Op.GATE: _gate,
+    Op.MAX_POOL: _max_pool,
+    Op.MEAN_NEURON: _neuron,
+    Op.COUNT_READOUT: _stream_read_out,
 }
+
+
+_STREAMS = (Op.CONV_AFFINE, Op.WEIGHT_CONV_AFFINE)
+
+
+def _multiplications(at: _At, layer: Layer) -> int:
+    """Return the multiplications of one frame: pixels, affines, leaks, means, classifiers.
+
+    An affine into the stream has two per value, a neuron whose leak is no shift one per step; sums
+    of weights and of keys, thresholds, gates and tables have none.
+    """
+    if layer.kind == "linear":
+        return layer.total_macs + (2 * at.dims(1)[0] if at.step.op == Op.READOUT else 0)
+    values = math.prod(at.out()) * at.program.n_steps
+    found = layer.total_macs if at.step.op == Op.STEM_NEURON else 0
+    if at.step.op in _STREAMS:
+        found += 2 * values
+    elif OPS[at.step.op].neuron and not _is_shift(at.step):
+        found += math.prod(at.source()) * at.program.n_steps
+    return found + (values if at.step.op == Op.MEAN_NEURON else 0)
+
+
+def _is_shift(step: Step) -> bool:
+    """Tell whether the leak of a step's neuron, if it has one, is a shift: r a power of two."""
+    rate = abs(step.param(7))
+    return rate & (rate - 1) == 0
 
 
 def _at_steps(program: Program) -> list[_At]:
@@ -200,7 +270,11 @@ def _at_steps(program: Program) -> list[_At]:
 
 def layers_of_program(program: Program) -> list[Layer]:
     """Return the table of layers in order of execution; spike tensors go by their step's name."""
-    return [layer for at in _at_steps(program) for layer in _READERS[at.step.op](at)]
+    found = []
+    for at in _at_steps(program):
+        *others, last = _READERS[at.step.op](at)
+        found += [*others, dataclasses.replace(last, multiplications=_multiplications(at, last))]
+    return found
 
 
 def n_scales_of_program(program: Program, *, per_head: bool) -> int:

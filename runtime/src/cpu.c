@@ -90,6 +90,16 @@ static bool bst_always(void) { return true; }
       .query_value = bst_kv_attention_query_value__##isa,  \
       .readout = bst_readout__##isa,                       \
       .residual_readout = bst_residual_readout__##isa,     \
+      .key_value_any = bst_key_value_any__##isa,           \
+      .gate = bst_gate__##isa,                             \
+      .max_pool = bst_max_pool__##isa,                     \
+      .mean_neuron = bst_mean_neuron__##isa,               \
+      .count_readout = bst_count_readout__##isa,           \
+      .ternary_neuron = bst_ternary_neuron__##isa,         \
+      .add_neuron = bst_add_neuron__##isa,                 \
+      .weight_conv_neuron = bst_weight_conv_neuron__##isa, \
+      .weight_conv_affine = bst_weight_conv_affine__##isa, \
+      .products = bst_products__##isa,                     \
       .additions = bst_additions__##isa,                   \
   }
 

@@ -6,14 +6,21 @@
 
 #include <stdbool.h>
 
+#include "kernels/add_attention/add_attention.h"
 #include "kernels/additions/additions.h"
+#include "kernels/count_readout/count_readout.h"
+#include "kernels/gate/gate.h"
 #include "kernels/kv_attention/kv_attention.h"
+#include "kernels/max_pool/max_pool.h"
+#include "kernels/mean_neuron/mean_neuron.h"
 #include "kernels/or_pool/or_pool.h"
+#include "kernels/products/products.h"
 #include "kernels/readout/readout.h"
 #include "kernels/spike_attention/spike_attention.h"
 #include "kernels/spike_conv/spike_conv.h"
 #include "kernels/stem_neuron/stem_neuron.h"
 #include "kernels/stream_neuron/stream_neuron.h"
+#include "kernels/weight_conv/weight_conv.h"
 
 typedef struct bst_isa {
   const char* name;
@@ -30,6 +37,16 @@ typedef struct bst_isa {
   bst_kv_attention_query_value_kernel* query_value;
   bst_readout_kernel* readout;
   bst_residual_readout_kernel* residual_readout;
+  bst_key_value_any_kernel* key_value_any;
+  bst_gate_kernel* gate;
+  bst_max_pool_kernel* max_pool;
+  bst_mean_neuron_kernel* mean_neuron;
+  bst_count_readout_kernel* count_readout;
+  bst_ternary_neuron_kernel* ternary_neuron;
+  bst_add_neuron_kernel* add_neuron;
+  bst_weight_conv_neuron_kernel* weight_conv_neuron;
+  bst_weight_conv_affine_kernel* weight_conv_affine;
+  bst_products_kernel* products;
   bst_additions_kernel* additions;
 } bst_isa;
 

@@ -20,6 +20,18 @@ static const bst_op* const bst_ops[] = {
     &bst_op_key_value_neuron,
     &bst_op_query_value_neuron,
     &bst_op_residual_readout,
+    &bst_op_key_value_any,
+    &bst_op_gate,
+    &bst_op_max_pool,
+    &bst_op_mean_neuron,
+    &bst_op_count_readout,
+    &bst_op_ternary_neuron,
+    &bst_op_add_neuron,
+    &bst_op_weight_conv_neuron,
+    &bst_op_weight_conv_affine,
+    &bst_op_product_neuron,
+    &bst_op_level_add,
+    &bst_op_level_readout,
 };
 
 const bst_op* bst_find_op(uint32_t code) {
@@ -107,7 +119,7 @@ bst_status bst_call_check(const bst_file* file, uint32_t index, bst_call* call) 
   const bst_step* const step = &file->steps[index];
   const bst_where where = {"step", (int64_t)index, file->names + step->name};
   const bst_op* const op = bst_find_op(step->op);
-  BST_CHECK(op != NULL, UNSUPPORTED, where, "op", step->op, "in 1..12");
+  BST_CHECK(op != NULL, UNSUPPORTED, where, "op", step->op, "one of this version");
   BST_TRY(bst_check_slots(where, step->inputs, BST_MAX_INPUTS, op->n_inputs, file->n_buffers));
   BST_TRY(bst_check_slots(where, step->outputs, BST_MAX_OUTPUTS, op->n_outputs, file->n_buffers));
   BST_TRY(bst_check_constants(file, op, where, step));

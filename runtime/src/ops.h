@@ -42,10 +42,16 @@ bst_status bst_check_window(const bst_call* call, uint32_t kh, uint32_t kw, int3
 /// Params 4..7 are a neuron.
 bst_status bst_check_neuron(const bst_call* call);
 
+/// Constants 1..4 are the thresholds of a conv_neuron: theta_u, theta_w, row_index, row_theta.
+bst_status bst_check_thresholds(const bst_call* call);
+
 // ---- Rows of the table --------------------------------------------------------------------------
 
 extern const bst_op bst_op_stem_neuron, bst_op_or_pool, bst_op_conv_neuron, bst_op_conv_affine,
     bst_op_stream_neuron, bst_op_residual_neuron, bst_op_score_neuron, bst_op_value_neuron,
-    bst_op_readout, bst_op_key_value_neuron, bst_op_query_value_neuron, bst_op_residual_readout;
+    bst_op_readout, bst_op_key_value_neuron, bst_op_query_value_neuron, bst_op_residual_readout,
+    bst_op_key_value_any, bst_op_gate, bst_op_max_pool, bst_op_mean_neuron, bst_op_count_readout,
+    bst_op_ternary_neuron, bst_op_add_neuron, bst_op_weight_conv_neuron, bst_op_weight_conv_affine,
+    bst_op_product_neuron, bst_op_level_add, bst_op_level_readout;
 
 #endif  // BST_OPS_H_

@@ -49,23 +49,8 @@ static bst_status bst_conv_check(const bst_call* call) {
 }
 
 static bst_status bst_conv_neuron_check(const bst_call* call) {
-  const uint32_t o = call->outputs[0]->c, t = (uint32_t)call->n_t;
   BST_TRY(bst_conv_check(call));
-  BST_CHECK(t <= BST_MAX_CONV_NEURON_T, UNSUPPORTED, call->where, "T", t, "at most 8");
-  BST_TRY(bst_check_dims(call, 1, o, 0, 0, 0));
-  BST_TRY(bst_check_dims(call, 2, o, 0, 0, 0));
-  BST_CHECK((call->constants[3] == NULL) == (call->constants[4] == NULL), BAD_FILE, call->where,
-            "number of explicit tables", call->constants[3] == NULL ? 0 : 1,
-            "given with their channels, or neither");
-  if (call->constants[3] == NULL) return BST_OK;
-  const uint32_t n_explicit = call->constants[3]->dims[0];
-  const int32_t* const index = call->data[3];
-  BST_TRY(bst_check_dims(call, 4, n_explicit, t * (t + 1) / 2, 0, 0));
-  for (uint32_t i = 0; i < n_explicit; ++i) {
-    BST_CHECK(index[i] > (i == 0 ? -1 : index[i - 1]) && index[i] < (int32_t)o, BAD_FILE,
-              call->where, "row_index", index[i], "ascending channels");
-  }
-  return BST_OK;
+  return bst_check_thresholds(call);
 }
 
 static bst_status bst_conv_affine_check(const bst_call* call) {

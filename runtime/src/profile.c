@@ -38,45 +38,63 @@ static uint64_t bst_n_met(uint32_t at, uint32_t n_out, uint32_t kernel, uint32_t
   return n;
 }
 
-static uint64_t bst_conv_sops(const bst_call* call, const void* data) {
+static uint64_t bst_window_sops(const bst_call* call, uint32_t kh, uint32_t kw, const void* data) {
   const bst_buffer *const in = call->inputs[0], *const out = call->outputs[0];
-  const uint32_t* const d = call->constants[0]->dims;
   const uint32_t stride = (uint32_t)call->step->params[0], pad = (uint32_t)call->step->params[1];
   const size_t n_words = bst_n_words(in->c);
   const uint64_t* words = data;
   uint64_t total = 0;
   for (uint32_t t = 0; t < in->t; ++t) {
     for (uint32_t y = 0; y < in->h; ++y) {
-      const uint64_t n_rows = bst_n_met(y, out->h, d[1], stride, pad);
+      const uint64_t n_rows = bst_n_met(y, out->h, kh, stride, pad);
       for (uint32_t x = 0; x < in->w; ++x, words += n_words) {
-        total += bst_count_words(words, n_words) * n_rows * bst_n_met(x, out->w, d[2], stride, pad);
+        total += bst_count_words(words, n_words) * n_rows * bst_n_met(x, out->w, kw, stride, pad);
       }
     }
   }
   return total * out->c;
 }
 
+static uint64_t bst_conv_sops(const bst_call* call, const void* const* inputs) {
+  const uint32_t* const d = call->constants[0]->dims;
+  return bst_window_sops(call, d[1], d[2], inputs[0]);
+}
+
+/// Bits of every plane are events, each meets the weights of its channel.
+static uint64_t bst_weight_conv_sops(const bst_call* call, const void* const* inputs) {
+  const int32_t* const p = call->step->params;
+  return bst_window_sops(call, (uint32_t)p[2], (uint32_t)p[3], inputs[0]);
+}
+
 /// q k^T and k^T v give a map [T, heads, side, side]: a spike of the first operand meets a row.
-static uint64_t bst_map_sops(const bst_call* call, const void* data) {
-  return bst_count_spikes(call->inputs[0], data) * call->outputs[0]->c;
+static uint64_t bst_map_sops(const bst_call* call, const void* const* inputs) {
+  return bst_count_spikes(call->inputs[0], inputs[0]) * call->outputs[0]->c;
 }
 
 /// A spike of the map, or of q, meets the channels of its head.
-static uint64_t bst_token_sops(const bst_call* call, const void* data) {
+static uint64_t bst_token_sops(const bst_call* call, const void* const* inputs) {
   const uint32_t head_channels = call->outputs[0]->c / (uint32_t)call->step->params[0];
-  return bst_count_spikes(call->inputs[0], data) * head_channels;
+  return bst_count_spikes(call->inputs[0], inputs[0]) * head_channels;
+}
+
+/// k^T v, then q times it: a spike of k meets a row of v, one of q a row of the product.
+static uint64_t bst_product_sops(const bst_call* call, const void* const* inputs) {
+  const uint32_t head_channels = call->outputs[0]->c / (uint32_t)call->step->params[0];
+  return (bst_count_spikes(call->inputs[0], inputs[0]) +
+          bst_count_spikes(call->inputs[1], inputs[1])) *
+         head_channels;
 }
 
 /// The last linear layer, on spike counts: each spike meets one weight per channel of the stream.
-static uint64_t bst_readout_sops(const bst_call* call, const void* data) {
-  return bst_count_spikes(call->inputs[2], data) * call->inputs[0]->c;
+static uint64_t bst_readout_sops(const bst_call* call, const void* const* inputs) {
+  return bst_count_spikes(call->inputs[2], inputs[2]) * call->inputs[0]->c;
 }
 
 /// What drives an op and what its spikes cause; ops that are not here have neither.
 typedef struct bst_driver {
   const bst_op* op;
   int port;  ///< input whose spikes drive it
-  uint64_t (*sops)(const bst_call* call, const void* data);
+  uint64_t (*sops)(const bst_call* call, const void* const* inputs);
 } bst_driver;
 
 static const bst_driver bst_drivers[] = {
@@ -88,6 +106,14 @@ static const bst_driver bst_drivers[] = {
     {&bst_op_key_value_neuron, 0, bst_map_sops},
     {&bst_op_query_value_neuron, 0, bst_token_sops},
     {&bst_op_readout, 2, bst_readout_sops},
+    {&bst_op_key_value_any, 0, NULL},
+    {&bst_op_gate, 0, NULL},
+    {&bst_op_add_neuron, 0, NULL},
+    {&bst_op_weight_conv_neuron, 0, bst_weight_conv_sops},
+    {&bst_op_weight_conv_affine, 0, bst_weight_conv_sops},
+    {&bst_op_product_neuron, 0, bst_product_sops},
+    {&bst_op_level_add, 0, NULL},
+    {&bst_op_level_readout, 0, NULL},
 };
 
 void bst_profile_count(const bst_call* call, const bst_io* io, bst_step_profile* entry) {
@@ -99,6 +125,6 @@ void bst_profile_count(const bst_call* call, const bst_io* io, bst_step_profile*
     if (driver->op != call->op) continue;
     const void* const data = io->inputs[driver->port];
     entry->spikes_in += bst_count_spikes(call->inputs[driver->port], data);
-    if (driver->sops != NULL) entry->sops += driver->sops(call, data);
+    if (driver->sops != NULL) entry->sops += driver->sops(call, io->inputs);
   }
 }

@@ -337,9 +337,6 @@ def test_checks_of_a_checkpoint(tmp_path):
 
 
 FOREIGN = {
-    "Spikingformer, CIFAR": ["patch_embed.block0_conv.weight", "block.0.norm1.weight"],
-    "Spikformer, CIFAR": ["patch_embed.rpe_conv.weight", "block.0.attn.q_linear.weight"],
-    "Spike-driven Transformer (v1)": ["block.0.attn.talking_heads.weight"],
     "QSD-Transformer": ["downsample1_1.encode_conv.weight", "downsample1_1.encode_conv.alpha"],
     "Spike-driven Transformer v2": ["downsample1_1.encode_conv.weight"],
 }

@@ -233,7 +233,12 @@ def test_the_report_knows_every_packed_op():
     names = {op.name for op in ops.PACKED_OPS}
     stages_of_report = {*_summary._RULES, *_summary._READ_OUTS}
     assert stages_of_report <= names
-    assert names - stages_of_report == {"SpikeOrPool", "SpikeConvAffine"}
+    assert names - stages_of_report == {
+        "SpikeOrPool",
+        "SpikeConvAffine",
+        "SpikeGate",
+        "StreamMaxPool",
+    }
 
 
 def test_one_head_is_reported_and_data_may_be_one_path(tmp_path):

@@ -29,6 +29,13 @@ typedef void function(void);
   X(bst_kv_attention_query_value__##isa) \
   X(bst_readout__##isa)                  \
   X(bst_residual_readout__##isa)         \
+  X(bst_key_value_any__##isa)            \
+  X(bst_gate__##isa)                     \
+  X(bst_max_pool__##isa)                 \
+  X(bst_mean_neuron__##isa)              \
+  X(bst_count_readout__##isa)            \
+  X(bst_ternary_neuron__##isa)           \
+  X(bst_add_neuron__##isa)               \
   Y(bst_spike_conv__##isa, conv_members) \
   Y(bst_stem_neuron__##isa, stem_members)
 #define KERNELS_OF_ALL                          \
@@ -37,7 +44,9 @@ typedef void function(void);
   X(bst_kv_attention_key_value_scratch_bytes)   \
   X(bst_kv_attention_query_value_scratch_bytes) \
   X(bst_readout_scratch_bytes)                  \
-  X(bst_residual_readout_scratch_bytes)
+  X(bst_residual_readout_scratch_bytes)         \
+  X(bst_count_readout_scratch_bytes)            \
+  X(bst_add_neuron_scratch_bytes)
 #if defined(__x86_64__)
 #define VERSIONS KERNELS(scalar) KERNELS(avx2) KERNELS(avx512)
 #else

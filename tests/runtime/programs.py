@@ -17,6 +17,7 @@ from bestdeploy.program import (
     Program,
     Step,
     align,
+    level_channels,
 )
 
 F = 20
@@ -203,6 +204,44 @@ class Builder:
         raw = self.buffer(BufferKind.RAW, 1, 1, 1, k)
         return self.step(Op.RESIDUAL_READOUT, "head", [y, x0, x1], [raw], constants, (4,))
 
+    def max_pool(self, source, k=3, stride=2, pad=1):
+        h, w = self.window(source, k, stride, pad)
+        out = self.stream(h, w, self.buffers[source].c)
+        return self.step(Op.MAX_POOL, "maxima", [source], [out], (), (k, stride, pad))
+
+    def gate(self, name, spikes, gates, invert=0):
+        b = self.buffers[spikes]
+        out = self.spikes(b.h, b.w, b.c)
+        return self.step(Op.GATE, name, [spikes, gates], [out], (), (invert,))
+
+    def gated_attention(self, q, k, v):
+        g = self.spikes(1, 1, self.buffers[k].c)
+        self.step(Op.KEY_VALUE_ANY, "attn.any", [k, v], [g])
+        return self.gate("attn.gate", q, g)
+
+    def addition(self, q, y, x, heads, k_shift=0):
+        b = self.buffers[q]
+        v = self.spikes(b.h, b.w, level_channels(b.c, 2))
+        ternary = (1, 1 << 19, 0, 3 << 28)  # decay_input, theta 1/2, r = 3/4
+        self.step(Op.TERNARY_NEURON, "attn.v_tlif", [x], [v], (), (0, 0, 0, 0, *ternary))
+        out = self.spikes(b.h, b.w, b.c)
+        params = (heads, k_shift, 0, 0, *neuron_params(theta=4.0))
+        return self.step(Op.ADD_NEURON, "attn.sums", [q, y, v], [out], (), params)
+
+    def mean_neuron(self, y, x0, x1, neuron):
+        out = self.spikes(1, 1, self.buffers[y].c)
+        params = (0, 0, 0, 0, *neuron)
+        return self.step(Op.MEAN_NEURON, "head.lif", [y, x0, x1], [out], (), params)
+
+    def count_readout(self, spikes):
+        d, k = self.buffers[spikes].c, self.n_classes
+        constants = (
+            self.ints(-(1 << 31), 1 << 31, (k, d)),
+            self.ints(-(1 << 40), 1 << 40, (k,), ConstantType.I64),
+        )
+        raw = self.buffer(BufferKind.RAW, 1, 1, 1, k)
+        return self.step(Op.COUNT_READOUT, "head", [spikes], [raw], constants)
+
     def program(self, meta='{"made_by": "tests"}', golden=()):
         height, width, channels = self.shape
         return Program(
@@ -242,16 +281,26 @@ def network(
     """Stem, pool, one attention block with both residuals, read-out.
 
     The defaults hold ops 1 to 9; `attention="kv"`, `events`, `first` (the table of first steps),
-    `residual="plain"` and `readout="one"` or "residual" give the others and their other forms.
+    `residual="plain"` and `readout="one"` or "residual" give the others and their other forms;
+    `attention="gate"` is that of bits alone behind maxima of a stream, `readout="tokens"` reads
+    the neuron on the mean over tokens, "counts" spikes of the last residual where others are not.
     """
     b = Builder(side, side, 3, n_classes, n_t, seed, events)
     x = b.stem(stem, first=first)
     x = b.conv_spikes("embed.conv0", x, dim, k=3, pad=1, explicit=(1, dim - 1))
     x = b.pool(x)
     x0 = b.conv_affine("embed.conv1", x, dim, k=3, pad=1)
+    if attention == "gate":
+        x0 = b.max_pool(x0)
     s = b.stream_neuron("embed.lif", x0, neuron_params(tau))
     q, k, v = (b.conv_spikes(f"attn.{n}", s, dim) for n in "qkv")
-    a = (b.attention if attention == "qk" else b.kv_attention)(q, k, v, heads, *forms)
+    if attention == "gate":
+        a = b.gated_attention(q, k, v)
+    elif attention == "add":
+        keys, values = (b.conv_affine(f"attn.{n}_conv", s, dim) for n in "kv")
+        a = b.addition(q, keys, values, heads, forms[0] * 9)
+    else:
+        a = (b.attention if attention == "qk" else b.kv_attention)(q, k, v, heads, *forms)
     y = b.conv_affine("attn.proj", a, dim)
     x2, s2 = b.residual("attn.residual", y, x0, x0, neuron_params(tau, decay_input=tau == 2.0))
     h = b.conv_spikes("mlp.fc1", s2, hidden)
@@ -260,7 +309,13 @@ def network(
     if readout == "residual":
         b.residual_readout(z, previous, x2)
         return b
+    if readout == "tokens":
+        b.count_readout(b.mean_neuron(z, previous, x2, neuron_params(tau, theta=0.25)))
+        return b
     x3, s3 = b.residual("mlp.residual", z, previous, x2, neuron_params(tau, soft=True))
+    if readout == "counts":
+        b.count_readout(b.gate("mlp.gate", s3, s2, invert=1))
+        return b
     h = b.conv_spikes("mlp2.fc1", s3, hidden)
     b.readout(x3, x2 if residual == "reversible" else x3, h, both=readout == "both")
     return b

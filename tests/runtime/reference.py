@@ -202,6 +202,32 @@ def readout(x2, x1, hidden, signs, ai, af, b, v0, v1, c, q):
     return first + v1.astype(np.int64) @ (s1 >> q) + c
 
 
+def max_pool(x, kernel, stride, pad):
+    least = np.iinfo(np.int32).min
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=least)
+    view = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(1, 2))
+    return np.ascontiguousarray(view[:, ::stride, ::stride].max(axis=(-1, -2)))
+
+
+def key_value_any(k, v):
+    return (k & v).max(axis=(1, 2), keepdims=True)
+
+
+def gate(spikes, gates, invert):
+    return spikes * (gates == (0 if invert else 1)).astype(np.uint8)
+
+
+def mean_neuron(y, x0, x1, params):
+    x = residual(y, x0, x1)
+    n = x.shape[1] * x.shape[2]
+    total = x.astype(np.int64).sum(axis=(1, 2), keepdims=True)
+    return neuron(np.floor_divide(2 * total + n, 2 * n).astype(np.int32), params)
+
+
+def count_readout(spikes, v, c):
+    return v.astype(np.int64) @ spikes.astype(np.int64).sum(axis=(0, 1, 2)) + c
+
+
 def residual_readout(y, x0, x1, v, c, q):
     s = residual(y, x0, x1).astype(np.int64).sum(axis=(0, 1, 2))
     return v.astype(np.int64) @ (s >> q) + c
@@ -222,6 +248,70 @@ def run_attention(program: Program, step: Step, ins, const) -> np.ndarray:
     max_count = attention.shape[-1]
     table = const[2] if form == 1 else value_table(const[0], const[1], max_count)
     return kernel(*ins, heads, table, params)
+
+
+def ternary_neuron(x, params):
+    """Spikes of two planes, each padded to words."""
+    flags, theta, _, r = params
+    v, planes = np.zeros(x.shape[1:], np.int64), []
+    for now in x.astype(np.int64):
+        if flags & NEURON_DECAY_INPUT:
+            u = v + (((now - v) * r + (1 << 29)) >> 30)
+        else:
+            u = now + ((v * r + (1 << 29)) >> 30)
+        plus, minus = u >= theta, -u >= theta
+        v = np.where(plus | minus, 0, u)
+        missing = [(0, 0)] * (x.ndim - 2) + [(0, -x.shape[-1] % 64)]
+        planes.append(np.concatenate([np.pad(p, missing) for p in (plus, minus)], axis=-1))
+    return np.stack(planes).astype(np.uint8)
+
+
+def add_neuron(q, y, v, heads, k_shift, params):
+    flags, theta = params[:2]
+    t, h, w, c = q.shape
+    keys = (np.maximum(y, 0).astype(np.int64) + ((1 << k_shift) >> 1)) >> k_shift << k_shift
+    plus, minus = np.split(v.astype(np.int64), 2, axis=-1)
+    signs = (plus - minus)[..., :c]
+    by_head = (x.astype(np.int64).reshape(t, h * w, heads, c // heads) for x in (q, keys, signs))
+    one, two, three = by_head
+    products = np.einsum("tnhi,tnhj->thij", two, three)
+    z = np.einsum("tnhi,thij->tnhj", one, products).reshape(t, h, w, c)
+    state, spikes = np.zeros(z.shape[1:], np.int64), []
+    for now in z:
+        charged = (state + now) >> 1 if flags & NEURON_DECAY_INPUT else (state >> 1) + now
+        spikes.append((charged >= theta).astype(np.uint8))
+        state = np.where(spikes[-1], 0, charged)
+    return np.stack(spikes)
+
+
+GATED = (
+    Op.TERNARY_NEURON,
+    Op.ADD_NEURON,
+    Op.KEY_VALUE_ANY,
+    Op.GATE,
+    Op.MAX_POOL,
+    Op.MEAN_NEURON,
+    Op.COUNT_READOUT,
+)
+
+
+def run_gated(step: Step, ins, const) -> np.ndarray:
+    """Output of an op of networks whose attention is a gate."""
+    p = [step.param(i) for i in range(8)]
+    match step.op:
+        case Op.KEY_VALUE_ANY:
+            return key_value_any(*ins)
+        case Op.GATE:
+            return gate(*ins, p[0])
+        case Op.MAX_POOL:
+            return max_pool(ins[0], p[0], p[1], p[2])
+        case Op.MEAN_NEURON:
+            return mean_neuron(*ins, p[4:])
+        case Op.TERNARY_NEURON:
+            return ternary_neuron(ins[0], p[4:])
+        case Op.ADD_NEURON:
+            return add_neuron(*ins, p[0], p[1], p[4:])
+    return count_readout(ins[0], *const)
 
 
 def run_step(program: Program, step: Step, values: dict[int, np.ndarray]) -> list[np.ndarray]:
@@ -257,6 +347,8 @@ def run_step(program: Program, step: Step, values: dict[int, np.ndarray]) -> lis
             return [readout(*ins, signs(), *const[1:], p[0])]
         case Op.RESIDUAL_READOUT:
             return [residual_readout(*ins, *const, p[0])]
+    if step.op in GATED:
+        return [run_gated(step, ins, const)]
     return [run_attention(program, step, ins, const)]
 
 

@@ -24,6 +24,8 @@ NETWORKS = {
         "n_t": 10,
         "tau": 1.5,
     },
+    "add": {"attention": "add", "dim": 66, "heads": 3},
+    "gates": {"attention": "gate", "dim": 130, "readout": "tokens"},
     "first": {"first": (1 << 22, 0, -(1 << 20), -(1 << 24)), "readout": "one", "forms": (1, 1)},
 }
 

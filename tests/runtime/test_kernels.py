@@ -839,3 +839,112 @@ def test_residual_readout(version, rng, q, d, n_t, h, w):
     version.run("residual_readout", *sizes, *streams, v, c, raw, space)
     np.testing.assert_array_equal(raw.take(), reference.residual_readout(*streams, v, c, q))
     space.take()
+
+
+# ---- gate, max_pool, mean_neuron, count_readout -------------------------------------------------
+
+
+@pytest.mark.parametrize("n_t, h, w", ((1, 1, 1), (4, 3, 5)))
+@pytest.mark.parametrize("c", (1, 64, 65, 530))
+def test_gates(version, rng, c, n_t, h, w):
+    q, k, v = (random_spikes(rng, n_t, h, w, c, rate=0.3) for _ in range(3))
+    n_words = -(-c // 64)
+    found = spikes_out(n_t, 1, 1, c)
+    sizes = (n_t, ctypes.c_size_t(h * w))
+    version.run("key_value_any", *sizes, n_words, reference.pack(k), reference.pack(v), found)
+    any_ = reference.key_value_any(k, v)
+    check_spikes(found, any_)
+    for gates, n_gates in ((any_, 1), (k, h * w)):
+        for invert in (0, 1):
+            out = spikes_out(n_t, h, w, c)
+            packed = (reference.pack(q), reference.pack(gates))
+            version.run("gate", *sizes, ctypes.c_size_t(n_gates), n_words, invert, *packed, out)
+            check_spikes(out, reference.gate(q, gates, invert))
+
+
+@pytest.mark.parametrize("kernel, stride, pad", ((3, 2, 1), (2, 2, 0), (3, 1, 2), (1, 3, 0)))
+@pytest.mark.parametrize("c", (1, 64, 130))
+def test_max_pool(version, rng, c, kernel, stride, pad):
+    for n_t, h, w in ((1, 3, 3), (3, 5, 7)):
+        x = rng.integers(-(1 << 31), 1 << 31, (n_t, h, w, c)).astype(np.int32)
+        x[0, 0, 0, 0] = -(1 << 31)
+        expected = reference.max_pool(x, kernel, stride, pad)
+        out = Guarded(expected.shape, np.int32)
+        version.run("max_pool", n_t, h, w, c, kernel, stride, pad, x, out)
+        np.testing.assert_array_equal(out.take(), expected)
+
+
+@pytest.mark.parametrize("name", NEURONS)
+@pytest.mark.parametrize("c, n_t, h, w", ((1, 4, 2, 3), (64, 1, 1, 1), (130, 10, 7, 7)))
+def test_mean_neuron(version, rng, c, n_t, h, w, name):
+    params = NEURONS[name]
+    rates = []
+    for widest in (1 << 22, 1 << 31):
+        streams = rng.integers(-widest, widest, (3, n_t, h, w, c)).astype(np.int32)
+        streams[:, :, :, :, 0] = -(1 << 31) if widest == 1 << 31 else -1
+        expected = reference.mean_neuron(*streams, params)
+        out = spikes_out(n_t, 1, 1, c)
+        version.run("mean_neuron", n_t, ctypes.c_size_t(h * w), c, *params, *streams, out)
+        check_spikes(out, expected)
+        rates.append(expected.mean())
+    assert c < 64 or max(rates) > 0
+
+
+@pytest.mark.parametrize("n_t, h, w", ((1, 1, 1), (4, 2, 3), (16, 17, 16)))
+@pytest.mark.parametrize("c", (1, 64, 130))
+def test_count_readout(version, rng, c, n_t, h, w):
+    """More rows than a byte counts; weights at the ends of int32."""
+    for rate in (0.0, 0.3, 1.0):
+        spikes = random_spikes(rng, n_t, h, w, c, rate=rate)
+        v = rng.integers(-(1 << 31), 1 << 31, (5, c)).astype(np.int32)
+        v[0], v[1] = -(1 << 31), (1 << 31) - 1
+        constant = rng.integers(-(1 << 50), 1 << 50, 5)
+        raw = Guarded((5,), np.int64)
+        space = version.memory("bst_count_readout_scratch_bytes", c)
+        rows = ctypes.c_size_t(n_t * h * w)
+        version.run("count_readout", rows, c, 5, reference.pack(spikes), v, constant, raw, space)
+        np.testing.assert_array_equal(raw.take(), reference.count_readout(spikes, v, constant))
+        space.take()
+
+
+# ---- add_attention ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("c, n_t, h, w", ((1, 4, 2, 3), (64, 1, 1, 1), (130, 10, 3, 3)))
+@pytest.mark.parametrize("decay", (0, 1))
+def test_ternary_neuron(version, rng, decay, c, n_t, h, w):
+    for theta, r, widest in (
+        (1 << 19, 1 << 28, 1 << 20),
+        (1, 0, 4),
+        (5, 1 << 30, 1 << 31),
+        (2**31 - 1, 7 << 27, 1 << 31),
+    ):
+        x = rng.integers(-widest, widest, (n_t, h, w, c)).astype(np.int32)
+        x[0, 0, 0, 0] = -widest
+        expected = reference.ternary_neuron(x, (decay, theta, 0, r))
+        out = spikes_out(*expected.shape)
+        sizes = (n_t, ctypes.c_size_t(h * w), c)
+        version.run("ternary_neuron", *sizes, decay, theta, r, x, out)
+        check_spikes(out, expected)
+
+
+@pytest.mark.parametrize(
+    "n_t, h, w, heads, d",
+    ((1, 1, 1, 1, 1), (4, 3, 3, 3, 24), (3, 8, 8, 2, 64), (2, 2, 5, 1, 130), (2, 5, 5, 5, 65)),
+)
+@pytest.mark.parametrize("decay", (0, 1))
+def test_add_neuron(version, rng, decay, n_t, h, w, heads, d):
+    c, n_cells = heads * d, ctypes.c_size_t(h * w)
+    q = random_spikes(rng, n_t, h, w, c, rate=0.3)
+    x = rng.integers(-(1 << 21), 1 << 21, q.shape).astype(np.int32)
+    v = reference.ternary_neuron(x, (1, 1 << 19, 0, 3 << 28))
+    space = version.memory("bst_add_neuron_scratch_bytes", n_cells, c, heads)
+    for k_shift, widest, theta in ((0, 1 << 20, 1 << 20), (13, 1 << 31, 1 << 30), (30, 1 << 31, 1)):
+        y = rng.integers(-widest, widest, q.shape).astype(np.int32)
+        expected = reference.add_neuron(q, y, v, heads, k_shift, (4 | decay, theta))
+        out = spikes_out(*expected.shape)
+        sizes = (n_t, n_cells, c, heads, k_shift, decay, theta)
+        packed = (reference.pack(q), y, reference.pack(v))
+        version.run("add_neuron", *sizes, *packed, out, space)
+        check_spikes(out, expected)
+        space.take()

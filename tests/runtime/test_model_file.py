@@ -81,6 +81,18 @@ NETWORKS = {
     "events-T10-T16": {"events": True, "n_t": 10, "heads": 8, "readout": "residual"},
     "events-T1": {"events": True, "n_t": 1},
     "first-steps": {"first": (1 << 24, 0, -(1 << 22), -(1 << 24)), "readout": "one"},
+    "gates": {"attention": "gate", "residual": "plain", "readout": "tokens"},
+    "gates-T16-tails": {
+        "attention": "gate",
+        "n_t": 16,
+        "dim": 130,
+        "side": 12,
+        "tau": 1.5,
+        "readout": "tokens",
+    },
+    "add": {"attention": "add", "residual": "plain"},
+    "add-shift-odd-heads": {"attention": "add", "dim": 130, "heads": 2, "forms": (1, 1)},
+    "gates-T1-counts": {"attention": "gate", "n_t": 1, "dim": 65, "readout": "counts"},
     "first-steps-T1": {"first": (0,), "n_t": 1, "residual": "plain", "readout": "one"},
 }
 
@@ -398,6 +410,8 @@ ATTACKS = {
 }
 
 KV = Base(attention="kv", events=True, residual="plain", readout="residual")
+GATES = Base(attention="gate", readout="tokens")
+COUNTS = Base(attention="gate", readout="counts")
 KV_TABLES = Base(attention="kv", forms=(1, 1), n_t=3)
 FIRST = Base(first=(9, 4, 4, -7), readout="one")
 MAP = KV.step_of("attn.map").outputs[0]
@@ -476,6 +490,60 @@ NEW_ATTACKS = {
         2,
     ),
     "residual-as-readout": (KV, KV.step("head", 0, "I", int(Op.READOUT)), 2),
+    # gates, maxima, mean neuron, counts
+    "any-input-kind": (
+        GATES,
+        GATES.step("attn.any", 8, "I", GATES.step_of("maxima").outputs[0]),
+        2,
+    ),
+    "any-inputs-differ": (
+        GATES,
+        GATES.step("attn.any", 12, "I", GATES.step_of("pool").inputs[0]),
+        2,
+    ),
+    "any-param": (GATES, GATES.step("attn.any", P[0], "i", 1), 2),
+    "any-output": (
+        GATES,
+        all_of(
+            GATES.step("attn.any", 0, "I", int(Op.GATE)),
+            buffer(GATES.step_of("attn.any").outputs[0], 32, "I", 71),
+        ),
+        2,
+    ),
+    "any-as-gate": (GATES, GATES.step("attn.any", 0, "I", int(Op.GATE)), 2),
+    "gate-as-any": (GATES, GATES.step("attn.gate", 0, "I", int(Op.KEY_VALUE_ANY)), 2),
+    "gate-invert": (GATES, GATES.step("attn.gate", P[0], "i", 2), 3),
+    "gate-swapped": (
+        GATES,
+        all_of(
+            GATES.step("attn.gate", 8, "I", GATES.step_of("attn.any").outputs[0]),
+            GATES.step("attn.gate", 12, "I", GATES.step_of("attn.gate").inputs[0]),
+        ),
+        2,
+    ),
+    "gate-other-shape": (
+        COUNTS,
+        COUNTS.step("mlp.gate", 12, "I", COUNTS.step_of("pool").outputs[0]),
+        2,
+    ),
+    "maxima-kernel": (GATES, GATES.step("maxima", P[0], "i", 0), 3),
+    "maxima-pad": (GATES, GATES.step("maxima", P[2], "i", 3), 3),
+    "maxima-window": (GATES, GATES.step("maxima", P[1], "i", 1), 2),
+    "maxima-channels": (GATES, buffer(GATES.step_of("maxima").outputs[0], 32, "I", 71), 2),
+    "mean-flags": (GATES, GATES.step("head.lif", P[4], "i", 8), 3),
+    "mean-inputs-differ": (
+        GATES,
+        GATES.step("head.lif", 12, "I", GATES.step_of("maxima").inputs[0]),
+        2,
+    ),
+    "mean-output": (GATES, buffer(GATES.step_of("head.lif").outputs[0], 24, "I", 2), 2),
+    "counts-dims": (
+        COUNTS,
+        COUNTS.step("head", C[0], "I", COUNTS.constant_of("embed.conv0", 4)),
+        2,
+    ),
+    "counts-missing": (COUNTS, COUNTS.step("head", C[1], "I", 0xFFFFFFFF), 2),
+    "counts-param": (COUNTS, COUNTS.step("head", P[0], "i", 1), 2),
     "one-head-dims": (FIRST, FIRST.step("head", C[4], "I", FIRST.constant_of("stem", 5)), 2),
 }
 
@@ -488,7 +556,7 @@ def status_of(library, content):
     return status
 
 
-@pytest.mark.parametrize("base", (QK, KV, KV_TABLES, FIRST))
+@pytest.mark.parametrize("base", (QK, KV, KV_TABLES, FIRST, GATES, COUNTS))
 def test_base_of_the_attacks_is_valid(library, base):
     assert status_of(library, base.content) == 0
     assert Edit(base.content).done() == base.content

@@ -4,10 +4,35 @@ from __future__ import annotations
 
 from training import checkpoint
 from training.errors import CheckpointError
-from training.models import bestformer, convnet, spikingformer
+from training.models import (
+    a2os2a,
+    bestformer,
+    convnet,
+    meta_spikeformer,
+    qsd,
+    sdt_v1,
+    sew_resnet,
+    spikformer,
+    spiking_vgg,
+    spikingformer,
+)
 from training.models.skeleton import Network
 
-FAMILIES = {module.Config.FAMILY: module for module in (bestformer, spikingformer, convnet)}
+FAMILIES = {
+    module.Config.FAMILY: module
+    for module in (
+        bestformer,
+        spikingformer,
+        spikformer,
+        sdt_v1,
+        a2os2a,
+        meta_spikeformer,
+        qsd,
+        spiking_vgg,
+        sew_resnet,
+        convnet,
+    )
+}
 
 
 def restore(ckpt: dict, where: str) -> Network:

@@ -133,7 +133,10 @@ class BESTformer(Network):
             self.head2 = self._linear()
 
     def regions(self) -> Iterator[nn.Module]:
-        """The tokenizer, and blocks as ``walk`` calls them: whole, or branch by branch."""
+        """The tokenizer, and blocks as ``walk`` calls them: whole, or branch by branch.
+
+        Blocks that are alike share what is compiled.
+        """
         yield self.patch_embed
         for block in self.block:
             if self.config.residual == "plain":

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from training.models.base import NetworkConfig, require
 from training.neurons import LIF
 
 ATTN_SCALE = 0.125
@@ -48,26 +49,10 @@ LAYOUTS = {
 }
 
 
-def require(name: str, value, allowed) -> None:
-    """Raise ValueError unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}; got {value!r}")
-
-
 @dataclass(frozen=True)
-class SkeletonConfig:
+class SkeletonConfig(NetworkConfig):
     """Everything that fixes a network of this kind; images are square."""
 
-    FAMILY: ClassVar[str] = ""
-    # our name -> its name in checkpoints, where the published code has another
-    CHECKPOINT_NAMES: ClassVar[dict[str, str]] = {
-        "depth": "layer",
-        "heads": "num_heads",
-        "n_steps": "time_step",
-        "image_size": "img_size",
-        "channels": "in_channels",
-        "classes": "num_classes",
-    }
     # settings that older checkpoints do not state, because there was one choice
     OPTIONAL: ClassVar[tuple[str, ...]] = ("layout", "input")
 
@@ -86,61 +71,15 @@ class SkeletonConfig:
     input: str = "image"
 
     def __post_init__(self) -> None:
-        for name in (
-            "depth",
-            "dim",
-            "heads",
-            "n_steps",
-            "image_size",
-            "channels",
-            "classes",
-            "mlp_ratio",
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        self.check_sizes("dim")
         if self.dim % 8:
             raise ValueError(
                 f"dim must be a multiple of 8 (the tokenizer starts at dim / 8), got {self.dim}"
             )
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}")
-        if not isinstance(self.decay_input, bool):
-            raise ValueError(f"decay_input must be true or false, got {self.decay_input!r}")
         require("attention", self.attention, ("qk", "kv"))
         require("layout", self.layout, LAYOUTS)
-        require("input", self.input, ("image", "events"))
-
-    def to_args(self) -> dict:
-        """The config under the names checkpoints use."""
-        names = self.CHECKPOINT_NAMES
-        return {"family": self.FAMILY} | {names.get(k, k): v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_args(cls, args: dict):
-        """Inverse of ``to_args``; keys of ``args`` that do not describe the network are ignored.
-
-        Raises:
-            ValueError: another family, or a key is missing that has no default.
-        """
-        if args.get("family") != cls.FAMILY:
-            raise ValueError(
-                f"this checkpoint is of family {args.get('family')!r}, not {cls.FAMILY!r}"
-            )
-        given, missing = {}, []
-        for field in fields(cls):
-            key = cls.CHECKPOINT_NAMES.get(field.name, field.name)
-            if args.get(key) is not None:
-                given[field.name] = args[key]
-            elif field.name not in cls.OPTIONAL:
-                missing.append(key)
-        if missing:
-            raise ValueError(f"checkpoint args lack {', '.join(missing)}")
-        return cls(**given)
-
-    def neuron(self, **changes) -> LIF:
-        """A neuron with this network's constants."""
-        return LIF(**({"tau": self.tau, "decay_input": self.decay_input} | changes))
 
     @property
     def tokens_side(self) -> int:
@@ -278,19 +217,18 @@ class MLP(nn.Module):
 class Network(nn.Module):
     """Input handling that every family shares."""
 
-    patch_embed: nn.Module
-    block: nn.ModuleList
+    # ends of the names of batch norms that a residual stream reads, and no neuron directly
+    STREAM_NORMS: ClassVar[tuple[str, ...]] = ("attn.proj_bn", "mlp2_bn")
 
-    def __init__(self, config: SkeletonConfig) -> None:
+    def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("mean", torch.zeros(config.channels), persistent=False)
         self.register_buffer("std", torch.ones(config.channels), persistent=False)
 
     def regions(self) -> Iterator[nn.Module]:
-        """The parts that are compiled one by one; equal blocks share what is compiled."""
-        yield self.patch_embed
-        yield from self.block
+        """The parts that are compiled one by one; here the whole network is one."""
+        yield self
 
     def _linear(self) -> nn.Linear:
         head = nn.Linear(self.config.dim, self.config.classes)
@@ -306,9 +244,19 @@ class Network(nn.Module):
         training starts slowly.
         """
         for name, module in self.named_modules():
-            if name.endswith("_bn") and not name.endswith(("attn.proj_bn", "mlp2_bn")):
+            norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if norm and not name.endswith(self.STREAM_NORMS):
                 module.weight.fill_(weight)
                 module.bias.fill_(bias)
+
+    def extra_loss(self, teacher: nn.Module | None, attention: float) -> Tensor | float:
+        """What a family adds to the loss of its last forward pass.
+
+        Args:
+            teacher: has just seen the same images, or None.
+            attention: weight of the distance of attention maps.
+        """
+        return 0.0
 
     def set_normalisation(self, mean: list[float], std: list[float]) -> None:
         """Set the channel mean and deviation of images scaled to 0..1 (of counts, for events)."""

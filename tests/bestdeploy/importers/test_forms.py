@@ -161,11 +161,6 @@ def test_hints_speak_of_the_layout(golden_kv):
 @pytest.mark.parametrize(
     ("keys", "name"),
     [
-        (["patch_embed.block0_conv.weight", "block.0.norm1.weight"], "Spikingformer, CIFAR"),
-        (["patch_embed.block0_conv.weight", "block.0.mlp.mlp1_conv.weight"], "Spikingformer, CIF"),
-        (["patch_embed.proj1_conv.weight", "block.0.mlp.mlp1_conv.weight"], "Spikingformer, Im"),
-        (["patch_embed.rpe_conv.weight", "block.0.attn.q_linear.weight"], "Spikformer, CIFAR"),
-        (["patch_embed.rpe_conv.weight", "block.0.attn.q_conv.weight"], "Spikformer, ImageNet"),
         (
             ["patch_embed.rpe_conv.weight", "block.0.attn.q_conv.weight",
              "block.0.attn.talking_heads.weight"],

@@ -6,6 +6,7 @@ test asserts that no op of the table is left out.
 
 from __future__ import annotations
 
+import family_nets
 import numpy as np
 import onnxruntime
 import pytest
@@ -26,18 +27,23 @@ SPECS = {
         seed=9, dim=24, heads=2, n_steps=10, size=16, channels=2, events=True, layout="imagenet"
     ),
 }
+FAMILIES = family_nets.NETS
 STANDARD_SINCE = {"integer_readout", "pack", "fuse"}  # graphs without float64 convolutions
 
 
-@pytest.fixture(scope="module", params=list(SPECS))
+@pytest.fixture(scope="module", params=[*SPECS, *FAMILIES])
 def graphs(request, tmp_path_factory):
     """All graphs of one network, from the spiking one to the packed one, and images."""
-    spec = SPECS[request.param]
-    path = save(tmp_path_factory.mktemp("net") / "net.pt", spec)
+    path = tmp_path_factory.mktemp("net") / "net.pt"
+    if request.param in FAMILIES:
+        images = family_nets.save(path, request.param, n_images=2)
+    else:
+        images = images_of(SPECS[request.param], 2)
+        save(path, SPECS[request.param])
     model = importers.import_checkpoint(path)
     found = {"spiking": ir.clone(model)}
     passes.run(model, after=lambda i, p, m: found.setdefault(p.name, ir.clone(m)))
-    return found, images_of(spec, 2)
+    return found, images
 
 
 def used_ops(models):
@@ -75,8 +81,11 @@ def test_onnxruntime_equals_reference(graphs, graph):
 
 def test_every_op_is_used_by_some_graph(tmp_path):
     seen = set()
-    for spec in SPECS.values():
-        model = importers.import_checkpoint(save(tmp_path / "net.pt", spec))
+    makers = [lambda p, s=spec: save(p, s) for spec in SPECS.values()]
+    makers += [lambda p, n=name: family_nets.save(p, n) for name in FAMILIES]
+    for make in makers:
+        make(tmp_path / "net.pt")
+        model = importers.import_checkpoint(tmp_path / "net.pt")
         seen |= used_ops([model])
         passes.run(model, after=lambda i, p, m, into=seen: into.update(used_ops([m])))
     assert seen == set(ops.OPS)

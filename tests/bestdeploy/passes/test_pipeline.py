@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import family_nets
 import numpy as np
 import pytest
 from random_nets import Spec, images_of, save
@@ -22,15 +23,20 @@ SPECS = (
 CHANGED: set[str] = set()
 
 
-@pytest.fixture(scope="module", params=range(len(SPECS)))
+@pytest.fixture(scope="module", params=[*range(len(SPECS)), *family_nets.NETS])
 def walk(request, tmp_path_factory):
     """Graphs before and after each pass, and images."""
-    spec = SPECS[request.param]
-    model = importers.import_checkpoint(save(tmp_path_factory.mktemp("n") / "n.pt", spec))
+    path = tmp_path_factory.mktemp("n") / "n.pt"
+    if request.param in family_nets.NETS:
+        images = family_nets.save(path, request.param, n_images=3)
+    else:
+        images = images_of(SPECS[request.param], 3)
+        save(path, SPECS[request.param])
+    model = importers.import_checkpoint(path)
     graphs = [ir.clone(model)]
     records = passes.run(model, after=lambda i, p, m: graphs.append(ir.clone(m)))
     CHANGED.update(r.name for r in records if r.changes)
-    return graphs, records, images_of(spec, 3)
+    return graphs, records, images
 
 
 def evaluate(model, images):

@@ -4,6 +4,7 @@ from error_table.checkpoints import CHECKPOINT_CASES
 from error_table.commands import COMMAND_CASES
 from error_table.definition import Case, Internal
 from error_table.events import EVENT_CASES
+from error_table.families import FAMILY_CASES
 from error_table.images import IMAGE_CASES
 from error_table.internal import INTERNAL
 from error_table.models import MODEL_CASES
@@ -15,6 +16,7 @@ CASES: tuple[Case, ...] = (
     *MODEL_CASES,
     *IMAGE_CASES,
     *EVENT_CASES,
+    *FAMILY_CASES,
     *TOOL_CASES,
 )
 

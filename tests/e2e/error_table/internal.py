@@ -8,6 +8,7 @@ PYTHON = "a call from Python; the commands give it what it expects"
 GRAPH = "a graph that only a mistake in an importer or a pass, or a changed file, can hold"
 FORMAT = "one of the rules of the .bstm; tests/runtime/test_model_file.py breaks each of them"
 INSTALLED = "an installation that has lost its own files"
+TRACED = "a torch module, which no command takes; tests/bestdeploy/importers/test_traced.py does"
 TVM = "another release of TVM; tests/bestdeploy/emit/test_tvm.py pretends to have one"
 
 INTERNAL: tuple[Internal, ...] = (
@@ -30,6 +31,10 @@ INTERNAL: tuple[Internal, ...] = (
     Internal(
         "_device.py:open_device", "`{}` holds a module", "a machine without cross C libraries"
     ),
+    Internal("importers/traced.py:_Tracer.__init__", "", TRACED),
+    Internal("importers/traced.py:_Tracer.refuse", "", TRACED),
+    Internal("importers/traced.py:_Tracer.part_norm", "", TRACED),
+    Internal("importers/traced.py:_Tracer._numbers", "", TRACED),
     # graphs
     Internal("ir.py:Builder.initializer", "", GRAPH),
     Internal("ir.py:add_initializer", "", GRAPH),
@@ -48,7 +53,7 @@ INTERNAL: tuple[Internal, ...] = (
     Internal("passes/integer_readout.py:_match", "", GRAPH),
     Internal("passes/integer_readout.py:_counted_readout", "", GRAPH),
     Internal("passes/integer_stem.py:_pixels", "", GRAPH),
-    Internal("passes/integer_stream.py:_fixed", "", GRAPH),
+    Internal("passes/integer_stream.py:fixed", "", GRAPH),
     Internal("passes/binarise.py:apply", "", "importers refuse weights without a sign first"),
     Internal("passes/fold_batchnorm.py:apply", "", "float32 values do not leave float64"),
     Internal("passes/integer_stem.py:quantise_channel", "", "F is lowered until the weight fits"),

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MIT
+// gate with NEON: simd.h in the words of ../neon.h.
+
+#include "../neon.h"
+
+#include "gate.h"
+
+#ifdef BST_HAVE_NEON
+
+BST_VECTOR_BEGIN
+
+#include "simd.h"
+
+void bst_key_value_any__neon(int part, int n_parts, int n_steps, size_t n_cells, int n_words,
+                             const uint64_t* k, const uint64_t* v, uint64_t* any) {
+  bst_key_value_any_vector(part, n_parts, n_steps, n_cells, n_words, k, v, any);
+}
+
+void bst_gate__neon(int part, int n_parts, int n_steps, size_t n_cells, size_t n_gates, int n_words,
+                    int invert, const uint64_t* a, const uint64_t* gates, uint64_t* out) {
+  bst_gate_vector(part, n_parts, n_steps, n_cells, n_gates, n_words, invert, a, gates, out);
+}
+
+BST_VECTOR_END
+
+#endif  // BST_HAVE_NEON

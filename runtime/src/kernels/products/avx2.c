@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: MIT
+// products with AVX2: loops.h, left to the compiler.
+
+#include "../avx2.h"
+
+#include "products.h"
+
+#ifdef BST_HAVE_AVX2
+
+#include "../part.h"
+
+BST_VECTOR_BEGIN
+
+#include "loops.h"
+
+BST_DEFINE_PRODUCTS(bst_products__avx2)
+
+BST_VECTOR_END
+
+#endif  // BST_HAVE_AVX2

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: MIT
+// products with NEON: loops.h, left to the compiler.
+
+#include "../neon.h"
+
+#include "products.h"
+
+#ifdef BST_HAVE_NEON
+
+#include "../part.h"
+
+BST_VECTOR_BEGIN
+
+#include "loops.h"
+
+BST_DEFINE_PRODUCTS(bst_products__neon)
+
+BST_VECTOR_END
+
+#endif  // BST_HAVE_NEON

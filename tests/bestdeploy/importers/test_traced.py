@@ -1,0 +1,186 @@
+"""User modules of known parts: traced, exported, the same integers in every form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from e2e import forms
+
+torch = pytest.importorskip("torch")
+
+from scramble import scrambled  # noqa: E402
+from torch import nn  # noqa: E402
+
+import bestdeploy  # noqa: E402
+from bestdeploy import runtime  # noqa: E402
+from bestdeploy._bundle import lowered_bytes  # noqa: E402
+from bestdeploy.errors import UnsupportedModelError, UsageError  # noqa: E402
+from bestdeploy.importers import traced  # noqa: E402
+from training.layers import BinaryConv2d  # noqa: E402
+from training.models.sew_resnet import SEWResNet, SEWResNetConfig  # noqa: E402
+from training.models.spiking_vgg import SpikingVGG, SpikingVGGConfig  # noqa: E402
+from training.neurons import LIF  # noqa: E402
+
+SIZES = {"layers": "8 16 M 24", "n_steps": 4, "image_size": 8, "channels": 3, "classes": 5}
+NETS = {
+    "vgg": (SpikingVGG, SpikingVGGConfig(**SIZES)),
+    "vgg_real": (SpikingVGG, SpikingVGGConfig(**SIZES, weights="real", tau=1.5)),
+    "iand": (SEWResNet, SEWResNetConfig(**SIZES)),
+    "and": (SEWResNet, SEWResNetConfig(**(SIZES | {"n_steps": 2}), connect="and")),
+}
+
+
+def network(name):
+    kind, config = NETS[name]
+    model = scrambled(kind(config))
+    model.set_normalisation([0.4] * 3, [0.3] * 3)
+    return model
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_module_runs_in_every_form(tmp_path, name):
+    model = network(name)
+    settings = {"weight_bits": 4} if name == "vgg_real" else {}
+    report = bestdeploy.export(
+        model, torch.randn(2, 3, 8, 8), tmp_path / "model.onnx", settings=settings
+    )
+    assert set(report.files) == {"model", "std", "float"}
+    (tmp_path / "model.bstm").write_bytes(lowered_bytes(tmp_path / "model.onnx"))
+    frames = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    found = forms.raw_of_every_form(tmp_path, frames)
+    _, expected = next(found)
+    for form, raw in found:
+        np.testing.assert_array_equal(raw, expected, err_msg=form)
+    if not settings:
+        with torch.inference_mode():
+            logits = model(model.preprocess(frames)).numpy()
+        deployed = runtime.load((tmp_path / "model.bstm").read_bytes()).run(frames)
+        np.testing.assert_allclose(deployed, logits, rtol=1e-4, atol=1e-4)
+
+
+class User(nn.Module):
+    """Written as users write: the image repeated first, plain functions between the parts."""
+
+    def __init__(self, change=None, n_steps=3):
+        super().__init__()
+        self.n_steps, self.change = n_steps, change
+        self.stem, self.norm0, self.lif0 = nn.Conv2d(3, 8, 3, 1, 1), nn.BatchNorm2d(8), LIF()
+        self.conv1 = BinaryConv2d(8, 8, 3, padding=1)
+        self.norm1, self.lif1 = nn.BatchNorm2d(8), LIF(v_threshold=0.5)
+        self.conv2, self.norm2, self.lif2 = BinaryConv2d(8, 8, 1), nn.BatchNorm2d(8), LIF()
+        self.last, self.head = LIF(tau=3.0, decay_input=False), nn.Linear(8, 4)
+        self.odd = nn.GELU()
+        self.pool = nn.MaxPool2d(2)
+        self.lone = nn.Conv2d(8, 8, 3, 2, 1)
+
+    def forward(self, x):
+        x = x.unsqueeze(0).repeat(self.n_steps, 1, 1, 1, 1)
+        t, b = x.shape[:2]
+        x = self.norm0(self.stem(x.flatten(0, 1)))
+        s = self.lif0(x.reshape(t, b, *x.shape[1:]))
+        u = self.norm1(self.conv1(self.pool(s.flatten(0, 1))))
+        u = u.reshape(t, b, *u.shape[1:])
+        y = self.norm2(self.conv2(self.lif1(u).flatten(0, 1))).unflatten(0, (t, b))
+        if self.change == "function":
+            y = torch.softmax(y, 2)
+        if self.change == "module":
+            y = self.odd(y)
+        if self.change == "stride":
+            y = self.lone(self.lif1(u).flatten(0, 1))
+        if self.change == "spikes":
+            y = self.lif1(u) + self.lif1(u)
+        return self.head(self.last(y + u).mean((0, 3, 4)))
+
+
+def user(change=None):
+    torch.manual_seed(1)
+    model = User(change)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            nn.init.uniform_(module.weight, 1.0, 2.0)
+            nn.init.uniform_(module.bias, 0.0, 1.0)
+    return model.eval()
+
+
+WHITE = {"mean": [0.5] * 3, "std": [0.25] * 3}
+
+
+def test_a_user_module_with_its_own_functions(tmp_path):
+    model = user()
+    path = tmp_path / "model.onnx"
+    bestdeploy.export(model, torch.randn(2, 3, 8, 8), path, settings=WHITE)
+    frames = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    x = (torch.tensor(frames).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    with torch.inference_mode():
+        logits = model(x).numpy()
+    deployed = runtime.load(lowered_bytes(path)).run(frames)
+    np.testing.assert_allclose(deployed, logits, rtol=1e-4, atol=1e-4)
+    assert logits.std() > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("function", "layer the module uses torch.softmax: not supported; supported are"),
+        ("module", "layer odd uses torch.gelu: not supported; supported are"),
+        ("stride", "layer lone uses torch.nn.modules.conv.Conv2d: only stride 1"),
+        ("spikes", "uses a sum: only of two streams"),
+    ],
+)
+def test_unknown_parts_are_refused_by_name(change, words):
+    with pytest.raises(UnsupportedModelError, match=words):
+        traced.trace(user(change), torch.randn(2, 3, 8, 8), WHITE)
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(UsageError, match="training mode"):
+        traced.trace(user().train(), torch.randn(2, 3, 8, 8), WHITE)
+    with pytest.raises(UsageError, match="expected images"):
+        traced.trace(user(), torch.randn(3, 8, 8), WHITE)
+    with pytest.raises(UsageError, match="mean has 0 usable numbers"):
+        traced.trace(user(), torch.randn(2, 3, 8, 8), {})
+    with pytest.raises(UsageError, match="real weights and nothing says"):
+        traced.trace(network("vgg_real"), torch.randn(2, 3, 8, 8), {})
+
+
+class Node(nn.Module):
+    """Stands for a neuron of spikingjelly: the same name, attributes and equations."""
+
+    def __init__(self, tau=None, decay_input=False):
+        super().__init__()
+        self.v_threshold, self.v_reset, self.step_mode = 1.0, 0.0, "m"
+        if tau is not None:
+            self.tau, self.decay_input = tau, decay_input
+
+    def forward(self, x):
+        leak = 1 / self.tau if hasattr(self, "tau") else 0.0
+        gain = leak if getattr(self, "decay_input", False) else 1.0
+        v, out = torch.zeros_like(x[0]), []
+        for x_t in x:
+            h = v * (1 - leak) + gain * x_t
+            s = (h >= self.v_threshold).to(x.dtype)
+            v = h * (1 - s)
+            out.append(s)
+        return torch.stack(out)
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs"),
+    [("LIFNode", {"tau": 2.0, "decay_input": True}), ("IFNode", {}), ("LIFNode", {"tau": 4.0})],
+)
+def test_neurons_of_spikingjelly_by_their_names(tmp_path, kind, kwargs):
+    named = type(kind, (Node,), {"__module__": "spikingjelly.activation_based.neuron"})
+    model = user()
+    model.lif1, model.lif0 = named(**kwargs), named(**kwargs)
+    path = tmp_path / "model.onnx"
+    bestdeploy.export(model, torch.randn(1, 3, 8, 8), path, settings=WHITE)
+    frames = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    x = (torch.tensor(frames).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    with torch.inference_mode():
+        logits = model(x).numpy()
+    deployed = runtime.load(lowered_bytes(path)).run(frames)
+    np.testing.assert_allclose(deployed, logits, rtol=1e-4, atol=1e-4)
+    model.lif1.step_mode = "s"
+    with pytest.raises(UnsupportedModelError, match="multi-step"):
+        traced.trace(model, torch.randn(1, 3, 8, 8), WHITE)

@@ -1,0 +1,114 @@
+"""What families beside BESTformer do not import, or cannot hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from error_table.definition import Case, Make
+
+
+def family(name: str, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> Make:
+    """Write changed.pt: a network of `family_nets`, its tensors and args changed."""
+
+    def write(folder: Path) -> None:
+        import family_nets
+        import torch
+
+        path = folder / "changed.pt"
+        family_nets.save(path, name)
+        content = torch.load(path, weights_only=True)
+        change(content["state_dict"], content["args"])
+        torch.save(content, path)
+
+    return write
+
+
+def args(name: str, **changes: Any) -> Make:
+    """Change args of a network."""
+    return family(name, lambda tensors, found: found.update(changes))
+
+
+FAMILY_CASES: tuple[Case, ...] = (
+    Case(
+        "export changed.pt",
+        4,
+        "the checkpoint does not say `weight_bits` and nothing is guessed (weight_bits: 1, 2, 3, "
+        "4, 8 or 16)",
+        "the published code uses: --set weight_bits=8",
+        where="family sdt_v1",
+        make=args("sdt_v1", weights="real"),
+    ),
+    Case(
+        "export changed.pt",
+        4,
+        "dvs_mode=true widens spikes over tokens and channels, which is not supported",
+        "train with dvs_mode = false",
+        where="setting dvs_mode",
+        make=args("sdt_v1", dvs_mode=True),
+    ),
+    Case(
+        "export changed.pt --set tau=3",
+        4,
+        "the neuron on sums of k v has tau=3 and threshold 0.5: one spike pair must be enough for "
+        "it to fire",
+        "the published code has tau=2 and threshold 0.5, which is an OR",
+        where="block.0.attn.talking_heads_lif",
+        make=args("sdt_v1"),
+    ),
+    Case(
+        "export changed.pt --set pooling_stat=12",
+        2,
+        "pooling_stat='12' (from --set): must be four digits 0 or 1",
+        "override it with --set pooling_stat=1111",
+        where="setting pooling_stat",
+        make=args("sdt_v1"),
+    ),
+    Case(
+        "export changed.pt",
+        4,
+        "the checkpoint does not say `pooling_stat` and nothing is guessed (pooling_stat: four "
+        "digits 0 or 1)",
+        "the published code uses: --set pooling_stat=1111",
+        where="family sdt_v1",
+        make=family("sdt_v1", lambda tensors, found: found.pop("pooling_stat")),
+    ),
+    # A2OS2A
+    Case(
+        "export changed.pt",
+        4,
+        "key=binary with value=ternary is an ablation that is not imported",
+        "key = relu with value = ternary is the method, binary with binary all bits",
+        where="setting key",
+        make=args("a2os2a", key="binary"),
+    ),
+    Case(
+        "export changed.pt --set tau=1.5",
+        4,
+        "tau=1.5: the neuron behind the attention sums halves, tau = 2",
+        "train with tau = 2.0",
+        where="setting tau",
+        make=args("a2os2a"),
+    ),
+    Case(
+        "export changed.pt",
+        4,
+        "`block.0.attn.v_tlif.amplitude` is -1.0: an amplitude must be positive",
+        "take another checkpoint, or train with learn_amplitude = false",
+        where="changed.pt",
+        make=family(
+            "a2os2a_learned",
+            lambda tensors, found: tensors["block.0.attn.v_tlif.amplitude"].fill_(-1.0),
+        ),
+    ),
+    Case(
+        "export changed.pt",
+        4,
+        "the checkpoint does not say `ternary_beta` and nothing is guessed (ternary_beta: a number "
+        "in [0, 1])",
+        "no code is published that says it, give what was trained: --set ternary_beta=...",
+        where="family a2os2a",
+        make=family("a2os2a", lambda tensors, found: found.pop("ternary_beta")),
+    ),
+)

@@ -1,0 +1,77 @@
+"""Families beside BESTformer: one network, many forms, identical integers; and what was trained."""
+
+from __future__ import annotations
+
+import json
+
+import family_nets
+import numpy as np
+import pytest
+from e2e import forms
+
+from bestdeploy import _export, cli, images, importers, runtime
+from bestdeploy._bundle import lowered_bytes
+
+
+@pytest.mark.parametrize("name", family_nets.NETS)
+def test_every_form_gives_identical_integers(tmp_path, name):
+    frames = family_nets.save(tmp_path / "net.pt", name, n_images=5)
+    _export.export(tmp_path / "net.pt", tmp_path / "model.onnx")
+    (tmp_path / "model.bstm").write_bytes(lowered_bytes(tmp_path / "model.onnx"))
+    structured = images.builtin_images(frames.shape[1:], 5)
+    found = forms.raw_of_every_form(tmp_path, np.concatenate([frames, structured]))
+    _, expected = next(found)
+    assert len(np.unique(expected, axis=0)) > 1
+    n_forms = 0
+    for form, raw in found:
+        np.testing.assert_array_equal(raw, expected, err_msg=form)
+        n_forms += 1
+    assert n_forms >= 5
+    if reason := forms.missing():
+        pytest.skip(f"all other forms are equal; {reason}")
+
+
+@pytest.mark.parametrize("name", [n for n in family_nets.NETS if n not in family_nets.BITS])
+def test_spikes_are_those_of_the_torch_module(tmp_path, monkeypatch, capsys, name):
+    """`verify --model` compares the deployed network with the float32 module, spike by spike."""
+    frames = family_nets.save(tmp_path / "net.pt", name, n_images=4)
+    np.save(tmp_path / "frames.npy", frames)
+    _export.export(tmp_path / "net.pt", tmp_path / "model.onnx")
+    (tmp_path / "model.bstm").write_bytes(lowered_bytes(tmp_path / "model.onnx"))
+    monkeypatch.chdir(tmp_path)
+    words = ["verify", "model.bstm", "--against", "net.pt", "--model", "training.models:load"]
+    code = cli.main([*words, "--data", "frames.npy", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert code in (0, 6), found
+    text = json.dumps(found)
+    assert '"top1_agreement": 1.0' in text or '"top_1_agreement": 1.0' in text, text[:2000]
+
+
+@pytest.mark.parametrize("name", ["sdt_v1"])
+def test_raw_logits_do_not_depend_on_threads(tmp_path, name):
+    frames = family_nets.save(tmp_path / "net.pt", name, n_images=2)
+    _export.export(tmp_path / "net.pt", tmp_path / "model.onnx")
+    content = lowered_bytes(tmp_path / "model.onnx")
+    alone = runtime.load(content).run_raw(frames)
+    np.testing.assert_array_equal(runtime.load(content, threads=3).run_raw(frames), alone)
+
+
+def test_families_are_recognised_by_their_tensors(tmp_path):
+    for name, (family, _) in family_nets.NETS.items():
+        family_nets.save(tmp_path / "net.pt", name)
+        model = importers.import_checkpoint(tmp_path / "net.pt")
+        assert model.metadata_props["family"] == family
+
+
+def test_no_multiplication_is_left_in_addition_only_attention(tmp_path, capsys):
+    family_nets.save(tmp_path / "net.pt", "a2os2a")
+    _export.export(tmp_path / "net.pt", tmp_path / "model.onnx")
+    assert cli.main(["inspect", str(tmp_path / "model.onnx"), "--json"]) == 0
+    layers = json.loads(capsys.readouterr().out)["result"]["layers"]
+    left = {row["name"]: row["multiplications"] for row in layers}
+    attention = ("q_lif", "v_tlif", "attn_lif")
+    assert [left[f"block.0.attn.{name}"] for name in attention] == [0, 0, 0]
+    assert left["block.0.attn.k_conv"] == 2 * 2 * 2 * 24 * 4  # its batch norm: 2 per key
+    assert left["readout.heads"] == 24 * 5
+    assert cli.main(["inspect", str(tmp_path / "model.onnx")]) == 0
+    assert "mults" in capsys.readouterr().out
