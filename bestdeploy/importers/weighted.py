@@ -5,7 +5,6 @@ Neither has a binariser or lambda: attention is lif(scale q k^T v), an integer t
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,11 +28,7 @@ SETTINGS = (
     n.DECAY_INPUT,
     n.N_STEPS,
     n.HEADS,
-    dataclasses.replace(
-        n.ATTN_SCALE,
-        required=True,
-        implied=lambda known: None if n.is_events(known) else 0.125,
-    ),
+    n.ATTN_SCALE,
     n.V_THRESHOLD,
     n.ATTN_V_THRESHOLD,
     *n.PICTURES,
