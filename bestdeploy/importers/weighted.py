@@ -16,7 +16,7 @@ from bestdeploy.errors import UnsupportedModelError, UsageError
 from bestdeploy.importers import network as n
 from bestdeploy.importers import settings as s
 from bestdeploy.importers.checkpoint import Checkpoint
-from bestdeploy.ops.attention_counts import MAX_EXACT
+from bestdeploy.importers.network import MAX_HEAD_WIDTH
 
 SETTINGS = (
     n.INPUT,
@@ -87,12 +87,10 @@ class WeightedNetwork(n.Network):
                 where="setting attn_scale",
                 hint="override it with --set attn_scale=0.125",
             )
-        height, width = self.config["image_size"]
-        tokens = -(-height // 2**self.n_pools) * -(-width // 2**self.n_pools)
-        if tokens * (self.dim // self.heads) > MAX_EXACT:
+        width = self.dim // self.heads
+        if width > MAX_HEAD_WIDTH:
             raise UnsupportedModelError(
-                f"{tokens} tokens of {self.dim // self.heads} channels per head: attention counts "
-                f"reach {tokens * (self.dim // self.heads)}, at most {MAX_EXACT}",
+                f"heads of {width} channels, attention holds {MAX_HEAD_WIDTH}",
                 where="setting heads",
                 hint="use more heads",
             )

@@ -105,7 +105,7 @@ def foreign() -> object:
     """Tensor names of another model of the field."""
     import torch
 
-    names = ("patch_embed.rpe_conv.weight", "block.0.attn.q_linear.weight")
+    names = ("patch_embed.rpe_conv.weight", "block.0.attn.talking_heads.weight")
     return {"state_dict": dict.fromkeys(names, torch.zeros(1))}
 
 
@@ -113,14 +113,6 @@ def unknown() -> object:
     import torch
 
     return {"state_dict": dict.fromkeys("abcd", torch.zeros(1))}
-
-
-def spikingformer() -> object:
-    """Tensor names of a Spikingformer saved without its unused layer norms."""
-    import torch
-
-    names = ("patch_embed.block0_conv.weight", "block.0.mlp.mlp1_conv.weight")
-    return {"state_dict": dict.fromkeys(names, torch.zeros(1))}
 
 
 def bare_events(folder: Path) -> None:
@@ -289,36 +281,29 @@ CHECKPOINT_CASES: tuple[Case, ...] = (
         "export ckpt.pt --family resnet",
         4,
         "family `resnet` is unknown",
-        "known families: bestformer",
+        "known families: bestformer, spikingformer, spikformer",
     ),
     Case(
         "export changed.pt",
         4,
-        "this is a checkpoint of Spikformer, CIFAR layout, which is recognised but not imported",
-        "imported families: bestformer",
+        "this is a checkpoint of Spike-driven Transformer (v1), which is recognised but not "
+        "imported",
+        "imported families: bestformer, spikingformer, spikformer",
         where="changed.pt",
         make=saved(foreign),
-    ),
-    Case(
-        "export changed.pt",
-        4,
-        "this is a checkpoint of Spikingformer, CIFAR layout, which is recognised but not imported",
-        "imported families: bestformer",
-        where="changed.pt",
-        make=saved(spikingformer),
     ),
     Case(
         "inspect changed.pt --set tau=2",
         2,
         "--set and --config: the family of `changed.pt` is not imported",
-        "imported families: bestformer",
-        make=saved(spikingformer),
+        "imported families: bestformer, spikingformer, spikformer",
+        make=saved(foreign),
     ),
     Case(
         "export changed.pt",
         4,
         "no known model family has these 4 tensors (`a`, `b`, `c`, ...)",
-        "known families: bestformer; name one with --family",
+        "known families: bestformer, spikingformer, spikformer; name one with --family",
         where="changed.pt",
         make=saved(unknown),
     ),
