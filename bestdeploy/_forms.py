@@ -48,7 +48,7 @@ __all__ = [
 
 CHECKPOINTS = (".pt", ".pth", ".tar", ".safetensors", ".bin", ".ckpt")
 REFERENCE, CUSTOM_OPS, TVM = "reference:", "ort:", "tvm:"
-POOL = "or_pool"  # its spikes are those of the neuron before it
+NO_NEURONS = ("or_pool", "level_add")  # their spikes are those of neurons before them
 MAX_BATCH = 16
 SPIKES_AT_ONCE = 1 << 25  # bytes of spikes that the C runtime's form may hold
 
@@ -223,7 +223,7 @@ class _RuntimeForm:
 
     def __init__(self, path: Path, model: runtime.Model | None = None) -> None:
         self._model = model or runtime.load(lowered_bytes(path))
-        self._pools = {step.name for step in self._model.steps() if step.op == POOL}
+        self._pools = {step.name for step in self._model.steps() if step.op in NO_NEURONS}
         self.name = f"{path} (C, {self._model.isa})"
         self.shape: Shape = self._model.input_shape
         places = sum(

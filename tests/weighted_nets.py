@@ -74,7 +74,8 @@ def network(spec: Weighted) -> torch.nn.Module:
                 p.data = torch.empty_like(p).uniform_(0.7, 1.7) * sign
                 p.data[-1] = 0.0
             elif name.endswith("_bn.bias"):
-                p.data = torch.empty_like(p).normal_(0.5, 0.5)
+                busy = name.endswith(("q_bn.bias", "k_bn.bias", "v_bn.bias"))
+                p.data = torch.empty_like(p).normal_(1.5 if busy else 0.5, 0.5)
     if not spec.events:
         net.set_normalisation(list(_MEAN[: spec.channels]), list(_STD[: spec.channels]))
     for m in net.modules():

@@ -27,6 +27,7 @@ from bestdeploy._inspect.program import describe_bstm
 from bestdeploy.emit.bstm import write_bstm
 from bestdeploy.errors import UnsupportedModelError
 from bestdeploy.lower import lower
+from bestdeploy.passes.definition import is_op
 from bestdeploy.report.of_graph import layers_of_graph, n_scales_of_graph, steps_of_graph
 from bestdeploy.report.of_onnx import layers_of_onnx, static_shapes, work_outputs
 
@@ -113,10 +114,12 @@ def _in_references(
 ) -> Callable[[np.ndarray, Sequence[str]], Spikes]:
     """Return a function that evaluates frames with the numpy references."""
     executor = stages.Executor(model, watch=watch)
+    levels = {v.name for n in model.graph if is_op(n, "LevelAdd") for v in n.outputs}
 
     def run(frames: np.ndarray, names: Sequence[str]) -> Spikes:
         out = executor.run(frames)
-        return {name: out[name] for name in names}
+        return {name: report.events_of(out[name]) if name in levels else out[name]
+                for name in names}  # fmt: skip
 
     return run
 

@@ -25,7 +25,7 @@ from bestdeploy._inspect.common import (
 )
 from bestdeploy.emit import bstm
 from bestdeploy.errors import ArtifactError, MissingToolError, UnsupportedModelError
-from bestdeploy.program import BufferKind, Program
+from bestdeploy.program import BufferKind, Op, Program
 from bestdeploy.report.of_program import layers_of_program, n_scales_of_program
 
 __all__ = ["describe_bstm", "inspect_bstm", "inspect_bundle"]
@@ -128,7 +128,7 @@ def describe_bstm(content: bytes, request: Request, path: Path) -> dict[str, Any
     model = _load(content, needed=bool(request.data))
     recorder, events = None, None
     if request.data and model is not None:
-        runs = _in_runtime(model)
+        runs = _in_runtime(model, program)
         rules = images.rules_of(model.meta)
         recorder, events = record(
             layers, request, model.input_shape, rules, runs, _batch_size(program)
@@ -173,8 +173,11 @@ def _batch_size(program: Program) -> int:
     return min(MAX_BATCH, max(1, SPIKES_AT_ONCE // max(1, n_places)))
 
 
-def _in_runtime(model: runtime.Model) -> Callable[[np.ndarray, Sequence[str]], Spikes]:
-    """Return a function that runs frames one by one and keeps their spikes."""
+def _in_runtime(
+    model: runtime.Model, program: Program
+) -> Callable[[np.ndarray, Sequence[str]], Spikes]:
+    """Return a function that runs frames one by one and keeps their spikes, bits of levels."""
+    widths = {step.name: step.param(0) for step in program.steps if step.op == Op.LEVEL_ADD}
 
     def run(frames: np.ndarray, names: Sequence[str]) -> Spikes:
         kept: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -182,10 +185,17 @@ def _in_runtime(model: runtime.Model) -> Callable[[np.ndarray, Sequence[str]], S
             _, taps = model.run_probed(frame)
             for name in names:
                 spikes = next(tap for tap in taps[name] if tap.info.kind == "spikes")
-                kept[name].append(spikes.values())
+                values = spikes.values()
+                kept[name].append(_events(values, widths[name]) if name in widths else values)
         return {name: np.stack(arrays, axis=1) for name, arrays in kept.items()}
 
     return run
+
+
+def _events(bits: np.ndarray, channels: int) -> np.ndarray:
+    """Return the bits set per channel, uint8 [T, H, W, channels], of planes of whole words."""
+    planes = bits.reshape(*bits.shape[:-1], -1, 64 * -(-channels // 64))
+    return np.asarray(planes[..., :channels].sum(axis=-2, dtype=np.uint8))
 
 
 def _bstm_sizes(content: bytes, program: Program, model: runtime.Model | None) -> dict[str, Any]:

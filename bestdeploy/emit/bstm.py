@@ -34,7 +34,7 @@ from bestdeploy.program import (
 __all__ = ["read_bstm", "write_bstm"]
 
 MAGIC = b"BSTM"
-MAJOR, MINOR = 1, 1
+MAJOR, MINOR = 1, 2
 HEADER = struct.Struct("<4sHHIIQII32x")
 SECTION = struct.Struct("<IIQQQ")
 MODEL = struct.Struct("<8IQ24x")

@@ -32,7 +32,6 @@ from bestdeploy.importers.checkpoint import Checkpoint
 from bestdeploy.ops import MAX_STEPS
 
 NAME = "bestformer"
-MAX_HEAD_WIDTH = 1024
 N_STAGES = 4
 _LAMBDA = "attn.lambda_attn"
 
@@ -249,9 +248,10 @@ class _Importer(n.Network):
 
     def _check_geometry(self) -> None:
         self.check_geometry()
-        if self.config["attention"] == "kv" and self.dim // self.heads > MAX_HEAD_WIDTH:
+        width = self.dim // self.heads
+        if self.config["attention"] == "kv" and width > n.MAX_HEAD_WIDTH:
             raise UnsupportedModelError(
-                f"heads of {self.dim // self.heads} channels, attention=kv holds {MAX_HEAD_WIDTH}",
+                f"heads of {width} channels, attention=kv holds {n.MAX_HEAD_WIDTH}",
                 where="setting heads",
                 hint="use more heads",
             )

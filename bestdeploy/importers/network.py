@@ -20,6 +20,7 @@ from bestdeploy.importers.emitter import Emitter
 from bestdeploy.ops import MAX_STEPS
 
 MAX_TOKENS = 1024
+MAX_HEAD_WIDTH = 1024
 _COLORS = {1: "gray", 3: "rgb"}  # what an image file is turned into
 
 

@@ -30,7 +30,13 @@ from bestdeploy.importers.checkpoint import Checkpoint
 __all__ = ["NAME", "SETTINGS", "build", "layout_of", "recognises", "schema"]
 
 NAME = "spikformer"
-SETTINGS = weighted.SETTINGS
+# Published code scales attention of images by 1/8 and of events by 1/4.
+_SCALE = dataclasses.replace(
+    n.ATTN_SCALE,
+    required=True,
+    implied=lambda known: None if n.is_events(known) else n.ATTN_SCALE.default,
+)
+SETTINGS = tuple(_SCALE if x is n.ATTN_SCALE else x for x in weighted.SETTINGS)
 N_STAGES = 4
 _TOKENIZER = "patch_embed.proj"
 _RPE = "patch_embed.rpe"

@@ -5,7 +5,6 @@ Neither has a binariser or lambda: attention is lif(scale q k^T v), an integer t
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from bestdeploy.errors import UnsupportedModelError, UsageError
 from bestdeploy.importers import network as n
 from bestdeploy.importers import settings as s
 from bestdeploy.importers.checkpoint import Checkpoint
-from bestdeploy.ops.attention_counts import MAX_EXACT
+from bestdeploy.importers.network import MAX_HEAD_WIDTH
 
 SETTINGS = (
     n.INPUT,
@@ -29,11 +28,7 @@ SETTINGS = (
     n.DECAY_INPUT,
     n.N_STEPS,
     n.HEADS,
-    dataclasses.replace(
-        n.ATTN_SCALE,
-        required=True,
-        implied=lambda known: None if n.is_events(known) else 0.125,
-    ),
+    n.ATTN_SCALE,
     n.V_THRESHOLD,
     n.ATTN_V_THRESHOLD,
     *n.PICTURES,
@@ -92,12 +87,10 @@ class WeightedNetwork(n.Network):
                 where="setting attn_scale",
                 hint="override it with --set attn_scale=0.125",
             )
-        height, width = self.config["image_size"]
-        tokens = -(-height // 2**self.n_pools) * -(-width // 2**self.n_pools)
-        if tokens * (self.dim // self.heads) > MAX_EXACT:
+        width = self.dim // self.heads
+        if width > MAX_HEAD_WIDTH:
             raise UnsupportedModelError(
-                f"{tokens} tokens of {self.dim // self.heads} channels per head: attention counts "
-                f"reach {tokens * (self.dim // self.heads)}, at most {MAX_EXACT}",
+                f"heads of {width} channels, attention holds {MAX_HEAD_WIDTH}",
                 where="setting heads",
                 hint="use more heads",
             )

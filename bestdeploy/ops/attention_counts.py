@@ -19,9 +19,6 @@ from bestdeploy.ops import arithmetic
 from bestdeploy.ops import fragments as f
 from bestdeploy.ops.definition import Op, Typed, typed
 
-MAX_EXACT = 2**24
-"""Largest count that the float32 products below hold exactly."""
-
 
 def _heads(x: np.ndarray, heads: int) -> np.ndarray:
     # float32 holds every count: a sum of at most 2^24 ones.

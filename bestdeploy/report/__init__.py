@@ -9,7 +9,7 @@
 Pure computation on plain data: files are read in `bestdeploy._inspect`.
 """
 
-from bestdeploy.report.activity import Counted, Recorder
+from bestdeploy.report.activity import Counted, Recorder, events_of
 from bestdeploy.report.layers import Kind, Layer, Reach
 from bestdeploy.report.totals import (
     MIB,
@@ -32,6 +32,7 @@ __all__ = [
     "Reach",
     "Recorder",
     "Work",
+    "events_of",
     "paper_bytes",
     "parameters_of",
     "rate_sops",

@@ -9,7 +9,8 @@ Two numbers go by the name SOPs and both are given:
 
 They are equal for 1x1 layers and for attention. In a product of two spike tensors the first operand
 drives: each of its spikes meets a row of the other, whether that row holds spikes or not. The
-pairs in which both do spike are counted beside it.
+pairs in which both do spike are counted beside it. Every bit of a level is an event, so its rate
+per neuron and step may be above 1.
 """
 
 from __future__ import annotations
@@ -23,10 +24,16 @@ import numpy.typing as npt
 
 from bestdeploy.report.layers import Layer, Reach
 
-__all__ = ["Counted", "Recorder"]
+__all__ = ["Counted", "Recorder", "events_of"]
 
 Spikes = npt.NDArray[np.uint8]
 Sums = npt.NDArray[np.int64]
+
+
+def events_of(levels: Spikes) -> Spikes:
+    """Return the bits set in each level 0 .. 255: as many rows of weights does it add."""
+    table = np.array([bin(i).count("1") for i in range(256)], np.uint8)
+    return table[levels]
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,10 @@ class Recorder:
         self._pairs: dict[str, int] = {x.name: 0 for x in self.layers if x.kind in _PAIRS}
 
     def add(self, spikes: Mapping[str, Spikes], n_frames: int) -> None:
-        """Add the spikes {0, 1} of a batch, [T, B, H, W, C] each, for every name of `names`."""
+        """Add the spikes {0, 1} of a batch, [T, B, H, W, C] each, for every name of `names`.
+
+        Of levels, the number of bits set (`events_of`).
+        """
         self.n_frames += n_frames
         for name in self.names:
             array = spikes[name]

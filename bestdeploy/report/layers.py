@@ -30,10 +30,14 @@ __all__ = [
 Kind = Literal[
     "real conv",  # pixels or event counts, real weights
     "binary conv",  # spikes, weights of 1 bit; also 1x1, that is a linear layer
+    "b-bit conv",  # spikes, integer weights of several bits (real ones before they are quantised)
+    "level conv",  # small whole numbers, weights of any number of bits
     "q k^T",  # queries times keys, both spikes
     "a v",  # attention bits times values
     "k^T v",  # keys times values, both spikes
     "q a",  # queries times attention bits
+    "q m",  # queries times the numbers of k^T v
+    "level add",  # the integer residual
     "linear",  # classifier on real features
     "neuron",  # a neuron that reads the residual stream
     "pool",  # OR over a window of spikes, maximum over one of the stream
@@ -41,7 +45,7 @@ Kind = Literal[
     "gate",  # spikes combined with spikes, bit by bit
     "other",
 ]
-_SPIKE_FED = ("binary conv", "q k^T", "a v", "k^T v", "q a")
+_SPIKE_FED = ("binary conv", "b-bit conv", "level conv", "q k^T", "a v", "k^T v", "q a", "q m")
 
 Shape = tuple[int, ...]
 
@@ -101,7 +105,10 @@ class Layer:
 
     @property
     def spike_fed(self) -> bool:
-        """Whether its input is strictly {0, 1}, so that work is additions where spikes are."""
+        """Whether work is additions, where bits of its input are set.
+
+        Its input is strictly {0, 1}, or levels, each bit of which is an event that adds a row.
+        """
         return self.kind in _SPIKE_FED
 
     @property
@@ -164,14 +171,19 @@ def conv_layer(
     strides: Sequence[int] = (1, 1),
     pads: Sequence[int] | None = None,
     weight_bits: int = 1,
+    levels: int = 1,
 ) -> Layer:
-    """Return a convolution of spikes; `weight` is [O, kh, kw, I], `pads` None = same size."""
+    """Return a convolution of spikes; `weight` is [O, kh, kw, I], `pads` None = same size.
+
+    `levels` is the largest input, more than 1 where it reads levels.
+    """
+    spiking: Kind = "binary conv" if weight_bits == 1 else "b-bit conv"
     kernel = (weight[1], weight[2])
     pads = (kernel[0] // 2, kernel[1] // 2) if pads is None else pads
     return Layer(
         name=name,
         op=op,
-        kind="binary conv",
+        kind="level conv" if levels > 1 else spiking,
         input_shape=source,
         output_shape=out,
         n_steps=n_steps,
@@ -220,12 +232,12 @@ def product_layer(
     heads: int,
     *,
     n_steps: int,
-    reads: tuple[str, str],
+    reads: tuple[str, ...],
     writes: str | None = None,
 ) -> Layer:
-    """Return one product of binary attention on tokens [H, W, D].
+    """Return one product of attention on tokens [H, W, D].
 
-    q k^T and a v cost N N D each, k^T v and q a cost N D d, with N tokens and d = D / heads.
+    q k^T and a v cost N N D each, k^T v, q a and q m cost N D d, with N tokens and d = D / heads.
     """
     n, d = tokens[0] * tokens[1], tokens[2] // heads
     by_token = kind in ("q k^T", "a v")

@@ -9,7 +9,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from bestdeploy import ir, stages
+from bestdeploy.ops import arithmetic
 from bestdeploy.report.layers import (
     Kind,
     Layer,
@@ -45,7 +48,7 @@ _BETWEEN = (  # what may stand between a layer and its neuron
     "ShiftCounts",
     "CountTable",
 )
-_PACKING = ("PackBits", "UnpackBits")
+_PACKING = ("PackBits", "UnpackBits", "PackLevels", "UnpackLevels")
 _PRODUCTS: dict[str, Kind] = {
     "Scores": "q k^T",
     "Values": "a v",
@@ -98,6 +101,11 @@ class _Reader:
             "StemConv": functools.partial(self.pixels, bits=STEM_BITS),
             "BinaryConv": self.conv,
             "SignConv": self.conv,
+            "WeightConv": self.weight_conv,
+            "IntegerConv": self.weight_conv,
+            "QueryKeyValues": self.products,
+            "LevelAdd": self.level_add,
+            "LevelReadOut": self.mean_read_out,
             "CountAffine": self.counts,
             "OrPool": self.pool,
             "RealMaxPool": self.max_pool,
@@ -158,6 +166,62 @@ class _Reader:
                 writes=_writes(node),
                 strides=ir.attribute(node, "strides"),
                 pads=ir.attribute(node, "pads"),
+            )
+        ]
+
+    def weight_conv(self, node: ir.Node) -> list[Layer]:
+        """Return a layer of real weights, or of the integers that they have become."""
+        real = _name_of(node) == "WeightConv"
+        bits = REAL_BITS if real else arithmetic.weight_bits(self._integers(node))
+        return [
+            conv_layer(
+                str(node.name),
+                node.op_type,
+                _shape(node.inputs[0]),
+                _shape(node.outputs[0]),
+                self._weight(node, 1),
+                n_steps=self.n_steps,
+                reads=_source(node.inputs[0]),
+                writes=_writes(node),
+                strides=ir.attribute(node, "strides"),
+                pads=ir.attribute(node, "pads"),
+                weight_bits=bits,
+                levels=ir.attribute(node, "levels"),
+            )
+        ]
+
+    @staticmethod
+    def _integers(node: ir.Node) -> np.ndarray:
+        """Return the weights of an IntegerConv, unpacked where they are packed."""
+        unpack = node.inputs[1].producer() if node.inputs[1] is not None else None
+        if unpack is None:
+            return ir.array_of(node.inputs[1])
+        packed = ir.array_of(unpack.inputs[0])
+        return arithmetic.unpack_weights(packed, ir.attribute(unpack, "channels"))
+
+    def products(self, node: ir.Node) -> list[Layer]:
+        """Return the two halves of q (k^T v)."""
+        q, k, v = (_source(x) for x in node.inputs)
+        common = (_shape(node.inputs[0]), ir.attribute(node, "heads"))
+        name = str(node.name)
+        return [
+            product_layer(f"{name}.map", node.op_type, "k^T v", *common, n_steps=self.n_steps,
+                          reads=(k, v)),
+            product_layer(name, node.op_type, "q m", *common, n_steps=self.n_steps, reads=(q,),
+                          writes=_writes(node)),
+        ]  # fmt: skip
+
+    def level_add(self, node: ir.Node) -> list[Layer]:
+        return [
+            plain_layer(
+                str(node.name),
+                node.op_type,
+                "level add",
+                _shape(node.inputs[0]),
+                _shape(node.outputs[0]),
+                n_steps=self.n_steps,
+                reads=(_source(node.inputs[0]),),
+                writes=str(node.outputs[0].name),
             )
         ]
 

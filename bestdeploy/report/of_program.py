@@ -119,6 +119,67 @@ def _conv(at: _At) -> list[Layer]:
     ]
 
 
+def _weight_conv(at: _At) -> list[Layer]:
+    """Return a convolution with integer weights; its input is spikes, or planes of levels."""
+    stride, pad, kh, kw = (at.step.param(i) for i in range(4))
+    bits, o, _, i = at.dims(0)
+    height, width, held = at.source()
+    n_planes = -(-held // 64) // -(-i // 64)
+    return [
+        conv_layer(
+            at.name,
+            at.op,
+            (height, width, i),
+            at.out(),
+            (o, kh, kw, i),
+            n_steps=at.program.n_steps,
+            reads=at.spikes(0),
+            writes=at.writes,
+            strides=(stride, stride),
+            pads=(pad, pad),
+            weight_bits=bits,
+            levels=2**n_planes - 1,
+        )
+    ]
+
+
+def _products(at: _At) -> list[Layer]:
+    """Return the two halves of q (k^T v): the second has the neuron."""
+    common = (at.source(0), at.step.param(0))
+    n_steps = at.program.n_steps
+    keys, values = at.spikes(1), at.spikes(2)
+    return [
+        product_layer(f"{at.name}.map", at.op, "k^T v", *common, n_steps=n_steps,
+                      reads=(keys, values)),
+        product_layer(at.name, at.op, "q m", *common, n_steps=n_steps, reads=(at.spikes(0),),
+                      writes=at.writes),
+    ]  # fmt: skip
+
+
+def _level_add(at: _At) -> list[Layer]:
+    shape = (*at.out()[:2], at.step.param(0))
+    return [
+        plain_layer(
+            at.name,
+            at.op,
+            "level add",
+            shape,
+            shape,
+            n_steps=at.program.n_steps,
+            reads=(at.spikes(0),),
+            writes=at.writes,
+        )
+    ]
+
+
+def _level_read_out(at: _At) -> list[Layer]:
+    return [
+        linear_layer(
+            f"{at.name}.heads", at.op, at.step.param(1), at.program.n_classes, weight_bits=HEAD_BITS
+        )
+    ]
+
+
 def _neuron(at: _At) -> list[Layer]:
     return [
         plain_layer(
@@ -234,6 +295,11 @@ _READERS: dict[Op, Callable[[_At], list[Layer]]] = {
     Op.MAX_POOL: _max_pool,
     Op.MEAN_NEURON: _neuron,
     Op.COUNT_READOUT: _stream_read_out,
+    Op.WEIGHT_CONV_NEURON: _weight_conv,
+    Op.WEIGHT_CONV_AFFINE: _weight_conv,
+    Op.PRODUCT_NEURON: _products,
+    Op.LEVEL_ADD: _level_add,
+    Op.LEVEL_READOUT: _level_read_out,
 }
 
 

@@ -36,6 +36,9 @@ typedef void function(void);
   X(bst_count_readout__##isa)            \
   X(bst_ternary_neuron__##isa)           \
   X(bst_add_neuron__##isa)               \
+  X(bst_weight_conv_neuron__##isa)       \
+  X(bst_weight_conv_affine__##isa)       \
+  X(bst_products__##isa)                 \
   Y(bst_spike_conv__##isa, conv_members) \
   Y(bst_stem_neuron__##isa, stem_members)
 #define KERNELS_OF_ALL                          \
@@ -46,7 +49,16 @@ typedef void function(void);
   X(bst_readout_scratch_bytes)                  \
   X(bst_residual_readout_scratch_bytes)         \
   X(bst_count_readout_scratch_bytes)            \
-  X(bst_add_neuron_scratch_bytes)
+  X(bst_add_neuron_scratch_bytes)               \
+  X(bst_weight_conv_rows_bytes)                 \
+  X(bst_weight_conv_prepare_rows)               \
+  X(bst_weight_conv_theta_bytes)                \
+  X(bst_weight_conv_prepare_theta)              \
+  X(bst_weight_conv_scratch_bytes)              \
+  X(bst_products_scratch_bytes)                 \
+  X(bst_level_add)                              \
+  X(bst_level_readout_scratch_bytes)            \
+  X(bst_level_readout)
 #if defined(__x86_64__)
 #define VERSIONS KERNELS(scalar) KERNELS(avx2) KERNELS(avx512)
 #else

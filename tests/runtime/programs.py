@@ -134,6 +134,66 @@ class Builder:
         out = self.stream(h, w, o)
         return self.step(Op.CONV_AFFINE, name, [source], [out], constants, (stride, pad))
 
+    def weights(self, bits, o, k, i):
+        """Integer weights of so many bits, every one of them needed."""
+        low, high = (-1, 1) if bits == 1 else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+        w = self.rng.integers(low, high + 1, (o, k, k, i))
+        w = np.where(w == 0, 1, w) if bits == 1 else w
+        w.flat[0] = low
+        self.constants.append(Constant.of_weights(w))
+        return len(self.constants) - 1
+
+    def weight_neuron(
+        self, name, source, o, bits, channels=None, k=1, stride=1, pad=0, explicit=()
+    ):
+        """weight_conv_neuron on spikes, or on levels of `channels`."""
+        i = channels or self.buffers[source].c
+        h, w = self.window(source, k, stride, pad)
+        unit = 1 << (bits - 1)
+        constants = [
+            self.weights(bits, o, k, i),
+            self.ints(0, min(unit << 20, 2**31), (o,)),
+            self.ints(-min(unit << 19, 2**31), min(unit << 19, 2**31), (o,)),
+        ]
+        if explicit:
+            n_rows = self.n_t * (self.n_t + 1) // 2
+            constants.append(self.constant(explicit, ConstantType.I32))
+            constants.append(self.ints(-8 * unit, 8 * unit, (len(explicit), n_rows)))
+        out, params = self.spikes(h, w, o), (stride, pad, k, k)
+        return self.step(Op.WEIGHT_CONV_NEURON, name, [source], [out], constants, params)
+
+    def weight_affine(self, name, source, o, bits, channels=None, k=1, stride=1, pad=0):
+        i = channels or self.buffers[source].c
+        h, w = self.window(source, k, stride, pad)
+        constants = (
+            self.weights(bits, o, k, i),
+            self.ints(-(1 << 10), 1 << 10, (o,)),
+            self.ints(-16384, 16385, (o,), ConstantType.I16),
+            self.ints(-(1 << 20), 1 << 20, (o,)),
+        )
+        out, params = self.stream(h, w, o), (stride, pad, k, k)
+        return self.step(Op.WEIGHT_CONV_AFFINE, name, [source], [out], constants, params)
+
+    def product(self, q, k, v, heads, shift, neuron):
+        b = self.buffers[q]
+        out = self.spikes(b.h, b.w, b.c)
+        params = (heads, shift, 0, 0, *neuron)
+        return self.step(Op.PRODUCT_NEURON, "attn.product", [q, k, v], [out], (), params)
+
+    def level_add(self, name, x, y, channels, n_planes):
+        b = self.buffers[x]
+        out = self.spikes(b.h, b.w, level_channels(channels, n_planes))
+        return self.step(Op.LEVEL_ADD, name, [x, y], [out], (), (channels,))
+
+    def level_readout(self, levels, channels):
+        k = self.n_classes
+        constants = (
+            self.ints(-(1 << 16), 1 << 16, (k, channels)),
+            self.ints(-(1 << 40), 1 << 40, (k,), ConstantType.I64),
+        )
+        raw = self.buffer(BufferKind.RAW, 1, 1, 1, k)
+        return self.step(Op.LEVEL_READOUT, "head", [levels], [raw], constants, (4, channels))
+
     def stream_neuron(self, name, source, neuron):
         b = self.buffers[source]
         out = self.spikes(b.h, b.w, b.c)
@@ -277,6 +337,7 @@ def network(
     first=None,
     residual="reversible",
     readout="both",
+    weights=None,
 ):
     """Stem, pool, one attention block with both residuals, read-out.
 
@@ -284,7 +345,10 @@ def network(
     `residual="plain"` and `readout="one"` or "residual" give the others and their other forms;
     `attention="gate"` is that of bits alone behind maxima of a stream, `readout="tokens"` reads
     the neuron on the mean over tokens, "counts" spikes of the last residual where others are not.
+    `weights`, a number of bits, those of `weighted_network`.
     """
+    if weights is not None:
+        return weighted_network(side, n_t, stem, dim, heads, n_classes, seed, tau, weights, readout)
     b = Builder(side, side, 3, n_classes, n_t, seed, events)
     x = b.stem(stem, first=first)
     x = b.conv_spikes("embed.conv0", x, dim, k=3, pad=1, explicit=(1, dim - 1))
@@ -318,6 +382,26 @@ def network(
         return b
     h = b.conv_spikes("mlp2.fc1", s3, hidden)
     b.readout(x3, x2 if residual == "reversible" else x3, h, both=readout == "both")
+    return b
+
+
+def weighted_network(side, n_t, stem, dim, heads, n_classes, seed, tau, bits, readout):
+    """Ops 13 to 17: integer weights on spikes and levels, attention, residuals of both kinds."""
+    b = Builder(side, side, 3, n_classes, n_t, seed)
+    s = b.weight_neuron("embed.conv0", b.stem(stem), dim, bits, k=3, pad=1, explicit=(1, dim - 1))
+    s = b.pool(s)
+    r = b.weight_neuron("embed.conv1", s, dim, bits, k=3, pad=1)
+    x = b.level_add("embed.add", s, r, dim, 2)
+    x = b.level_add("embed.twice", x, x, dim, 3)
+    q, k, v = (b.weight_neuron(f"attn.{n}", x, dim, bits, channels=dim) for n in "qkv")
+    a = b.product(q, k, v, heads, F - 3, neuron_params(tau, theta=0.5))
+    x = b.level_add("attn.add", x, b.weight_neuron("attn.proj", a, dim, bits), dim, 3)
+    if readout == "both":
+        b.level_readout(x, dim)
+        return b
+    y = b.weight_affine("mlp.fc", x, dim, bits, channels=dim, k=3, pad=1)
+    x2, _ = b.residual("mlp.residual", y, y, y, neuron_params(tau))
+    b.residual_readout(y, x2, x2)
     return b
 
 

@@ -7,6 +7,7 @@ of the C side. Numbers are int64 (or Python integers), cut to int32 where the ru
 from __future__ import annotations
 
 import numpy as np
+from programs import F
 
 from bestdeploy.program import (
     NEURON_DECAY_INPUT,
@@ -122,6 +123,38 @@ def conv_neuron(n, table):
         spikes[t - 1] = fired
         last = np.where(fired, t, last)
     return spikes
+
+
+def levels_of(bits, channels):
+    """Levels int64 [T, H, W, channels] of a buffer of planes of whole words, or of spikes."""
+    if bits.shape[-1] == channels:
+        return bits.astype(np.int64)
+    plane = -(-channels // 64) * 64
+    planes = bits.reshape(*bits.shape[:-1], -1, plane)[..., :channels].astype(np.int64)
+    return sum(planes[..., p, :] << p for p in range(planes.shape[-2]))
+
+
+def level_add(a, b, channels, n_out):
+    """The sum of two buffers of levels in a buffer of `n_out` channels, cut to its planes."""
+    total = levels_of(a, channels) + levels_of(b, channels)
+    if n_out == channels:
+        return (total & 1).astype(np.uint8)
+    plane = -(-channels // 64) * 64
+    out = np.zeros((*total.shape[:-1], n_out // plane, plane), np.uint8)
+    for p in range(n_out // plane):
+        out[..., p, :channels] = (total >> p) & 1
+    return out.reshape(*total.shape[:-1], n_out)
+
+
+def level_readout(levels, v, c, q):
+    s = levels.sum(axis=(0, 1, 2)) << F
+    return v.astype(np.int64) @ (s >> q) + c
+
+
+def product_neuron(q, k, v, heads, shift, params):
+    m = heads_of(q, heads) @ (heads_of(k, heads).transpose(0, 1, 3, 2) @ heads_of(v, heads))
+    x = (m << shift).transpose(0, 2, 1, 3)  # [T, N, heads, d]
+    return neuron(x, params).reshape(q.shape)
 
 
 def scale_count(n, ai, af):
@@ -314,6 +347,30 @@ def run_gated(step: Step, ins, const) -> np.ndarray:
     return count_readout(ins[0], *const)
 
 
+def weight_conv_sums(bits, constant, p):
+    """n of integer weights; p = stride, pad, kh, kw."""
+    w = constant.weights()
+    kernel = w.reshape(len(w), p[2], p[3], -1)
+    return conv_counts(levels_of(bits, w.shape[-1]), kernel, p[0], p[1])
+
+
+def run_weighted(program: Program, step: Step, ins, const) -> np.ndarray:
+    """Output of one of the ops on integer weights and levels."""
+    p = [step.param(i) for i in range(8)]
+    match step.op:
+        case Op.WEIGHT_CONV_NEURON:
+            n = weight_conv_sums(ins[0], program.constants[step.constants[0]], p)
+            return conv_neuron(n, theta_table(program.n_steps, *const[1:]))
+        case Op.WEIGHT_CONV_AFFINE:
+            n = weight_conv_sums(ins[0], program.constants[step.constants[0]], p)
+            return (scale_count(n, const[1], const[2]) + const[3]).astype(np.int32)
+        case Op.PRODUCT_NEURON:
+            return product_neuron(*ins, p[0], p[1], (p[4], p[5], p[6], p[7]))
+        case Op.LEVEL_ADD:
+            return level_add(*ins, p[0], program.buffers[step.outputs[0]].c)
+    return level_readout(levels_of(ins[0], p[1]), *const, p[0])
+
+
 def run_step(program: Program, step: Step, values: dict[int, np.ndarray]) -> list[np.ndarray]:
     """Outputs of one step; spikes as 0/1, streams int32, raw int64."""
     ins = [values[i] for i in step.inputs]
@@ -324,6 +381,11 @@ def run_step(program: Program, step: Step, values: dict[int, np.ndarray]) -> lis
     def signs():
         return program.constants[step.constants[0]].signs()
 
+    if step.op in (
+        *(Op.WEIGHT_CONV_NEURON, Op.WEIGHT_CONV_AFFINE),
+        *(Op.PRODUCT_NEURON, Op.LEVEL_ADD, Op.LEVEL_READOUT),
+    ):
+        return [run_weighted(program, step, ins, const)]
     match step.op:
         case Op.STEM_NEURON:
             x = stem_conv(ins[0], *const[:5], p[0], p[1], p[2])

@@ -93,6 +93,11 @@ NETWORKS = {
     "add": {"attention": "add", "residual": "plain"},
     "add-shift-odd-heads": {"attention": "add", "dim": 130, "heads": 2, "forms": (1, 1)},
     "gates-T1-counts": {"attention": "gate", "n_t": 1, "dim": 65, "readout": "counts"},
+    "weights8": {"weights": 8},
+    "weights1-T1": {"weights": 1, "n_t": 1, "heads": 9},
+    "weights4-T8-residual": {"weights": 4, "n_t": 8, "dim": 130, "heads": 2, "readout": "one"},
+    "weights16-tau1.5": {"weights": 16, "n_t": 3, "dim": 64, "heads": 1, "tau": 1.5},
+    "weights3-wide": {"weights": 3, "n_t": 2, "dim": 300, "heads": 3, "side": 6},
     "first-steps-T1": {"first": (0,), "n_t": 1, "residual": "plain", "readout": "one"},
 }
 
@@ -346,7 +351,7 @@ ATTACKS = {
     "constant-reserved": (lambda e: e.record(CONSTANTS, 0, 40, "Q", 1), 2),
     "bits-padding": (const("embed.conv0", 0, 2, "B", 0xFF), 2),
     # steps: names, slots, order
-    "op-unknown": (step("pool", 0, "I", 13), 3),
+    "op-unknown": (step("pool", 0, "I", 99), 3),
     "op-zero": (step("pool", 0, "I", 0), 3),
     "op-other": (step("pool", 0, "I", int(Op.STREAM_NEURON)), 2),
     "name-outside": (step("pool", 4, "I", BIG), 2),
@@ -414,6 +419,9 @@ GATES = Base(attention="gate", readout="tokens")
 COUNTS = Base(attention="gate", readout="counts")
 KV_TABLES = Base(attention="kv", forms=(1, 1), n_t=3)
 FIRST = Base(first=(9, 4, 4, -7), readout="one")
+W = Base(weights=8)
+WR = Base(weights=3, readout="one")
+LEVELS = W.step_of("embed.add").outputs[0]
 MAP = KV.step_of("attn.map").outputs[0]
 N_STEPS = 16  # byte offset of T in the model record
 
@@ -544,6 +552,32 @@ NEW_ATTACKS = {
     ),
     "counts-missing": (COUNTS, COUNTS.step("head", C[1], "I", 0xFFFFFFFF), 2),
     "counts-param": (COUNTS, COUNTS.step("head", P[0], "i", 1), 2),
+    # integer weights and levels
+    "weights-bits": (W, W.step("attn.q", C[0], "I", W.constant_of("head", 0)), 2),
+    "weights-taps": (W, W.step("embed.conv1", P[2], "i", 1), 2),
+    "weights-kernel-zero": (W, W.step("embed.conv1", P[2], "i", 0), 3),
+    "weights-kernel-big": (W, W.step("embed.conv1", P[3], "i", 16), 3),
+    "weights-kernel-negative": (W, W.step("embed.conv1", P[2], "i", -3), 3),
+    "weights-stride": (W, W.step("embed.conv1", P[0], "i", 0), 3),
+    "weights-pad": (W, W.step("embed.conv1", P[1], "i", 3), 3),
+    "weights-param": (W, W.step("embed.conv1", P[4], "i", 1), 2),
+    "weights-planes-of-levels": (W, buffer(LEVELS, 32, "I", 129), 2),
+    "weights-as-signs": (W, W.step("attn.q", 0, "I", int(Op.CONV_NEURON)), 2),
+    "signs-as-weights": (QK, QK.step("attn.q", 0, "I", int(Op.WEIGHT_CONV_NEURON)), 3),
+    "weights-theta-missing": (W, W.step("attn.q", C[1], "I", 0xFFFFFFFF), 2),
+    "weights-row-index": (W, W.const("embed.conv0", 3, 0, "i", 71), 2),
+    "weights-af": (WR, WR.const("mlp.fc", 2, 0, "h", 16385), 2),
+    "product-heads": (W, W.step("attn.product", P[0], "i", 5), 2),
+    "product-heads-zero": (W, W.step("attn.product", P[0], "i", 0), 2),
+    "product-shift": (W, W.step("attn.product", P[1], "i", 31), 2),
+    "product-shift-negative": (W, W.step("attn.product", P[1], "i", -1), 2),
+    "product-neuron": (W, W.step("attn.product", P[4], "i", 9), 3),
+    "level-add-channels": (W, W.step("embed.add", P[0], "i", 71), 2),
+    "level-add-channels-zero": (W, W.step("embed.add", P[0], "i", 0), 2),
+    "level-add-channels-negative": (W, W.step("embed.add", P[0], "i", -72), 2),
+    "level-add-grid": (W, W.step("embed.add", 8, "I", W.step_of("stem").outputs[0]), 2),
+    "level-readout-channels": (W, W.step("head", P[1], "i", 64), 2),
+    "level-readout-q": (W, W.step("head", P[0], "i", 63), 2),
     "one-head-dims": (FIRST, FIRST.step("head", C[4], "I", FIRST.constant_of("stem", 5)), 2),
 }
 
@@ -556,7 +590,7 @@ def status_of(library, content):
     return status
 
 
-@pytest.mark.parametrize("base", (QK, KV, KV_TABLES, FIRST, GATES, COUNTS))
+@pytest.mark.parametrize("base", (QK, KV, KV_TABLES, FIRST, GATES, COUNTS, W, WR))
 def test_base_of_the_attacks_is_valid(library, base):
     assert status_of(library, base.content) == 0
     assert Edit(base.content).done() == base.content
@@ -716,6 +750,8 @@ def is_valid(content):
         {},
         {"n_t": 2, "attention": "kv", "events": True, "residual": "plain", "readout": "residual"},
         {"attention": "kv", "forms": (1, 1), "first": (9, 4, 4, -7), "readout": "one"},
+        {"weights": 5},
+        {"weights": 9, "readout": "one"},
     ),
 )
 def test_python_and_c_refuse_the_same_files(library, arguments):
@@ -735,7 +771,9 @@ def test_python_and_c_refuse_the_same_files(library, arguments):
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1")
 
 
-@pytest.mark.parametrize("base", ("network", "forms1", "kv-events", "kv-tables-first", "minimal"))
+@pytest.mark.parametrize(
+    "base", ("network", "forms1", "kv-events", "kv-tables-first", "weights", "minimal")
+)
 def test_mutations_never_leave_the_buffers(tmp_path, base):
     """Random field changes with a right checksum: a status or a clean run, under ASan and UBSan."""
     program = {
@@ -747,6 +785,7 @@ def test_mutations_never_leave_the_buffers(tmp_path, base):
         "kv-tables-first": lambda: programs.network(
             side=4, dim=66, attention="kv", forms=(1, 1), first=(9, 4, 4, -7), readout="one"
         ),
+        "weights": lambda: programs.network(side=4, stem=9, dim=12, heads=2, n_t=2, weights=6),
         "minimal": programs.minimal,
     }[base]()
     if isinstance(program, programs.Builder):

@@ -9,6 +9,7 @@ from error_table.images import IMAGE_CASES
 from error_table.internal import INTERNAL
 from error_table.models import MODEL_CASES
 from error_table.tools import TOOL_CASES
+from error_table.weighted import WEIGHTED_CASES
 
 CASES: tuple[Case, ...] = (
     *COMMAND_CASES,
@@ -18,6 +19,7 @@ CASES: tuple[Case, ...] = (
     *EVENT_CASES,
     *FAMILY_CASES,
     *TOOL_CASES,
+    *WEIGHTED_CASES,
 )
 
 __all__ = ["CASES", "INTERNAL", "Case", "Internal"]

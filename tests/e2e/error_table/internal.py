@@ -62,6 +62,15 @@ INTERNAL: tuple[Internal, ...] = (
         "heads of",
         "needs a checkpoint with more than 1,024 channels per head",
     ),
+    Internal(
+        "importers/weighted.py:WeightedNetwork._check_attention",
+        "heads of",
+        "needs a checkpoint with more than 1,024 channels per head",
+    ),
+    Internal("passes/quantise.py:apply", "", GRAPH),
+    Internal("passes/quantise.py:_check", "", "needs a layer of 65,536 weights of 16 bits"),
+    Internal("passes/integer_products.py:apply", "", "importers check the scale first"),
+    Internal("lower.py:_level_read_out", "", GRAPH),
     # files
     Internal("program/op_table.py:require", "", FORMAT),
     Internal("program/op_table.py:_Checked.require", "", FORMAT),
@@ -69,6 +78,7 @@ INTERNAL: tuple[Internal, ...] = (
     Internal("program/op_table.py:_look_up", "", FORMAT),
     Internal("program/records.py:Constant.of", "", FORMAT),
     Internal("program/records.py:Constant.of_signs", "", FORMAT),
+    Internal("program/records.py:Constant.of_weights", "", FORMAT),
     Internal("emit/bstm.py:_decode", "", FORMAT),
     # the machine
     Internal("emit/c.py:_Amalgamation._include", "", INSTALLED),

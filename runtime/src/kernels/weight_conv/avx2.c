@@ -29,6 +29,16 @@ BST_INLINE void bst_wc_empty(bst_vec sum, int32_t* total) {
   bst_vec_store(total + 8, _mm256_add_epi32(bst_vec_load(total + 8), high));
 }
 
+BST_INLINE bst_vec bst_wc_add_bytes(bst_vec sum, const int8_t* row) {
+  return _mm256_add_epi8(sum, bst_vec_load(row));
+}
+
+BST_INLINE bst_vec bst_wc_widen(bst_vec sum, bst_vec bytes, int half) {
+  const __m128i part =
+      half == 0 ? _mm256_castsi256_si128(bytes) : _mm256_extracti128_si256(bytes, 1);
+  return _mm256_add_epi16(sum, _mm256_cvtepi8_epi16(part));
+}
+
 #include "simd.h"
 
 BST_DEFINE_WEIGHT_CONV_NEURON(bst_weight_conv_neuron__avx2)

@@ -30,6 +30,16 @@ BST_INLINE void bst_wc_empty(bst_vec sum, int32_t* total) {
   bst_vec_store(total + 16, _mm512_add_epi32(bst_vec_load(total + 16), high));
 }
 
+BST_INLINE bst_vec bst_wc_add_bytes(bst_vec sum, const int8_t* row) {
+  return _mm512_add_epi8(sum, bst_vec_load(row));
+}
+
+BST_INLINE bst_vec bst_wc_widen(bst_vec sum, bst_vec bytes, int half) {
+  const __m256i part =
+      half == 0 ? _mm512_castsi512_si256(bytes) : _mm512_extracti64x4_epi64(bytes, 1);
+  return _mm512_add_epi16(sum, _mm512_cvtepi8_epi16(part));
+}
+
 #include "simd.h"
 
 BST_DEFINE_WEIGHT_CONV_NEURON(bst_weight_conv_neuron__avx512)

@@ -2,8 +2,10 @@
 // weight_conv of one instruction set. A body: included by its file, which has defined before it
 //
 //   BST_WC_WORDS                         words of 64 outputs that are summed in one pass
-//   bst_wc_sum8 / bst_wc_sum16(rows, stride, list, n, n_words, total)
-//                                        total[64 n_words] += rows of the list, int8 or int16
+//   bst_wc_sum8(rows, stride, list, n, run, n_words, total)
+//   bst_wc_sum16(rows, stride, list, n, n_words, total)
+//                                        total[64 n_words] += rows of the list, int8 or int16;
+//                                        sums of `run` int8 rows are int8
 //
 // on vectors (bst_vec, simd.h) or on plain arrays.
 //
@@ -24,7 +26,8 @@
 typedef struct bst_wc {
   bst_conv_geometry g;
   size_t n_planes, cell_words, frame_words, n_lanes, list_items;
-  bool wide;  ///< int16 rows
+  bool wide;   ///< int16 rows
+  size_t run;  ///< see bst_wc_sum8
   const void* rows;
 } bst_wc;
 
@@ -34,6 +37,7 @@ static inline bst_wc bst_wc_of(int n_steps, int height, int width, int n_planes,
   bst_wc c = {.g = bst_conv_geometry_of(n_steps, height, width, n_in, n_out, kh, kw, stride, pad),
               .n_planes = (size_t)n_planes,
               .wide = bits > 8,
+              .run = bits > 8 ? 1 : (size_t)(127 >> (bits - 1)),
               .rows = rows};
   c.cell_words = c.n_planes * c.g.in_words;
   c.frame_words = (size_t)height * (size_t)width * c.cell_words;
@@ -77,7 +81,8 @@ BST_INLINE void bst_wc_sum(const bst_wc* c, size_t word, int n_words, const uint
     if (c->wide) {
       bst_wc_sum16((const int16_t*)c->rows + 64 * word, c->n_lanes, rows, n[plane], n_words, total);
     } else {
-      bst_wc_sum8((const int8_t*)c->rows + 64 * word, c->n_lanes, rows, n[plane], n_words, total);
+      bst_wc_sum8((const int8_t*)c->rows + 64 * word, c->n_lanes, rows, n[plane], c->run, n_words,
+                  total);
     }
   }
 }
@@ -143,6 +148,9 @@ BST_INLINE void bst_wc_neuron_run(int part, int n_parts, const bst_wc* c, const 
       for (; w + BST_WC_WORDS <= g->out_words; w += BST_WC_WORDS) {
         bst_wc_neuron_block(c, w, BST_WC_WORDS, lists, n, theta, out_frame, cell);
       }
+      for (; BST_WC_WORDS > 2 && w + 2 <= g->out_words; w += 2) {
+        bst_wc_neuron_block(c, w, 2, lists, n, theta, out_frame, cell);
+      }
       for (; w < g->out_words; ++w) {
         bst_wc_neuron_block(c, w, 1, lists, n, theta, out_frame, cell);
       }
@@ -184,6 +192,9 @@ BST_INLINE void bst_wc_affine_run(int part, int n_parts, const bst_wc* c, const 
         size_t w = 0;
         for (; w + BST_WC_WORDS <= g->out_words; w += BST_WC_WORDS) {
           bst_wc_affine_block(c, w, BST_WC_WORDS, lists, n, ai, af, b, out);
+        }
+        for (; BST_WC_WORDS > 2 && w + 2 <= g->out_words; w += 2) {
+          bst_wc_affine_block(c, w, 2, lists, n, ai, af, b, out);
         }
         for (; w < g->out_words; ++w) bst_wc_affine_block(c, w, 1, lists, n, ai, af, b, out);
       }

@@ -29,6 +29,16 @@ BST_INLINE void bst_wc_empty(bst_vec sum, int32_t* total) {
   vst1q_s32(total + 4, vaddw_s16(vld1q_s32(total + 4), vget_high_s16(lanes)));
 }
 
+BST_INLINE bst_vec bst_wc_add_bytes(bst_vec sum, const int8_t* row) {
+  return vaddq_u8(sum, bst_vec_load(row));
+}
+
+BST_INLINE bst_vec bst_wc_widen(bst_vec sum, bst_vec bytes, int half) {
+  const int8x16_t lanes = vreinterpretq_s8_u8(bytes);
+  const int8x8_t part = half == 0 ? vget_low_s8(lanes) : vget_high_s8(lanes);
+  return vreinterpretq_u8_s16(vaddw_s8(vreinterpretq_s16_u8(sum), part));
+}
+
 #include "simd.h"
 
 BST_DEFINE_WEIGHT_CONV_NEURON(bst_weight_conv_neuron__neon)

@@ -103,7 +103,8 @@ size_t bst_weight_conv_scratch_bytes(int n_steps, int n_planes, int kh, int kw, 
 enum { BST_WC_WORDS = 1, BST_WC_RUN = 255 };
 
 static void bst_wc_sum8(const int8_t* rows, size_t stride, const uint32_t* list, size_t n,
-                        int n_words, int32_t* total) {
+                        size_t run, int n_words, int32_t* total) {
+  (void)run;
   (void)n_words;  // 1
   for (size_t done = 0; done < n; done += BST_WC_RUN) {
     const size_t end = n - done < BST_WC_RUN ? n : done + BST_WC_RUN;

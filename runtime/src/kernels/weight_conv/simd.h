@@ -6,8 +6,12 @@
 //   bst_wc_add8(sum, row)          int16 lanes plus BST_WC_LANES int8
 //   bst_wc_empty(sum, total)       total[BST_WC_LANES] += int16 lanes
 //   bst_wc_add16(sum, row)         int32 lanes plus BST_WC_LANES / 2 int16
+//   bst_wc_add_bytes(sum, row)     int8 lanes plus as many int8
+//   bst_wc_widen(sum, bytes, half) int16 lanes plus one half of the int8 lanes
 //
-// BST_WC_VECS sums are held in registers over the list.
+// BST_WC_VECS sums are held in registers over the list. Weights of few bits are added in int8 lanes
+// first, which takes half as many vectors and no conversion: `run` rows of at most 2^(bits-1) in
+// size stay within 127.
 
 #ifndef BST_KERNELS_WEIGHT_CONV_SIMD_H_
 #define BST_KERNELS_WEIGHT_CONV_SIMD_H_
@@ -30,11 +34,40 @@ BST_INLINE void bst_wc_run8(const int8_t* rows, size_t stride, const uint32_t* l
   for (int j = 0; j < n_vecs; ++j) bst_wc_empty(sum[j], total + j * BST_WC_LANES);
 }
 
+/// As bst_wc_run8, through int8 lanes.
+BST_INLINE void bst_wc_run_bytes(const int8_t* rows, size_t stride, const uint32_t* list, size_t n,
+                                 size_t run, int n_vecs, int32_t* total) {
+  bst_vec sum[BST_WC_VECS], bytes[BST_WC_VECS / 2];
+  BST_UNROLL
+  for (int j = 0; j < n_vecs; ++j) sum[j] = bst_vec_zero();
+  for (size_t done = 0; done < n; done += run) {
+    const size_t end = n - done < run ? n : done + run;
+    BST_UNROLL
+    for (int j = 0; j < n_vecs / 2; ++j) bytes[j] = bst_vec_zero();
+    for (size_t e = done; e < end; ++e) {
+      const int8_t* const row = rows + list[e] * stride;
+      BST_UNROLL
+      for (int j = 0; j < n_vecs / 2; ++j) {
+        bytes[j] = bst_wc_add_bytes(bytes[j], row + 2 * j * BST_WC_LANES);
+      }
+    }
+    BST_UNROLL
+    for (int j = 0; j < n_vecs; ++j) sum[j] = bst_wc_widen(sum[j], bytes[j / 2], j % 2);
+  }
+  BST_UNROLL
+  for (int j = 0; j < n_vecs; ++j) bst_wc_empty(sum[j], total + j * BST_WC_LANES);
+}
+
 BST_INLINE void bst_wc_sum8(const int8_t* rows, size_t stride, const uint32_t* list, size_t n,
-                            int n_words, int32_t* total) {
+                            size_t run, int n_words, int32_t* total) {
+  const int n_vecs = 64 * n_words / BST_WC_LANES;
   for (size_t done = 0; done < n; done += BST_WC_RUN) {
     const size_t left = n - done, here = left < BST_WC_RUN ? left : BST_WC_RUN;
-    bst_wc_run8(rows, stride, list + done, here, 64 * n_words / BST_WC_LANES, total);
+    if (run > 1) {
+      bst_wc_run_bytes(rows, stride, list + done, here, run, n_vecs, total);
+    } else {
+      bst_wc_run8(rows, stride, list + done, here, n_vecs, total);
+    }
   }
 }
 
