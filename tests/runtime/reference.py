@@ -347,6 +347,15 @@ def run_gated(step: Step, ins, const) -> np.ndarray:
     return count_readout(ins[0], *const)
 
 
+WEIGHTED = (
+    Op.WEIGHT_CONV_NEURON,
+    Op.WEIGHT_CONV_AFFINE,
+    Op.PRODUCT_NEURON,
+    Op.LEVEL_ADD,
+    Op.LEVEL_READOUT,
+)
+
+
 def weight_conv_sums(bits, constant, p):
     """n of integer weights; p = stride, pad, kh, kw."""
     w = constant.weights()
@@ -381,11 +390,6 @@ def run_step(program: Program, step: Step, values: dict[int, np.ndarray]) -> lis
     def signs():
         return program.constants[step.constants[0]].signs()
 
-    if step.op in (
-        *(Op.WEIGHT_CONV_NEURON, Op.WEIGHT_CONV_AFFINE),
-        *(Op.PRODUCT_NEURON, Op.LEVEL_ADD, Op.LEVEL_READOUT),
-    ):
-        return [run_weighted(program, step, ins, const)]
     match step.op:
         case Op.STEM_NEURON:
             x = stem_conv(ins[0], *const[:5], p[0], p[1], p[2])
@@ -409,9 +413,15 @@ def run_step(program: Program, step: Step, values: dict[int, np.ndarray]) -> lis
             return [readout(*ins, signs(), *const[1:], p[0])]
         case Op.RESIDUAL_READOUT:
             return [residual_readout(*ins, *const, p[0])]
+    return [_run_other(program, step, ins, const)]
+
+
+def _run_other(program: Program, step: Step, ins, const) -> np.ndarray:
     if step.op in GATED:
-        return [run_gated(step, ins, const)]
-    return [run_attention(program, step, ins, const)]
+        return run_gated(step, ins, const)
+    if step.op in WEIGHTED:
+        return run_weighted(program, step, ins, const)
+    return run_attention(program, step, ins, const)
 
 
 def run(program: Program, frame: np.ndarray) -> tuple[np.ndarray, dict[int, np.ndarray]]:

@@ -286,8 +286,8 @@ CHECKPOINT_CASES: tuple[Case, ...] = (
     Case(
         "export changed.pt",
         4,
-        "this is a checkpoint of Spike-driven Transformer v2 (Meta-SpikeFormer), which is recognised "
-        "but not imported",
+        "this is a checkpoint of Spike-driven Transformer v2 (Meta-SpikeFormer), which is "
+        "recognised but not imported",
         "imported families: bestformer, *",
         where="changed.pt",
         make=saved(foreign),
