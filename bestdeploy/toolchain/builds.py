@@ -62,6 +62,10 @@ COLD_FLAGS = ("-Os",)
 PROGRAMS = ("bst_run", "bst_bench")
 """Programs in runtime/tools/ that travel in a bundle."""
 
+_MODULE_EXPORTS = (
+    "{ global: __tvm_ffi_*; TVMFFIErrorSetRaisedFromCStrParts; bst_module_error; local: *; };\n"
+)
+
 
 @dataclass(frozen=True)
 class _Build:
@@ -247,10 +251,11 @@ def build_module(content: bytes, output: Path, target: str | Target = "host") ->
     library = _objects(build)
     hook = sources.find_sources() / "src" / "module_error.c"
     with tempfile.TemporaryDirectory() as place:
-        unit, net = Path(place) / "hook.o", Path(place) / "net.o"
+        unit, net, script = (Path(place) / name for name in ("hook.o", "net.o", "net.map"))
         net.write_bytes(content)
+        script.write_text(_MODULE_EXPORTS)
         build.run(*build.compile_flags, "-DBST_MODULE_SHARED", "-c", hook, "-o", unit)
-        hidden = "-Wl,--exclude-libs,ALL"
+        hidden = f"-Wl,--version-script={script}"
         flags = (*build.link_flags, *build.shared_flags("net.so"), hidden)
         build.run(*flags, net, unit, library, "-o", output)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ from e2e import arm64_python
 from random_nets import Spec
 
 from bestdeploy import ir, onnxruntime, runtime, stages, toolchain
+from bestdeploy._bundle import host_module
 from bestdeploy.errors import MissingToolError
 
 EMULATED = ("arm64", "armv7")
@@ -90,7 +92,7 @@ def on_device(target: str, isa: str, model: Path, frames: np.ndarray, folder: Pa
 
 
 def raw_of_every_form(
-    folder: Path, frames: np.ndarray, *, numpy_bodies: bool = True
+    folder: Path, frames: np.ndarray, *, numpy_bodies: bool = True, modules: bool = False
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (form, raw logits [B, K]) of the files of an export; the reference comes first.
 
@@ -98,6 +100,7 @@ def raw_of_every_form(
         folder: holds model.onnx, model.std.onnx and model.bstm.
         frames: uint8 [B, ...].
         numpy_bodies: also the function bodies in onnx.reference, slow on large networks.
+        modules: also what TVM makes of the .bstm, where it is installed.
     """
     graph = ir.load(folder / "model.onnx")
     yield "reference", stages.run(graph, frames)["raw"]
@@ -109,6 +112,10 @@ def raw_of_every_form(
     yield "custom ops in onnxruntime", with_kernels.infer(frames)[0]
     for isa in runtime.isa_names():
         yield f"C {isa}", runtime.load(folder / "model.bstm", isa=isa).run_raw(frames)
+    for kernels in ("tir", "extern") if modules and importlib.util.find_spec("tvm") else ():
+        path = host_module((folder / "model.bstm").read_bytes(), kernels)
+        module = runtime.load_module(folder / "model.bstm", path)
+        yield f"TVM, {kernels}", module.run_raw(frames)
     for target in EMULATED:
         if why_not(target) is None:
             for isa in ("neon", "scalar"):

@@ -56,7 +56,7 @@ def exported(spec: Spec, folder: Path, n_frames: int) -> np.ndarray:
 
 def check_every_form(folder: Path, frames: np.ndarray) -> None:
     """Compare every form there is on the frames; tolerance 0."""
-    found = forms.raw_of_every_form(folder, frames, numpy_bodies=False)
+    found = forms.raw_of_every_form(folder, frames, numpy_bodies=False, modules=True)
     _, expected = next(found)
     names = []
     for form, raw in found:

@@ -33,6 +33,7 @@ ON_HOST = [
     isa.name for row in TARGETS if row.machine == toolchain.host_machine() for isa in row.isas
 ]
 USABLE = [name for name in ON_HOST if name in HOST_ISAS]
+GUARD = 256
 HOOK = "TVMFFIErrorSetRaisedFromCStrParts"
 CALLS = {f"bst_module_{name}" for name in ("sizes", "prepare", "begin", "step", "end")}
 LAYOUTS = {f"bst_module_{name}" for name in ("rows", "theta", "affine")}
@@ -68,10 +69,13 @@ class Loaded:
         self.sizes = np.zeros(2, np.int64)
         self.call("sizes", self.file, self.sizes)
         rng = np.random.default_rng(1)
-        self.weights, self.arena = (aligned(int(n)) for n in self.sizes)
-        for noisy in (self.weights, self.arena):
+        self.whole = [aligned(int(n) + GUARD) for n in self.sizes]
+        for noisy in self.whole:
             noisy[:] = rng.integers(0, 256, len(noisy))
+        self.guards = [whole[-GUARD:].copy() for whole in self.whole]
+        self.weights, self.arena = (whole[:-GUARD] for whole in self.whole)
         self.call("prepare", self.file, self.weights)
+        self.prepared = self.weights.copy()
 
     def call(self, name, *arrays):
         getattr(self.module, name)(*(tvm_ffi.from_dlpack(a) for a in arrays))
@@ -79,6 +83,9 @@ class Loaded:
     def run(self, frame, n_classes):
         raw = np.zeros(n_classes, np.int64)
         self.call("main", frame, self.weights, self.arena, raw)
+        for whole, guard in zip(self.whole, self.guards, strict=True):
+            np.testing.assert_array_equal(whole[-GUARD:], guard)
+        np.testing.assert_array_equal(self.weights, self.prepared)
         return raw
 
 

@@ -126,6 +126,7 @@ TOOL_CASES: tuple[Case, ...] = (
             f"backend `tvm` needs {package}, which is not installed",
             "pip install apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post1",
             hidden=(module,),
+            needs="tvm" if module == "tvm_ffi" else "",
         )
         for words, package, module in (
             ("compile model.onnx -o out --backend tvm", "apache-tvm==0.27.0.post1", "tvm"),
