@@ -128,10 +128,24 @@ def test_every_installed_engine(report, net):
     ours = report.rows[0]
     assert ours.ratio == ours.ratio_low == ours.ratio_high == 1
     assert ours.model == str(net / "model.onnx") and ours.version is None
-    assert all(row.version and row.model.endswith("float.onnx") for row in report.rows[1:])
+    for row in report.rows[1:]:
+        name = "model.onnx" if row.name == "ort" else "model.float.onnx"
+        assert row.version and row.model == str(net / name)
     assert report.n_frames == 5 and report.frames == str(net / "frames.npz")
     assert 0 < report.firing_rate < 1
     assert report.machine["n_usable_cpus"] >= 1
+
+
+def test_our_kernels_in_onnxruntime_give_our_answer(report):
+    answers = {row.name: row.answer for row in report.rows}
+    assert answers["ort"] == answers["c"]
+
+
+def test_model_onnx_is_found_beside_the_float_network(net, tmp_path):
+    (tmp_path / "model.bstm").write_bytes(_bench.lowered_bytes(net / "model.onnx"))
+    float_model = net / "model.float.onnx"
+    found = deploy.bench(tmp_path / "model.bstm", float_model, against=["ort"], seconds=0.1)
+    assert [row.model for row in found.rows[1:]] == [str(net / "model.onnx")]
 
 
 def test_float32_engines_give_the_float_answer(report):
