@@ -162,9 +162,9 @@ def _open(
     except Exception as error:  # its exceptions have no common class of their own
         text = str(error).splitlines()[0]
         if custom_ops and "cannot be used on this machine" in text:
+            asked, reason = os.environ.get("BESTDEPLOY_ISA"), text.rpartition(": isa ")[2]
             raise UnsupportedModelError(
-                f"BESTDEPLOY_ISA={os.environ.get('BESTDEPLOY_ISA')}: "
-                f"{text.rpartition(': isa ')[2]}",
+                f"BESTDEPLOY_ISA={asked}: {reason}",
                 hint="unset BESTDEPLOY_ISA, or name one that this machine has",
             ) from error
         raise ArtifactError(

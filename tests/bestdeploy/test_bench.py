@@ -130,12 +130,24 @@ def test_every_installed_engine(report, net):
     assert ours.model == str(net / "model.onnx") and ours.version is None
     for row in report.rows[1:]:
         assert row.version
-        of_ours = row.name.startswith("tvm-")
+        of_ours = row.name == "ort" or row.name.startswith("tvm-")
         assert row.model == str(net / ("model.onnx" if of_ours else "model.float.onnx"))
         assert row.is_exact or not of_ours
     assert report.n_frames == 5 and report.frames == str(net / "frames.npz")
     assert 0 < report.firing_rate < 1
     assert report.machine["n_usable_cpus"] >= 1
+
+
+def test_our_kernels_in_onnxruntime_give_our_answer(report):
+    answers = {row.name: row.answer for row in report.rows}
+    assert answers["ort"] == answers["c"]
+
+
+def test_model_onnx_is_found_beside_the_float_network(net, tmp_path):
+    (tmp_path / "model.bstm").write_bytes(_bench.lowered_bytes(net / "model.onnx"))
+    float_model = net / "model.float.onnx"
+    found = deploy.bench(tmp_path / "model.bstm", float_model, against=["ort"], seconds=0.1)
+    assert [row.model for row in found.rows[1:]] == [str(net / "model.onnx")]
 
 
 def test_float32_engines_give_the_float_answer(report):

@@ -89,9 +89,10 @@ def test_a_prebuilt_wheel_holds_the_library_of_its_platform(wheels, target, tmp_
     assert re.search(rf"-py3-none-\w+_{machine}\.whl$", wheel.name)
     with zipfile.ZipFile(wheel) as held:
         library = Path(held.extract("bestdeploy/_lib/libbst.so", tmp_path))
+        custom_ops = Path(held.extract("bestdeploy/_lib/libbst_ort.so", tmp_path))
         record = held.read("bestdeploy/_lib/source.sha256").decode().strip()
     assert record == toolchain.source_hash()
-    assert toolchain.machine_of(library) == machine
+    assert toolchain.machine_of(library) == toolchain.machine_of(custom_ops) == machine
 
 
 # ---- installed ----------------------------------------------------------------------------------
