@@ -9,7 +9,9 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 import pytest
+import weighted_nets
 from random_nets import Spec, images_of, save
+from weighted_nets import Weighted
 
 from bestdeploy import importers, ir, ops, passes, stages
 
@@ -26,18 +28,31 @@ SPECS = {
         seed=9, dim=24, heads=2, n_steps=10, size=16, channels=2, events=True, layout="imagenet"
     ),
 }
+WEIGHTED = {
+    "spikingformer": (Weighted(seed=1, dim=16, heads=2, n_steps=2), 4),
+    "spikformer": (Weighted("spikformer", seed=2, dim=16, heads=2, n_steps=2, size=12), 16),
+}
 STANDARD_SINCE = {"integer_readout", "pack", "fuse"}  # graphs without float64 convolutions
 
 
-@pytest.fixture(scope="module", params=list(SPECS))
+def imported(name, path):
+    """The spiking graph of a network of either table, and two images."""
+    if name in SPECS:
+        save(path, SPECS[name])
+        return importers.import_checkpoint(path), images_of(SPECS[name], 2)
+    spec, bits = WEIGHTED[name]
+    weighted_nets.save(path, spec)
+    frames = weighted_nets.frames_of(spec, 2)
+    return importers.import_checkpoint(path, overrides={"weight_bits": bits}), frames
+
+
+@pytest.fixture(scope="module", params=[*SPECS, *WEIGHTED])
 def graphs(request, tmp_path_factory):
     """All graphs of one network, from the spiking one to the packed one, and images."""
-    spec = SPECS[request.param]
-    path = save(tmp_path_factory.mktemp("net") / "net.pt", spec)
-    model = importers.import_checkpoint(path)
+    model, images = imported(request.param, tmp_path_factory.mktemp("net") / "net.pt")
     found = {"spiking": ir.clone(model)}
     passes.run(model, after=lambda i, p, m: found.setdefault(p.name, ir.clone(m)))
-    return found, images_of(spec, 2)
+    return found, images
 
 
 def used_ops(models):
@@ -75,8 +90,8 @@ def test_onnxruntime_equals_reference(graphs, graph):
 
 def test_every_op_is_used_by_some_graph(tmp_path):
     seen = set()
-    for spec in SPECS.values():
-        model = importers.import_checkpoint(save(tmp_path / "net.pt", spec))
+    for name in (*SPECS, *WEIGHTED):
+        model, _ = imported(name, tmp_path / "net.pt")
         seen |= used_ops([model])
         passes.run(model, after=lambda i, p, m, into=seen: into.update(used_ops([m])))
     assert seen == set(ops.OPS)
