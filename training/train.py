@@ -370,7 +370,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.train", description="Train a BESTformer or a Spikingformer."
+        prog="python -m training.train",
+        description="Train a BESTformer, a Spikingformer or a Spikformer.",
     )
     add_common_arguments(parser)
     parser.add_argument("--config", required=True, help="TOML file; recipes: training/configs/")
