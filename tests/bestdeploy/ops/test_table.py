@@ -10,7 +10,9 @@ import family_nets
 import numpy as np
 import onnxruntime
 import pytest
+import weighted_nets
 from random_nets import Spec, images_of, save
+from weighted_nets import Weighted
 
 from bestdeploy import importers, ir, ops, passes, stages
 
@@ -27,20 +29,32 @@ SPECS = {
         seed=9, dim=24, heads=2, n_steps=10, size=16, channels=2, events=True, layout="imagenet"
     ),
 }
+WEIGHTED = {
+    "spikingformer": (Weighted(seed=1, dim=16, heads=2, n_steps=2), 4),
+    "spikformer": (Weighted("spikformer", seed=2, dim=16, heads=2, n_steps=2, size=12), 16),
+}
 FAMILIES = family_nets.NETS
 STANDARD_SINCE = {"integer_readout", "pack", "fuse"}  # graphs without float64 convolutions
 
 
-@pytest.fixture(scope="module", params=[*SPECS, *FAMILIES])
+def imported(name, path):
+    """The spiking graph of a network of any table, and two images."""
+    if name in SPECS:
+        save(path, SPECS[name])
+        return importers.import_checkpoint(path), images_of(SPECS[name], 2)
+    if name in FAMILIES:
+        images = family_nets.save(path, name, n_images=2)
+        return importers.import_checkpoint(path), images
+    spec, bits = WEIGHTED[name]
+    weighted_nets.save(path, spec)
+    frames = weighted_nets.frames_of(spec, 2)
+    return importers.import_checkpoint(path, overrides={"weight_bits": bits}), frames
+
+
+@pytest.fixture(scope="module", params=[*SPECS, *WEIGHTED, *FAMILIES])
 def graphs(request, tmp_path_factory):
     """All graphs of one network, from the spiking one to the packed one, and images."""
-    path = tmp_path_factory.mktemp("net") / "net.pt"
-    if request.param in FAMILIES:
-        images = family_nets.save(path, request.param, n_images=2)
-    else:
-        images = images_of(SPECS[request.param], 2)
-        save(path, SPECS[request.param])
-    model = importers.import_checkpoint(path)
+    model, images = imported(request.param, tmp_path_factory.mktemp("net") / "net.pt")
     found = {"spiking": ir.clone(model)}
     passes.run(model, after=lambda i, p, m: found.setdefault(p.name, ir.clone(m)))
     return found, images
@@ -81,11 +95,8 @@ def test_onnxruntime_equals_reference(graphs, graph):
 
 def test_every_op_is_used_by_some_graph(tmp_path):
     seen = set()
-    makers = [lambda p, s=spec: save(p, s) for spec in SPECS.values()]
-    makers += [lambda p, n=name: family_nets.save(p, n) for name in FAMILIES]
-    for make in makers:
-        make(tmp_path / "net.pt")
-        model = importers.import_checkpoint(tmp_path / "net.pt")
+    for name in (*SPECS, *WEIGHTED, *FAMILIES):
+        model, _ = imported(name, tmp_path / "net.pt")
         seen |= used_ops([model])
         passes.run(model, after=lambda i, p, m, into=seen: into.update(used_ops([m])))
     assert seen == set(ops.OPS)
