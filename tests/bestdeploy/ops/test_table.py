@@ -27,7 +27,7 @@ SPECS = {
         seed=9, dim=24, heads=2, n_steps=10, size=16, channels=2, events=True, layout="imagenet"
     ),
 }
-FAMILIES = family_nets.NETS
+FAMILIES = family_nets.FEW
 STANDARD_SINCE = {"integer_readout", "pack", "fuse"}  # graphs without float64 convolutions
 
 
