@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bestdeploy._run import Prediction
     from bestdeploy._verify import VerifyReport
 
-__all__ = ["bench", "compile", "export", "inspect", "published", "run", "verify"]
+__all__ = ["bench", "compile", "export", "export_module", "inspect", "published", "run", "verify"]
 
 Source = str | Path | Sequence[str | Path]
 Progress = Callable[[str], None]
@@ -88,6 +88,25 @@ def export(
         verifying=verifying,
         example_input=example_input,
     )
+
+
+def export_module(
+    module: Any, example_input: Any, output: str | Path = "model.onnx", **kwargs: Any
+) -> ExportReport:
+    """Export a torch module made of known parts, which is `bestdeploy.export`.
+
+    Args:
+        module: in evaluation mode; its forward takes `example_input` and returns logits [B, K].
+        example_input: float [B, C, H, W], normalised as `settings` say.
+        output: as in `export`.
+        kwargs: the other arguments of `export`; settings are `mean`, `std`, `weight_bits`,
+            `class_names`.
+
+    Raises:
+        UnsupportedModelError: a layer uses what is not supported; it is named.
+        UsageError: a setting is missing, or the module is in training mode.
+    """
+    return export(module, output, example_input=example_input, **kwargs)
 
 
 def _is_same_file(a: str | Path, b: str | Path) -> bool:

@@ -31,6 +31,8 @@ NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "sdt_v1_real": ("sdt_v1", SDT | {"weights": "real"}),
 }  # fmt: skip
 """Family and settings of each by its name."""
+FEW = ("sdt_v1", "a2os2a")
+"""Networks that together hold every op; tests of each pass take these alone."""
 BITS = {"sdt_v1_real": 4, "a2os2a_real": 8}
 """Bits of the deployed weights of networks whose weights are real."""
 

@@ -65,7 +65,7 @@ def activity(found: dict) -> list[dict]:
 
 def test_every_integer_form_counts_the_same_spikes(exported):
     frames = exported / "frames.npy"
-    forms = ["passes/16_pack.onnx", "passes/15_prune.onnx", "model.onnx", "model.bstm"]
+    forms = ["passes/18_pack.onnx", "passes/17_prune.onnx", "model.onnx", "model.bstm"]
     found = [deploy.inspect(exported / form, frames) for form in forms]
     for one in found[1:]:
         assert activity(one) == activity(found[0])
@@ -175,7 +175,7 @@ def test_pruned_channels_are_told(exported):
         "of": sum(n["of"] for n in notes.values()),
     }
     assert expected["cut"] > 0
-    for name in ("model.onnx", "model.bstm", "model.std.onnx", "passes/16_pack.onnx"):
+    for name in ("model.onnx", "model.bstm", "model.std.onnx", "passes/18_pack.onnx"):
         assert deploy.inspect(exported / name)["pruned"] == expected
     assert deploy.inspect(exported / "passes" / "00_spiking.onnx")["pruned"] is None
 
@@ -212,7 +212,7 @@ def test_a_model_that_reads_one_stream(tmp_path):
     dumped = tmp_path / "passes"
     deploy.export(tmp_path / "ckpt.pt", tmp_path / "model.onnx", dump_passes=dumped)
     (tmp_path / "model.bstm").write_bytes(lowered_bytes(tmp_path / "model.onnx"))
-    graph = deploy.inspect(dumped / "16_pack.onnx", frames)
+    graph = deploy.inspect(dumped / "18_pack.onnx", frames)
     program = deploy.inspect(tmp_path / "model.bstm", frames)
     assert activity(program) == activity(graph) and program["work"] == graph["work"]
     assert program["parameters"] == graph["parameters"]

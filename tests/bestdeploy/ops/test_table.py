@@ -33,7 +33,7 @@ WEIGHTED = {
     "spikingformer": (Weighted(seed=1, dim=16, heads=2, n_steps=2), 4),
     "spikformer": (Weighted("spikformer", seed=2, dim=16, heads=2, n_steps=2, size=12), 16),
 }
-FAMILIES = family_nets.NETS
+FAMILIES = family_nets.FEW
 STANDARD_SINCE = {"integer_readout", "pack", "fuse"}  # graphs without float64 convolutions
 
 

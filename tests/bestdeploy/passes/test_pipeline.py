@@ -23,11 +23,11 @@ SPECS = (
 CHANGED: set[str] = set()
 
 
-@pytest.fixture(scope="module", params=[*range(len(SPECS)), *family_nets.NETS])
+@pytest.fixture(scope="module", params=[*range(len(SPECS)), *family_nets.FEW])
 def walk(request, tmp_path_factory):
     """Graphs before and after each pass, and images."""
     path = tmp_path_factory.mktemp("n") / "n.pt"
-    if request.param in family_nets.NETS:
+    if request.param in family_nets.FEW:
         images = family_nets.save(path, request.param, n_images=3)
     else:
         images = images_of(SPECS[request.param], 3)

@@ -31,9 +31,9 @@ BST_INLINE void bst_count_block(size_t n_rows, size_t n_words, const uint64_t* s
   }
 }
 
-BST_INLINE void bst_count_readout_run(int part, int n_parts, size_t n_rows, int channels,
-                                      int n_classes, const uint64_t* spikes, const int32_t* v,
-                                      const int64_t* c, int64_t* raw, void* scratch) {
+BST_INLINE void bst_count_readout_plain(int part, int n_parts, size_t n_rows, int channels,
+                                        int n_classes, const uint64_t* spikes, const int32_t* v,
+                                        const int64_t* c, int64_t* raw, void* scratch) {
   (void)n_parts;
   if (part != 0) return;
   const size_t n_channels = (size_t)channels, n_words = (n_channels + 63) / 64;
@@ -49,11 +49,12 @@ BST_INLINE void bst_count_readout_run(int part, int n_parts, size_t n_rows, int 
 }
 
 /// The kernel of one instruction set.
-#define BST_DEFINE_COUNT_READOUT(name)                                                             \
-  void name(int part, int n_parts, size_t n_rows, int channels, int n_classes,                     \
-            const uint64_t* spikes, const int32_t* v, const int64_t* c, int64_t* raw,              \
-            void* scratch) {                                                                       \
-    bst_count_readout_run(part, n_parts, n_rows, channels, n_classes, spikes, v, c, raw, scratch); \
+#define BST_DEFINE_COUNT_READOUT(name)                                                     \
+  void name(int part, int n_parts, size_t n_rows, int channels, int n_classes,             \
+            const uint64_t* spikes, const int32_t* v, const int64_t* c, int64_t* raw,      \
+            void* scratch) {                                                               \
+    bst_count_readout_plain(part, n_parts, n_rows, channels, n_classes, spikes, v, c, raw, \
+                            scratch);                                                      \
   }
 
 #endif  // BST_KERNELS_COUNT_READOUT_LOOPS_H_

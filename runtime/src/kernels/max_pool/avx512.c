@@ -7,6 +7,8 @@
 
 #ifdef BST_HAVE_AVX512
 
+#include "window.h"
+
 BST_VECTOR_BEGIN
 
 #include "simd.h"

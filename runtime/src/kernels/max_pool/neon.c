@@ -7,6 +7,8 @@
 
 #ifdef BST_HAVE_NEON
 
+#include "window.h"
+
 BST_VECTOR_BEGIN
 
 #include "simd.h"
