@@ -127,17 +127,16 @@ BST_INLINE void bst_stream_cells(const bst_stream* s, bst_vec_charge charge, boo
   }
 }
 
-/// The loops once per form of charging; the usual one also once with and
-/// once without a residual.
+/// The loops once per form of charging; the usual one with a residual once more on large vectors.
 BST_NOINLINE void bst_stream_share(const bst_stream* given, int flags, size_t first, size_t end) {
   const bst_stream s = *given;  // nobody else has its address
   const bool residual = s.y != NULL;
   switch (bst_vec_charge_of(flags)) {
     case BST_VEC_HALVE_BOTH:
-      if (residual) {
+      if (residual && BST_VEC_BYTES > 16) {
         bst_stream_cells(&s, BST_VEC_HALVE_BOTH, true, first, end);
       } else {
-        bst_stream_cells(&s, BST_VEC_HALVE_BOTH, false, first, end);
+        bst_stream_cells(&s, BST_VEC_HALVE_BOTH, residual, first, end);
       }
       break;
     case BST_VEC_HALVE_V:
