@@ -50,6 +50,7 @@ FLAGS = (
     "-ffunction-sections",
     "-fdata-sections",
     "-fno-asynchronous-unwind-tables",
+    "-fno-unwind-tables",
     "-Wall",
     "-Wextra",
     "-g0",
@@ -58,6 +59,11 @@ FLAGS = (
 
 COLD_FLAGS = ("-Os",)
 """More of them for sources that no frame spends time in."""
+
+# Vectors are written out where they matter, and so is unrolling.
+_ZIG_FLAGS = ("-fno-vectorize", "-fno-slp-vectorize", "-fno-unroll-loops")
+
+_WITH_VECTORS = ("x86_64", "aarch64")
 
 PROGRAMS = ("bst_run", "bst_bench")
 """Programs in runtime/tools/ that travel in a bundle."""
@@ -98,7 +104,7 @@ class _Build:
         row = self.target
         if self.compiler.kind == "zig":
             row = row if row.machine else (host_row() or row)
-            flags += [*self._zig_target(), "-fno-sanitize=undefined"]
+            flags += [*self._zig_target(), "-fno-sanitize=undefined", *_ZIG_FLAGS]
             if row.zig_cpu:
                 flags.append(f"-mcpu={row.zig_cpu}")
         else:
@@ -114,17 +120,19 @@ class _Build:
             flags.append("-static")
         darwin = platform.system() == "Darwin" and not self.target.machine
         flags.append("-Wl,-dead_strip" if darwin else "-Wl,--gc-sections")
+        if self.compiler.kind != "zig" and not darwin:
+            flags.append("-Wl,-z,noseparate-code")  # no pages that are filled up between segments
         return tuple(flags)
 
     def flags_of(self, source: Path) -> tuple[str, ...]:
         """Return the flags that compile one source of the library.
 
         Files outside of kernels/ check, decide and hand on. The portable kernels are what a machine
-        without vectors runs, so they are cold only where every machine of the target has some.
+        without vectors runs: cold where next to every machine of the target has some.
         """
         machine = self.target.machine or host_machine()
-        has_vectors = machine in ("x86_64", "aarch64")
-        cold = "kernels" not in source.parts or (has_vectors and source.stem == "scalar")
+        is_portable = source.stem in ("scalar", "words")
+        cold = "kernels" not in source.parts or (is_portable and machine in _WITH_VECTORS)
         return (*self.compile_flags, *(COLD_FLAGS if cold else ()))
 
     def shared_flags(self, name: str) -> tuple[str, ...]:
@@ -286,12 +294,16 @@ def build_program(
     if static and platform.system() == "Darwin" and not build.target.machine:
         build = _Build(build.target, build.compiler, False, build.extra_flags)
 
+    cold = COLD_FLAGS if name in PROGRAMS else ()
+
     def make(folder: Path) -> None:
         library = _objects(build)
         _announce_libc(build)
         unit = folder / "main.o"
         alone = ("-DBST_STATIC",) if build.static else ()
-        build.run(*build.compile_flags, *alone, "-I", root / "include", "-c", source, "-o", unit)
+        build.run(
+            *build.compile_flags, *cold, *alone, "-I", root / "include", "-c", source, "-o", unit
+        )
         strip = () if extra_flags else ("-s",)
         output = folder / source.stem
         loader = () if build.static or platform.system() == "Darwin" else ("-ldl",)
@@ -299,7 +311,7 @@ def build_program(
         unit.unlink()
 
     extra = [source, *sorted(source.parent.glob("*.h"))]
-    key = ("program", sources.source_hash(extra), *build.key)
+    key = ("program", *cold, sources.source_hash(extra), *build.key)
     return cached(key, source.stem, make)
 
 

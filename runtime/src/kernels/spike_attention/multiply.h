@@ -260,7 +260,8 @@ static inline void bst_attention_store(bst_vec spikes, size_t n, size_t stride, 
 }
 
 // The counts and the neurons on planes as functions of their own: once for the usual number of
-// planes, so that they stay in registers, and once for any. Fewer planes are as good as seven.
+// planes, so that they stay in registers, and once for any. Fewer planes are as good as seven. (The
+// neurons of two items are too little work for that.)
 
 enum { BST_ATTENTION_USUAL = 7 };
 
@@ -305,7 +306,7 @@ static inline bst_vec bst_attention_step(const bst_attention_rule* rule,
                                          const bst_attention_lanes* lanes, int t, int n_steps,
                                          int n_planes, const bst_vec* m,
                                          bst_attention_state* state) {
-  const bool usual = BST_ATTENTION_ITEMS > 1 && n_planes == BST_ATTENTION_USUAL;
+  const bool usual = BST_ATTENTION_ITEMS > 2 && n_planes == BST_ATTENTION_USUAL;
   if (rule->kind == BST_ATTENTION_LANES) {
     return bst_attention_lanes_step(lanes, t, n_planes, m, state->lanes);
   }

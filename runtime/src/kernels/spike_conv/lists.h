@@ -115,27 +115,37 @@ static inline uint64_t bst_count_pattern(const bst_conv_geometry* g, const uint6
   return found;
 }
 
-/// A pattern gets a list where that saves more rows per window than it costs: a list more to make
-/// and to pad, and two additions of counters (bst_add_patterns), together about as much as
-/// BST_LIST_ROWS rows. A few cells are asked; small windows are not worth that.
-static inline bst_list_plan bst_plan_lists(const bst_conv_geometry* g, size_t fan_in, bool periodic,
-                                           const uint64_t* spikes) {
-  enum { BST_LIST_ROWS = 64, BST_LEAST_FAN_IN = 512, BST_SAMPLE_WORDS = 32 };
+/// A pattern gets a list where that saves more rows per window than it costs: a list more to pad
+/// and two additions of counters (bst_add_patterns) are about as much work as BST_LIST_ROWS rows, a
+/// word more to list about BST_WORD_ROWS. Patterns are used where that saves BST_PLAN_ROWS more
+/// than that, for they also rule out shorter ways. A few cells are asked; small windows are not
+/// worth it.
+static inline bst_list_plan bst_plan_lists(const bst_conv_geometry* g, const bst_strip* strip,
+                                           bool periodic, const uint64_t* spikes) {
+  enum {
+    BST_LIST_ROWS = 64,
+    BST_WORD_ROWS = 8,
+    BST_PLAN_ROWS = 200,
+    BST_LEAST_FAN_IN = 512,
+    BST_SAMPLE_WORDS = 32
+  };
   const size_t cells = (size_t)g->height * (size_t)g->width;
   const size_t apart = (cells * g->in_words + BST_SAMPLE_WORDS - 1) / BST_SAMPLE_WORDS;
   const uint64_t n_inputs = (cells + apart - 1) / apart * (uint64_t)g->n_in;
+  const uint64_t cost = BST_LIST_ROWS + BST_WORD_ROWS * g->in_words * (uint64_t)strip->n_pixels;
   const bst_list_plan by_step = {BST_BY_STEP, g->n_steps, g->n_steps, UINT32_MAX, {0}};
   bst_list_plan plan = {BST_BY_PATTERN, g->n_steps, 0, 0, {0}};
-  bool pays = false;
+  uint64_t saved_rows = 0;
   if (periodic) return (bst_list_plan){BST_BY_PERIOD, g->n_steps, g->n_steps, UINT32_MAX, {0}};
-  if (g->n_steps > BST_PATTERN_STEPS || fan_in < BST_LEAST_FAN_IN) return by_step;
+  if (g->n_steps > BST_PATTERN_STEPS || strip->fan_in < BST_LEAST_FAN_IN) return by_step;
   plan.n_lists = bst_n_lists(BST_BY_PATTERN, g->n_steps);
   for (int p = 0; p < plan.n_lists; ++p) {
     const uint32_t pattern = (uint32_t)p + 1, saved = bst_count_bits(pattern) - 1;
-    const bool has_list =
-        saved == 0 ||
-        bst_count_pattern(g, spikes, apart, pattern) * saved * fan_in > BST_LIST_ROWS * n_inputs;
-    pays = pays || (saved > 0 && has_list);
+    const uint64_t rows = saved == 0 ? 0
+                                     : bst_count_pattern(g, spikes, apart, pattern) * saved *
+                                           strip->fan_in / n_inputs;
+    const bool has_list = saved == 0 || rows > cost;
+    if (rows > cost) saved_rows += rows - cost;
     plan.lists |= (uint32_t)has_list << p;
     for (int l = 0; l < plan.n_lists; ++l) {  // its own list, or those of its steps
       const uint32_t other = (uint32_t)l + 1;
@@ -143,7 +153,7 @@ static inline bst_list_plan bst_plan_lists(const bst_conv_geometry* g, size_t fa
       plan.truth[l] |= (uint32_t)is_in << pattern;
     }
   }
-  return pays ? plan : by_step;
+  return saved_rows > BST_PLAN_ROWS ? plan : by_step;
 }
 
 // ---- Lists of image rows ------------------------------------------------------------------------
@@ -294,7 +304,7 @@ static inline bst_conv_work bst_conv_work_of(bst_conv_geometry g, bool periodic,
   bst_conv_work w = {.g = g, .spikes = spikes, .rows = rows};
   w.pointwise = g.kh * g.kw == 1 && g.stride == 1 && g.pad == 0;
   w.strip = bst_strip_of(g.n_out, g.kh, g.kw, g.n_in, g.stride);
-  w.plan = bst_plan_lists(&g, w.strip.fan_in, periodic, spikes);
+  w.plan = bst_plan_lists(&g, &w.strip, periodic, spikes);
   w.row_lists.n_lists = w.plan.n_lists;
   w.n_list_entries = (size_t)bst_tile_entries(g.n_steps, w.strip.fan_in);
   w.row_lists.slot_entries = (size_t)bst_slot_entries(g.n_steps, g.width, g.n_in);

@@ -127,21 +127,26 @@ BST_INLINE void bst_stream_cells(const bst_stream* s, bst_vec_charge charge, boo
   }
 }
 
-/// The loops once per form of charging.
-BST_INLINE void bst_stream_share(const bst_stream* s, int flags, bool residual, size_t first,
-                                 size_t end) {
+/// The loops once per form of charging; the usual one with a residual once more on large vectors.
+BST_NOINLINE void bst_stream_share(const bst_stream* given, int flags, size_t first, size_t end) {
+  const bst_stream s = *given;  // nobody else has its address
+  const bool residual = s.y != NULL;
   switch (bst_vec_charge_of(flags)) {
     case BST_VEC_HALVE_BOTH:
-      bst_stream_cells(s, BST_VEC_HALVE_BOTH, residual, first, end);
+      if (residual && BST_VEC_BYTES > 16) {
+        bst_stream_cells(&s, BST_VEC_HALVE_BOTH, true, first, end);
+      } else {
+        bst_stream_cells(&s, BST_VEC_HALVE_BOTH, residual, first, end);
+      }
       break;
     case BST_VEC_HALVE_V:
-      bst_stream_cells(s, BST_VEC_HALVE_V, residual, first, end);
+      bst_stream_cells(&s, BST_VEC_HALVE_V, residual, first, end);
       break;
     case BST_VEC_SCALE_BOTH:
-      bst_stream_cells(s, BST_VEC_SCALE_BOTH, residual, first, end);
+      bst_stream_cells(&s, BST_VEC_SCALE_BOTH, residual, first, end);
       break;
     case BST_VEC_SCALE_V:
-      bst_stream_cells(s, BST_VEC_SCALE_V, residual, first, end);
+      bst_stream_cells(&s, BST_VEC_SCALE_V, residual, first, end);
       break;
   }
 }
@@ -157,7 +162,7 @@ static inline void bst_stream_neuron_vector(int part, int n_parts, int n_steps, 
                         .x = x,
                         .spikes = spikes,
                         .neuron = bst_vec_neuron_of(flags, theta, v_reset, r)};
-  bst_stream_share(&s, flags, false, bst_part_begin(part, n_parts, n_cells),
+  bst_stream_share(&s, flags, bst_part_begin(part, n_parts, n_cells),
                    bst_part_begin(part + 1, n_parts, n_cells));
 }
 
@@ -176,7 +181,7 @@ static inline void bst_residual_neuron_vector(int part, int n_parts, int n_steps
                         .x2 = x2,
                         .spikes = spikes,
                         .neuron = bst_vec_neuron_of(flags, theta, v_reset, r)};
-  bst_stream_share(&s, flags, true, bst_part_begin(part, n_parts, n_cells),
+  bst_stream_share(&s, flags, bst_part_begin(part, n_parts, n_cells),
                    bst_part_begin(part + 1, n_parts, n_cells));
 }
 
