@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from random_nets import Spec, images_of, random_checkpoint
+from random_nets import Spec, random_checkpoint
 
 from bestdeploy import importers, ir, ops, passes, stages
 from bestdeploy import onnxruntime as ort_room
@@ -65,6 +65,8 @@ class OneOp:
         """Number of bits in the rows of a packed input."""
         if "in_channels" in self.attrs:
             return self.attrs["in_channels"]
+        if "y" in self.arrays:
+            return self.arrays["y"].shape[-1]
         if port != "attention":
             return self.attrs["channels"]
         if "q" in self.arrays:
@@ -80,16 +82,22 @@ class OneOp:
             np.testing.assert_array_equal(got, wanted)
 
 
-def nodes_of(spec: Spec, batch: int) -> dict[str, OneOp]:
-    """Return one node of every op in the packed graph of a network, with the inputs it gets.
+def imported_net(checkpoint: Path, settings: dict | None = None) -> ir.Model:
+    """Return the packed graph of a checkpoint file."""
+    model = importers.import_checkpoint(checkpoint, overrides=settings)
+    passes.run(model)
+    return model
+
+
+def nodes_of(model: ir.Model, images: np.ndarray) -> dict[str, OneOp]:
+    """Return one node of every op in a packed graph, with the inputs it gets from some images.
 
     Its constants are initialisers, as in the network.
     """
-    model = packed_net(spec)
     stages.infer_types(model)
     names = [str(v.name) for node in model.graph for v in node.outputs]
-    seen = stages.Executor(model, watch=names).run(images_of(spec, batch))
-    seen["image"] = images_of(spec, batch)
+    seen = stages.Executor(model, watch=names).run(images)
+    seen["image"] = images
     found: dict[str, OneOp] = {}
     for node in model.graph:
         row = stages.op_of(node)
@@ -105,7 +113,9 @@ def nodes_of(spec: Spec, batch: int) -> dict[str, OneOp]:
     return found
 
 
-WIDE = {"SpikeConvAffine": 6, "SpikeReadOut": 7, "ResidualReadOut": 7}  # TensorProto types
+WIDE = {"SpikeConvAffine": 6, "WeightConvAffine": 6, "StreamMaxPool": 6, "SpikeReadOut": 7,
+        "ResidualReadOut": 7, "SpikeCountReadOut": 7, "SpikeLevelReadOut": 7}  # fmt: skip
+"""TensorProto types of outputs that are not bits."""
 
 
 def with_broken_bodies(model: ir.Model, *names: str) -> bytes:

@@ -41,6 +41,11 @@ enum {
   ORT_BITS = 32,        ///< bits: F, form 1
   ORT_NEURON = 64,      ///< decay_input, soft_reset, rate, rounding, v_threshold, v_reset: 4 to 7
   ORT_Q = 128,          ///< q: param 0
+  ORT_SHIFT = 256,      ///< bits: param 1
+  ORT_LEVELS = 512,     ///< channels: param 0; planes
+  ORT_INVERT = 1024,    ///< invert: param 0
+  ORT_TERNARY = 2048,   ///< rate, v_threshold, decay_input: params 4, 5, 7
+  ORT_ADD = 4096,       ///< heads, k_shift, decay_input, v_threshold: params 0, 1, 4, 5
 };
 
 typedef struct bst_ort_node bst_ort_node;
@@ -59,7 +64,7 @@ typedef struct bst_ort_weights {
   uint32_t n_records;
   bst_constant records[BST_MAX_CONSTANTS];
   uint32_t slots[BST_MAX_CONSTANTS];  ///< record of each slot of the step, BST_NONE: absent
-  int32_t n_col_classes;              ///< of the stem
+  int32_t sizes[2];                   ///< params 2, 3: column classes of the stem; kh, kw
   size_t shift_at;                    ///< of the read-out: T N B int64 [D] in `data`
   uint8_t* layouts;
   bst_prepared prepared;
@@ -74,7 +79,7 @@ typedef struct bst_ort_op {
   const char* name;    ///< without the suffix _T<n>
   const bst_op* step;  ///< what runs it
   uint8_t max_steps;   ///< 0: the name has no number of steps
-  uint8_t attributes;
+  uint16_t attributes;
   const char* inputs[ORT_MAX_INPUTS];  ///< names, NULL behind the last
   bst_ort_port constants[ORT_MAX_OP_CONSTANTS];
   /// Turn the constant inputs into constants of the step.
@@ -85,6 +90,8 @@ typedef struct bst_ort_op {
   /// Set the channels of packed inputs, and h, w, c of the outputs.
   void (*shape)(const bst_ort_node* node, const bst_ort_weights* weights, bst_buffer* in,
                 bst_buffer* out);
+  /// Channels of a plane of packed input `port`; NULL: all its channels, of one plane.
+  uint32_t (*plane)(const bst_ort_node* node, const bst_buffer* in, int port);
 } bst_ort_op;
 
 /// The op table.
@@ -107,6 +114,7 @@ struct bst_ort_node {
   const bst_isa* isa;
   int32_t params[BST_MAX_PARAMS];
   uint32_t frac_bits, n_channels;  ///< attributes bits; in_channels or channels
+  uint32_t n_planes;               ///< attribute planes: of the output
   bool is_prepared;                ///< all constants are: `weights` are laid out
   bst_ort_weights weights;
 };

@@ -189,7 +189,9 @@ static void bst_ort_make_step(const bst_ort_node* node, const bst_ort_weights* w
   for (uint32_t i = 0; i < op->n_outputs; ++i) step->outputs[i] = op->n_inputs + i;
   memcpy(step->constants, weights->slots, sizeof step->constants);
   memcpy(step->params, node->params, sizeof step->params);
-  if (weights->n_col_classes != 0) step->params[2] = weights->n_col_classes;
+  for (int i = 0; i < 2; ++i) {
+    if (weights->sizes[i] != 0) step->params[2 + i] = weights->sizes[i];
+  }
 }
 
 static OrtStatus* bst_ort_check_buffer(const bst_ort_node* node, const bst_buffer* b) {
@@ -367,30 +369,40 @@ static void bst_ort_copy_frame(const bst_ort_place* place, size_t n_frames, size
   }
 }
 
-/// Bits beyond the channels in the last word of every row; the kernels trust that they are zero.
-static uint64_t bst_ort_padding(const bst_buffer* b) {
-  return b->kind != BST_KIND_SPIKES || b->c % 64 == 0 ? 0 : ~UINT64_C(0) << (b->c % 64);
+/// The planes of a packed tensor: `n_words` words, of which the last has the bits `padding` beyond
+/// the channels. The kernels trust that they are zero.
+typedef struct bst_ort_planes {
+  size_t n_words;
+  uint64_t padding;
+} bst_ort_planes;
+
+static bst_ort_planes bst_ort_planes_of(const bst_ort_run* run, int port) {
+  const bst_buffer* const b = &run->made.buffers[port];
+  const bst_ort_op* const op = run->node->entry->op;
+  const uint32_t c = op->plane == NULL ? b->c : op->plane(run->node, run->made.buffers, port);
+  const bool is_full = b->kind != BST_KIND_SPIKES || c % 64 == 0;
+  return (bst_ort_planes){bst_n_words(c), is_full ? 0 : ~UINT64_C(0) << (c % 64)};
 }
 
-static bool bst_ort_has_padding(const bst_buffer* b, const uint8_t* rows) {
-  const uint64_t padding = bst_ort_padding(b);
-  const size_t n_words = bst_n_words(b->c), n = (size_t)b->bytes / 8;
+static bool bst_ort_has_padding(const bst_ort_run* run, int port, const uint8_t* rows) {
+  const bst_ort_planes planes = bst_ort_planes_of(run, port);
+  const size_t n = (size_t)run->made.buffers[port].bytes / 8;
   uint64_t found = 0;
-  if (padding == 0) return false;
-  for (size_t i = n_words - 1; i < n; i += n_words) {
+  if (planes.padding == 0) return false;
+  for (size_t i = planes.n_words - 1; i < n; i += planes.n_words) {
     uint64_t word;
     memcpy(&word, rows + 8 * i, sizeof word);
     found |= word;
   }
-  return (found & padding) != 0;
+  return (found & planes.padding) != 0;
 }
 
-static void bst_ort_clear_padding(const bst_buffer* b, uint8_t* rows) {
-  const uint64_t padding = bst_ort_padding(b);
-  const size_t n_words = bst_n_words(b->c), n = (size_t)b->bytes / 8;
+static void bst_ort_clear_padding(const bst_ort_run* run, int port, uint8_t* rows) {
+  const bst_ort_planes planes = bst_ort_planes_of(run, port);
+  const size_t n = (size_t)run->made.buffers[port].bytes / 8;
   uint64_t* const words = (void*)rows;
-  if (padding == 0) return;
-  for (size_t i = n_words - 1; i < n; i += n_words) words[i] &= ~padding;
+  if (planes.padding == 0) return;
+  for (size_t i = planes.n_words - 1; i < n; i += planes.n_words) words[i] &= ~planes.padding;
 }
 
 /// Whether every train of a frame fires at p, 2p, 3p, .. for some p, or never: what the encoder of
@@ -452,7 +464,7 @@ static OrtStatus* bst_ort_read_inputs(bst_ort_run* run, const bst_ort_weights* w
   const bst_op* const step = node->entry->op->step;
   int64_t last[BST_MAX_INPUTS];
   for (size_t i = 0; i < step->n_inputs; ++i) {
-    size_t n_frames;
+    size_t n_frames = 0;
     ORT_TRY(bst_ort_read_input(run, i, &run->places[i], &n_frames, &last[i]));
     ORT_CHECK(node, i == 0 || n_frames == run->n_frames, "`%s` has %zu frames, `%s` %zu",
               node->entry->op->inputs[i], n_frames, node->entry->op->inputs[0], run->n_frames);
@@ -512,10 +524,12 @@ static void bst_ort_part(void* user, size_t index) {
   run->made.call.op->run(&run->made.call, &run->prepared, &io);
 }
 
-/// Whether the kernel takes a tensor where it lies.
-static bool bst_ort_in_place(const bst_ort_run* run, const bst_ort_place* place, bool is_input) {
-  return run->n_frames == 1 && (uintptr_t)place->tensor % ORT_ALIGN == 0 &&
-         !(is_input && bst_ort_has_padding(place->buffer, place->tensor));
+/// Whether the kernel takes tensor `i`, inputs first, where it lies.
+static bool bst_ort_in_place(const bst_ort_run* run, int i) {
+  const uint8_t* const tensor = run->places[i].tensor;
+  const bool is_input = i < run->made.call.op->n_inputs;
+  return run->n_frames == 1 && (uintptr_t)tensor % ORT_ALIGN == 0 &&
+         !(is_input && bst_ort_has_padding(run, i, tensor));
 }
 
 static OrtStatus* bst_ort_run_frame(bst_ort_run* run, size_t index) {
@@ -525,7 +539,7 @@ static OrtStatus* bst_ort_run_frame(bst_ort_run* run, size_t index) {
     const bst_ort_place* const place = &run->places[i];
     if (place->copy != NULL) {
       bst_ort_copy_frame(place, run->n_frames, index, false);
-      bst_ort_clear_padding(place->buffer, place->copy);
+      bst_ort_clear_padding(run, i, place->copy);
     }
     run->io.inputs[i] = place->copy != NULL ? place->copy : place->tensor;
   }
@@ -572,7 +586,7 @@ static OrtStatus* bst_ort_run_frames(bst_ort_run* run, const bst_ort_weights* we
   const bst_op* const op = call->op;
   bool in_place[ORT_MAX_BUFFERS], overflow = false;
   for (int i = 0; i < op->n_inputs + op->n_outputs; ++i) {
-    in_place[i] = bst_ort_in_place(run, &run->places[i], i < op->n_inputs);
+    in_place[i] = bst_ort_in_place(run, i);
   }
   run->prepared = weights->prepared;
   const uint64_t bytes = op->scratch_bytes == NULL ? 0 : op->scratch_bytes(call, &overflow);

@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "../src/kernels/levels/levels.h"
 #include "../src/kernels/stream_neuron/neuron.h"
 #include "bst_ort.h"
 
@@ -74,10 +75,29 @@ static OrtStatus* bst_ort_neuron(const bst_ort_node* node, const OrtKernelInfo* 
   return NULL;
 }
 
+/// The neuron of spikes -1, 0, +1 (bestdeploy/ops/ternary.py): hard reset to 0.
+static OrtStatus* bst_ort_ternary(const bst_ort_node* node, const OrtKernelInfo* info,
+                                  int32_t* params) {
+  ORT_TRY(bst_ort_integer(node, info, "rate", 0, 1 << 30, &params[7]));
+  ORT_TRY(bst_ort_integer(node, info, "v_threshold", 1, INT32_MAX, &params[5]));
+  return bst_ort_integer(node, info, "decay_input", 0, 1, &params[4]);
+}
+
+/// Addition-only attention (bestdeploy/ops/add_attention.py); its neuron halves.
+static OrtStatus* bst_ort_add_attention(const bst_ort_node* node, const OrtKernelInfo* info,
+                                        int32_t* params) {
+  ORT_TRY(bst_ort_integer(node, info, "heads", 1, BST_MAX_HEADS, &params[0]));
+  ORT_TRY(bst_ort_integer(node, info, "k_shift", 0, 30, &params[1]));
+  ORT_TRY(bst_ort_integer(node, info, "v_threshold", INT32_MIN, INT32_MAX, &params[5]));
+  ORT_TRY(bst_ort_integer(node, info, "decay_input", 0, 1, &params[4]));
+  params[4] = (params[4] ? BST_DECAY_INPUT : 0) | BST_HALVING;
+  return NULL;
+}
+
 OrtStatus* bst_ort_read_attributes(bst_ort_node* node, const OrtKernelInfo* info) {
-  const uint8_t has = node->entry->op->attributes;
+  const uint16_t has = node->entry->op->attributes;
   int32_t* const p = node->params;
-  int32_t channels = 0, bits = 0;
+  int32_t channels = 0, bits = 0, planes = 0;
   if (has & ORT_WINDOW) ORT_TRY(bst_ort_window(node, info, p));
   if (has & ORT_POOL) {
     ORT_TRY(bst_ort_equal_integers(node, info, "kernel_shape", 2, 1, BST_MAX_KERNEL, &p[0]));
@@ -95,8 +115,19 @@ OrtStatus* bst_ort_read_attributes(bst_ort_node* node, const OrtKernelInfo* info
   if (has & ORT_BITS) ORT_TRY(bst_ort_integer(node, info, "bits", 0, 30, &bits));
   if (has & ORT_NEURON) ORT_TRY(bst_ort_neuron(node, info, p));
   if (has & ORT_Q) ORT_TRY(bst_ort_integer(node, info, "q", 0, 62, &p[0]));
+  if (has & ORT_SHIFT) ORT_TRY(bst_ort_integer(node, info, "bits", 0, 30, &p[1]));
+  if (has & ORT_LEVELS) {
+    ORT_TRY(bst_ort_integer(node, info, "channels", 1, BST_MAX_CHANNELS, &channels));
+    ORT_TRY(bst_ort_integer(node, info, "planes", 1, BST_MAX_LEVEL_PLANES, &planes));
+    p[0] = channels;
+  }
+  if (has & ORT_INVERT) ORT_TRY(bst_ort_integer(node, info, "invert", 0, 1, &p[0]));
+  if (has & ORT_TERNARY) ORT_TRY(bst_ort_ternary(node, info, p));
+  if (has & ORT_ADD) ORT_TRY(bst_ort_add_attention(node, info, p));
+  if (node->entry->op->step == &bst_op_level_readout) p[1] = channels;
   node->n_channels = (uint32_t)channels;
   node->frac_bits = (uint32_t)bits;
+  node->n_planes = (uint32_t)planes;
   return NULL;
 }
 
@@ -136,23 +167,61 @@ static OrtStatus* bst_ort_narrow(const bst_ort_node* node, bst_ort_weights* weig
   return NULL;
 }
 
-/// Weight bits [O, kh, kw, P]: rows cut to bytes, bits beyond the channels cleared.
+/// Copy `n` packed rows, each `stride` bytes behind the one before, cut to bytes, bits beyond the
+/// channels cleared.
+static void bst_ort_cut_rows(const bst_ort_node* node, const uint8_t* rows, size_t n, size_t stride,
+                             uint8_t* out) {
+  const size_t bytes = ((size_t)node->n_channels + 7) / 8;
+  const uint32_t rest = node->n_channels % 8;
+  const uint8_t mask = (uint8_t)(rest == 0 ? 255 : (1U << rest) - 1);
+  for (size_t i = 0; i < n; ++i) {
+    memcpy(out + i * bytes, rows + i * stride, bytes);
+    out[(i + 1) * bytes - 1] &= mask;
+  }
+}
+
+/// Weight bits [O, kh, kw, P].
 static OrtStatus* bst_ort_load_bits(const bst_ort_node* node, bst_ort_weights* weights,
                                     const bst_ort_tensor* w) {
   const size_t row_bytes = bst_ort_row_bytes(node->n_channels);
-  const size_t bytes = ((size_t)node->n_channels + 7) / 8;
   const int64_t dims[] = {w->dims[0], w->dims[1], w->dims[2], node->n_channels};
   uint8_t* out;
   ORT_CHECK(node, w->dims[3] == (int64_t)row_bytes, "`w` has rows of %lld bytes, expected %zu",
             (long long)w->dims[3], row_bytes);
   ORT_TRY(bst_ort_add(node, weights, 0, BST_CONST_BITS, 4, dims, &out));
-  const uint32_t rest = node->n_channels % 8;
-  const uint8_t mask = (uint8_t)(rest == 0 ? 255 : (1U << rest) - 1);
-  for (size_t i = 0; i < w->count / row_bytes; ++i) {
-    memcpy(out + i * bytes, w->data + i * row_bytes, bytes);
-    out[(i + 1) * bytes - 1] &= mask;
+  bst_ort_cut_rows(node, w->data, w->count / row_bytes, row_bytes, out);
+  return NULL;
+}
+
+/// Planes of integer weights: [O, kh, kw, n P] -> [n, O, kh kw, I].
+static OrtStatus* bst_ort_load_planes(const bst_ort_node* node, bst_ort_weights* weights,
+                                      const bst_ort_tensor* w) {
+  const size_t plane = bst_ort_row_bytes(node->n_channels), stride = (size_t)w->dims[3];
+  const size_t n = stride / plane, bytes = ((size_t)node->n_channels + 7) / 8;
+  const int64_t dims[] = {(int64_t)n, w->dims[0], w->dims[1] * w->dims[2], node->n_channels};
+  uint8_t* out;
+  ORT_CHECK(node, stride % plane == 0, "`w` has rows of %zu bytes, expected planes of %zu", stride,
+            plane);
+  for (int i = 0; i < 2; ++i) {
+    ORT_CHECK(node, w->dims[1 + i] >= 1 && w->dims[1 + i] <= BST_MAX_KERNEL,
+              "`w` has %lld values along an axis, must be in 1..%d", (long long)w->dims[1 + i],
+              BST_MAX_KERNEL);
+    weights->sizes[i] = (int32_t)w->dims[1 + i];
+  }
+  ORT_TRY(bst_ort_add(node, weights, 0, BST_CONST_BITS, 4, dims, &out));
+  const size_t n_rows = w->count / stride;
+  for (size_t i = 0; i < n; ++i) {
+    bst_ort_cut_rows(node, w->data + i * plane, n_rows, stride, out + i * n_rows * bytes);
   }
   return NULL;
+}
+
+/// The weights of a convolution: signs, or integers where the step takes these.
+static OrtStatus* bst_ort_load_weights(const bst_ort_node* node, bst_ort_weights* weights,
+                                       const bst_ort_tensor* w) {
+  const bst_op* const step = node->entry->op->step;
+  const bool is_integer = step == &bst_op_weight_conv_neuron || step == &bst_op_weight_conv_affine;
+  return is_integer ? bst_ort_load_planes(node, weights, w) : bst_ort_load_bits(node, weights, w);
 }
 
 /// limbs i8 [3, O, kh, kw, C] -> weight i32 [O, kh, kw, C].
@@ -177,7 +246,7 @@ static OrtStatus* bst_ort_load_stem(const bst_ort_node* node, const bst_ort_tens
   bst_ort_tensor bias = inputs[1];
   ORT_CHECK(node, bias.dims[1] <= 256, "`bias` has %lld column classes, at most 256",
             (long long)bias.dims[1]);
-  weights->n_col_classes = (int32_t)bias.dims[1];
+  weights->sizes[0] = (int32_t)bias.dims[1];
   bias.rank = 2;
   bias.dims[0] *= bias.dims[1];
   bias.dims[1] = bias.dims[2];
@@ -202,7 +271,7 @@ static OrtStatus* bst_ort_load_conv_neuron(const bst_ort_node* node, const bst_o
             (long long)theta->dims[0], (long long)theta->dims[1], (long long)expected);
   ORT_CHECK(node, theta->dims[1] == w->dims[0], "`theta` has %lld channels, `w` %lld",
             (long long)theta->dims[1], (long long)w->dims[0]);
-  ORT_TRY(bst_ort_load_bits(node, weights, w));
+  ORT_TRY(bst_ort_load_weights(node, weights, w));
   for (int slot = 1; slot <= 2; ++slot) {
     ORT_TRY(bst_ort_add(node, weights, slot, BST_CONST_I32, 1, turned, &out));
     memset(out, 0, 4 * n);
@@ -221,7 +290,7 @@ static OrtStatus* bst_ort_load_conv_neuron(const bst_ort_node* node, const bst_o
 /// w, whole, fraction, shift
 static OrtStatus* bst_ort_load_conv_affine(const bst_ort_node* node, const bst_ort_tensor* inputs,
                                            bst_ort_weights* weights) {
-  ORT_TRY(bst_ort_load_bits(node, weights, &inputs[0]));
+  ORT_TRY(bst_ort_load_weights(node, weights, &inputs[0]));
   ORT_TRY(bst_ort_copy(node, weights, 1, BST_CONST_I32, &inputs[1]));
   ORT_TRY(bst_ort_copy(node, weights, 2, BST_CONST_I16, &inputs[2]));
   return bst_ort_copy(node, weights, 3, BST_CONST_I32, &inputs[3]);
@@ -256,9 +325,8 @@ static OrtStatus* bst_ort_load_readout(const bst_ort_node* node, const bst_ort_t
 }
 
 /// v, constant
-static OrtStatus* bst_ort_load_residual_readout(const bst_ort_node* node,
-                                                const bst_ort_tensor* inputs,
-                                                bst_ort_weights* weights) {
+static OrtStatus* bst_ort_load_head(const bst_ort_node* node, const bst_ort_tensor* inputs,
+                                    bst_ort_weights* weights) {
   ORT_TRY(bst_ort_copy(node, weights, 0, BST_CONST_I32, &inputs[0]));
   return bst_ort_copy(node, weights, 1, BST_CONST_I64, &inputs[1]);
 }
@@ -332,6 +400,54 @@ static void bst_ort_smallest_conv(const bst_ort_node* node, const bst_ort_weight
   in->w = bst_ort_dims(weights, 0)[2];
 }
 
+/// The packed input becomes spikes where it has one plane, and stays levels where it has more.
+static void bst_ort_set_levels(const bst_ort_node* node, bst_buffer* in) {
+  if (bst_n_words(in->c) == bst_n_words(node->n_channels)) in->c = node->n_channels;
+}
+
+static void bst_ort_shape_weight_conv(const bst_ort_node* node, const bst_ort_weights* weights,
+                                      bst_buffer* in, bst_buffer* out) {
+  bst_ort_set_levels(node, in);
+  bst_ort_slide(in, (uint32_t)weights->sizes[0], (uint32_t)weights->sizes[1], node->params, out);
+  out->c = bst_ort_dims(weights, 0)[1];
+}
+
+static void bst_ort_smallest_weight_conv(const bst_ort_node* node, const bst_ort_weights* weights,
+                                         bst_buffer* in) {
+  in->h = (uint32_t)weights->sizes[0];
+  in->w = (uint32_t)weights->sizes[1];
+  in->c = node->n_channels;
+}
+
+static void bst_ort_smallest_levels(const bst_ort_node* node, const bst_ort_weights* weights,
+                                    bst_buffer* in) {
+  (void)weights;
+  for (int i = 0; i < node->entry->op->step->n_inputs; ++i) in[i].c = node->n_channels;
+}
+
+static uint32_t bst_ort_plane_levels(const bst_ort_node* node, const bst_buffer* in, int port) {
+  (void)in;
+  (void)port;
+  return node->n_channels;
+}
+
+static void bst_ort_shape_level_add(const bst_ort_node* node, const bst_ort_weights* weights,
+                                    bst_buffer* in, bst_buffer* out) {
+  (void)weights;
+  for (int i = 0; i < 2; ++i) bst_ort_set_levels(node, &in[i]);
+  out->h = in->h;
+  out->w = in->w;
+  out->c =
+      node->n_planes == 1 ? node->n_channels : 64 * bst_n_words(node->n_channels) * node->n_planes;
+}
+
+static void bst_ort_shape_level_readout(const bst_ort_node* node, const bst_ort_weights* weights,
+                                        bst_buffer* in, bst_buffer* out) {
+  bst_ort_set_levels(node, in);
+  out->h = out->w = 1;
+  out->c = bst_ort_dims(weights, 0)[0];
+}
+
 static void bst_ort_shape_stream(const bst_ort_node* node, const bst_ort_weights* weights,
                                  bst_buffer* in, bst_buffer* out) {
   (void)weights;
@@ -340,6 +456,48 @@ static void bst_ort_shape_stream(const bst_ort_node* node, const bst_ort_weights
     out[i].w = in->w;
     out[i].c = in->c;
   }
+}
+
+/// One cell with the channels of the input.
+static void bst_ort_shape_one_cell(const bst_ort_node* node, const bst_ort_weights* weights,
+                                   bst_buffer* in, bst_buffer* out) {
+  (void)node;
+  (void)weights;
+  out->h = out->w = 1;
+  out->c = in->c;
+}
+
+/// Two planes: +1, -1.
+static void bst_ort_shape_ternary(const bst_ort_node* node, const bst_ort_weights* weights,
+                                  bst_buffer* in, bst_buffer* out) {
+  bst_ort_shape_stream(node, weights, in, out);
+  out->c = 128 * bst_n_words(in->c);
+}
+
+/// The stream of the keys says how many channels there are.
+static void bst_ort_shape_add_neuron(const bst_ort_node* node, const bst_ort_weights* weights,
+                                     bst_buffer* in, bst_buffer* out) {
+  in[0].c = in[1].c;
+  bst_ort_shape_stream(node, weights, in, out);
+}
+
+static void bst_ort_smallest_add_neuron(const bst_ort_node* node, const bst_ort_weights* weights,
+                                        bst_buffer* in) {
+  (void)weights;
+  in[1].c = (uint32_t)node->params[0];
+  in[2].c = 128 * bst_n_words(in[1].c);
+}
+
+static uint32_t bst_ort_plane_add_neuron(const bst_ort_node* node, const bst_buffer* in, int port) {
+  (void)node;
+  (void)port;
+  return in[1].c;
+}
+
+static void bst_ort_shape_products(const bst_ort_node* node, const bst_ort_weights* weights,
+                                   bst_buffer* in, bst_buffer* out) {
+  for (int i = 0; i < 3; ++i) in[i].c = node->n_channels;
+  bst_ort_shape_stream(node, weights, in, out);
 }
 
 /// A map of attention: [heads, side, side].
@@ -421,6 +579,13 @@ static void bst_ort_smallest_residual_readout(const bst_ort_node* node,
   in[0].c = in[1].c = in[2].c = bst_ort_dims(weights, 0)[1];
 }
 
+static void bst_ort_shape_count_readout(const bst_ort_node* node, const bst_ort_weights* weights,
+                                        bst_buffer* in, bst_buffer* out) {
+  in->c = node->n_channels;
+  out->h = out->w = 1;
+  out->c = bst_ort_dims(weights, 0)[0];
+}
+
 // ---- The table ----------------------------------------------------------------------------------
 
 const bst_ort_op bst_ort_ops[] = {
@@ -474,6 +639,29 @@ const bst_ort_op bst_ort_ops[] = {
         .load = bst_ort_load_conv_affine,
         .smallest = bst_ort_smallest_conv,
         .shape = bst_ort_shape_conv,
+    },
+    {
+        .name = "WeightConvNeuron",
+        .step = &bst_op_weight_conv_neuron,
+        .max_steps = BST_MAX_CONV_NEURON_T,
+        .attributes = ORT_WINDOW | ORT_IN_CHANNELS,
+        .inputs = {"spikes", "w", "theta"},
+        .constants = {{U8, 4}, {I32, 2}},
+        .load = bst_ort_load_conv_neuron,
+        .smallest = bst_ort_smallest_weight_conv,
+        .shape = bst_ort_shape_weight_conv,
+        .plane = bst_ort_plane_levels,
+    },
+    {
+        .name = "WeightConvAffine",
+        .step = &bst_op_weight_conv_affine,
+        .attributes = ORT_WINDOW | ORT_IN_CHANNELS,
+        .inputs = {"spikes", "w", "whole", "fraction", "shift"},
+        .constants = {{U8, 4}, {I32, 1}, {I16, 1}, {I32, 1}},
+        .load = bst_ort_load_conv_affine,
+        .smallest = bst_ort_smallest_weight_conv,
+        .shape = bst_ort_shape_weight_conv,
+        .plane = bst_ort_plane_levels,
     },
     {
         .name = "StreamNeuron",
@@ -546,6 +734,23 @@ const bst_ort_op bst_ort_ops[] = {
         .shape = bst_ort_shape_query_values,
     },
     {
+        .name = "SpikeProducts",
+        .step = &bst_op_product_neuron,
+        .max_steps = BST_MAX_T,
+        .attributes = ORT_HEADS | ORT_SHIFT | ORT_NEURON,
+        .inputs = {"q", "k", "v"},
+        .shape = bst_ort_shape_products,
+    },
+    {
+        .name = "SpikeLevelAdd",
+        .step = &bst_op_level_add,
+        .attributes = ORT_LEVELS,
+        .inputs = {"a", "b"},
+        .smallest = bst_ort_smallest_levels,
+        .shape = bst_ort_shape_level_add,
+        .plane = bst_ort_plane_levels,
+    },
+    {
         .name = "SpikeReadOut",
         .step = &bst_op_readout,
         .attributes = ORT_Q | ORT_IN_CHANNELS,
@@ -561,9 +766,76 @@ const bst_ort_op bst_ort_ops[] = {
         .attributes = ORT_Q,
         .inputs = {"y", "x0", "x1", "v", "constant"},
         .constants = {{I32, 2}, {I64, 1}},
-        .load = bst_ort_load_residual_readout,
+        .load = bst_ort_load_head,
         .smallest = bst_ort_smallest_residual_readout,
         .shape = bst_ort_shape_residual_readout,
+    },
+    {
+        .name = "SpikeTernaryNeuron",
+        .step = &bst_op_ternary_neuron,
+        .max_steps = BST_MAX_T,
+        .attributes = ORT_TERNARY,
+        .inputs = {"x"},
+        .shape = bst_ort_shape_ternary,
+    },
+    {
+        .name = "SpikeAddNeuron",
+        .step = &bst_op_add_neuron,
+        .max_steps = BST_MAX_T,
+        .attributes = ORT_ADD,
+        .inputs = {"q", "y", "v"},
+        .smallest = bst_ort_smallest_add_neuron,
+        .shape = bst_ort_shape_add_neuron,
+        .plane = bst_ort_plane_add_neuron,
+    },
+    {
+        .name = "SpikeKeyValueAny",
+        .step = &bst_op_key_value_any,
+        .inputs = {"k", "v"},
+        .shape = bst_ort_shape_one_cell,
+    },
+    {
+        .name = "SpikeGate",
+        .step = &bst_op_gate,
+        .attributes = ORT_INVERT,
+        .inputs = {"spikes", "gate"},
+        .shape = bst_ort_shape_stream,
+    },
+    {
+        .name = "StreamMaxPool",
+        .step = &bst_op_max_pool,
+        .attributes = ORT_POOL,
+        .inputs = {"x"},
+        .smallest = bst_ort_smallest_pool,
+        .shape = bst_ort_shape_pool,
+    },
+    {
+        .name = "ResidualMeanNeuron",
+        .step = &bst_op_mean_neuron,
+        .max_steps = BST_MAX_T,
+        .attributes = ORT_NEURON,
+        .inputs = {"y", "x0", "x1"},
+        .shape = bst_ort_shape_one_cell,
+    },
+    {
+        .name = "SpikeCountReadOut",
+        .step = &bst_op_count_readout,
+        .attributes = ORT_IN_CHANNELS,
+        .inputs = {"spikes", "v", "constant"},
+        .constants = {{I32, 2}, {I64, 1}},
+        .load = bst_ort_load_head,
+        .shape = bst_ort_shape_count_readout,
+    },
+    {
+        .name = "SpikeLevelReadOut",
+        .step = &bst_op_level_readout,
+        .attributes = ORT_Q | ORT_BITS | ORT_IN_CHANNELS,
+        .inputs = {"levels", "v", "constant"},
+        .constants = {{I32, 2}, {I64, 1}},
+        .load = bst_ort_load_head,
+        .smallest = bst_ort_smallest_levels,
+        .shape = bst_ort_shape_level_readout,
+        .plane = bst_ort_plane_levels,
     },
 };
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 
+import family_nets
 import numpy as np
 import onnx
 import pytest
-from one_op import nodes_of, with_broken_bodies
-from random_nets import Spec
+import weighted_nets
+from one_op import imported_net, nodes_of, packed_net, with_broken_bodies
+from random_nets import Spec, images_of
 
 from bestdeploy import ir, ops, runtime, toolchain
 from bestdeploy import onnxruntime as ort_room
 from bestdeploy.errors import ArtifactError, MissingToolError, UnsupportedModelError
-from bestdeploy.ops import arithmetic, neuron
+from bestdeploy.ops import add_attention, arithmetic, neuron, ternary
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -26,8 +28,14 @@ SPECS = (
          decay_input=False),
     Spec(seed=24, n_steps=5, dim=24, heads=3, size=8, attention="kv", tau=1.5),
 )  # fmt: skip
+WEIGHTED = (
+    (weighted_nets.Weighted(seed=25, dim=40, heads=5), 4),
+    (weighted_nets.Weighted("spikformer", seed=26, dim=72, heads=2, depth=2), 3),
+)
+FAMILIES = ("sdt_v1", "a2os2a_learned")
 NAMES = sorted(op.name for op in ops.PACKED_OPS)
-FEW = ("SpikeConvNeuron", "SpikeReadOut", "SpikeValues", "StemNeuron")
+ALL_BITS = ("StemNeuron", "StemFrames", "SpikeOrPool", "SpikeKeyValueAny", "SpikeGate")
+"""Ops that do not know channels: all bits of a byte are alike."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,11 +47,18 @@ def library():
 
 
 @pytest.fixture(scope="module")
-def nodes():
+def nodes(tmp_path_factory):
     """One node of every packed op, of the first network that has it."""
+    path = tmp_path_factory.mktemp("nodes") / "net.pt"
     found = {}
     for spec in SPECS:
-        found = {**nodes_of(spec, BATCH), **found}
+        found = {**nodes_of(packed_net(spec), images_of(spec, BATCH)), **found}
+    for spec, bits in WEIGHTED:
+        model = imported_net(weighted_nets.save(path, spec), {"weight_bits": bits})
+        found = {**nodes_of(model, weighted_nets.frames_of(spec, BATCH)), **found}
+    for name in FAMILIES:
+        images = family_nets.save(path, name, n_images=BATCH)
+        found = {**nodes_of(imported_net(path), images), **found}
     assert sorted(found) == NAMES
     return found
 
@@ -59,6 +74,11 @@ FLAGS = {
     "ORT_BITS": ("bits",),
     "ORT_NEURON": tuple(neuron.ATTRIBUTES),
     "ORT_Q": ("q",),
+    "ORT_SHIFT": ("bits",),
+    "ORT_LEVELS": ("channels", "planes"),
+    "ORT_INVERT": ("invert",),
+    "ORT_TERNARY": tuple(ternary.ATTRIBUTES),
+    "ORT_ADD": tuple(add_attention.ATTRIBUTES),
 }
 LIMITS = {"BST_MAX_T": ops.MAX_STEPS, "BST_MAX_CONV_NEURON_T": 8}
 TYPES = {"U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64"}
@@ -79,7 +99,7 @@ def test_the_table_is_the_one_in_python(nodes):
     for name, row in rows.items():
         op, one = ops.OPS[name], nodes[name]
         assert re.findall(r'"(\w+)"', row["inputs"]) == list(op.inputs), name
-        flags = row["attributes"].split(" | ")
+        flags = re.findall(r"\w+", row.get("attributes", ""))
         assert sorted(a for f in flags for a in FLAGS[f]) == sorted(op.attributes), name
         assert ("max_steps" in row) == op.unrolled, name
         assert not op.unrolled or LIMITS[row["max_steps"]] in (ops.MAX_STEPS, 8)
@@ -139,16 +159,17 @@ def test_threads_share_a_node(nodes, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bits_beyond_the_channels_mean_nothing(nodes, name):
-    """Set them in every packed input; the kernels trust that they are 0."""
+    """Set them in every plane of packed inputs; the kernels trust that they are 0."""
     one = nodes[name]
     rng = np.random.default_rng(0)
     session = one.session()
     for port, array in one.feed.items():
-        if array.dtype != np.uint8 or name in ("StemNeuron", "StemFrames", "SpikeOrPool"):
+        if array.dtype != np.uint8 or name in ALL_BITS:
             continue
         width = one.channels(port)
         free = ~arithmetic.pack_bits(np.ones((*array.shape[:-1], width), np.uint8))
         assert free.any() or width % 64 == 0
+        free = np.tile(free, array.shape[-1] // free.shape[-1])
         dirty = array | (free & rng.integers(0, 256, array.shape).astype(np.uint8))
         for n in (1, BATCH):
             feed = {p: np.ascontiguousarray(a[:, :n]) for p, a in one.feed.items()}

@@ -411,7 +411,7 @@ def random_frame(program, seed=0):
 
 def with_golden(builder, n=2):
     """The builder's program with golden vectors from the numpy reference."""
-    import reference
+    from runtime import reference
 
     plain = builder.program()
     frames = [random_frame(plain, seed) for seed in range(n)]

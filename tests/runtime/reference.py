@@ -7,7 +7,7 @@ of the C side. Numbers are int64 (or Python integers), cut to int32 where the ru
 from __future__ import annotations
 
 import numpy as np
-from programs import F
+from runtime.programs import F
 
 from bestdeploy.program import (
     NEURON_DECAY_INPUT,

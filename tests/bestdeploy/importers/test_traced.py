@@ -8,8 +8,8 @@ from e2e import forms
 
 torch = pytest.importorskip("torch")
 
-from scramble import scrambled  # noqa: E402
 from torch import nn  # noqa: E402
+from user_nets import NETS, network  # noqa: E402
 
 import bestdeploy  # noqa: E402
 from bestdeploy import runtime  # noqa: E402
@@ -17,24 +17,7 @@ from bestdeploy._bundle import lowered_bytes  # noqa: E402
 from bestdeploy.errors import UnsupportedModelError, UsageError  # noqa: E402
 from bestdeploy.importers import traced  # noqa: E402
 from training.layers import BinaryConv2d  # noqa: E402
-from training.models.sew_resnet import SEWResNet, SEWResNetConfig  # noqa: E402
-from training.models.spiking_vgg import SpikingVGG, SpikingVGGConfig  # noqa: E402
 from training.neurons import LIF  # noqa: E402
-
-SIZES = {"layers": "8 16 M 24", "n_steps": 4, "image_size": 8, "channels": 3, "classes": 5}
-NETS = {
-    "vgg": (SpikingVGG, SpikingVGGConfig(**SIZES)),
-    "vgg_real": (SpikingVGG, SpikingVGGConfig(**SIZES, weights="real", tau=1.5)),
-    "iand": (SEWResNet, SEWResNetConfig(**SIZES)),
-    "and": (SEWResNet, SEWResNetConfig(**(SIZES | {"n_steps": 2}), connect="and")),
-}
-
-
-def network(name):
-    kind, config = NETS[name]
-    model = scrambled(kind(config))
-    model.set_normalisation([0.4] * 3, [0.3] * 3)
-    return model
 
 
 @pytest.mark.parametrize("name", NETS)

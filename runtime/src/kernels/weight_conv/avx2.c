@@ -19,7 +19,8 @@ BST_INLINE bst_vec bst_wc_add8(bst_vec sum, const int8_t* row) {
 }
 
 BST_INLINE bst_vec bst_wc_add16(bst_vec sum, const int16_t* row) {
-  return _mm256_add_epi32(sum, bst_vec_load_16_to_32(row));
+  return _mm256_add_epi32(sum,
+                          _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i*)(const void*)row)));
 }
 
 BST_INLINE void bst_wc_empty(bst_vec sum, int32_t* total) {
