@@ -161,11 +161,6 @@ def test_hints_speak_of_the_layout(golden_kv):
 @pytest.mark.parametrize(
     ("keys", "name"),
     [
-        (
-            ["patch_embed.rpe_conv.weight", "block.0.attn.q_conv.weight",
-             "block.0.attn.talking_heads.weight"],
-            r"Transformer \(v1\)",
-        ),
         (["downsample1_1.encode_conv.weight"], "Transformer v2"),
         (["downsample1_1.encode_conv.weight", "downsample1_1.encode_conv.alpha"], "QSD"),
     ],
