@@ -72,15 +72,11 @@ static inline int bst_bit_length(size_t x) {
 }
 
 /// Number of set bits.
-static inline unsigned bst_count_bits(uint64_t x) {
-#if defined(__GNUC__) || defined(__clang__)
-  return (unsigned)__builtin_popcountll(x);
-#else
+static inline unsigned bst_set_bits(uint64_t x) {
   x -= x >> 1 & UINT64_C(0x5555555555555555);
   x = (x & UINT64_C(0x3333333333333333)) + (x >> 2 & UINT64_C(0x3333333333333333));
   x = (x + (x >> 4)) & UINT64_C(0x0F0F0F0F0F0F0F0F);
   return (unsigned)(x * UINT64_C(0x0101010101010101) >> 56);
-#endif
 }
 
 /// Position of the lowest set bit of x != 0.

@@ -108,8 +108,8 @@ static inline uint64_t bst_count_pattern(const bst_conv_geometry* g, const uint6
   uint64_t found = 0;
   for (size_t cell = 0; cell < cells; cell += apart) {
     for (size_t w = 0; w < g->in_words; ++w) {
-      found += bst_count_bits(bst_truth_word(g->n_steps, spikes + cell * g->in_words + w,
-                                             cells * g->in_words, UINT32_C(1) << pattern));
+      found += bst_set_bits(bst_truth_word(g->n_steps, spikes + cell * g->in_words + w,
+                                           cells * g->in_words, UINT32_C(1) << pattern));
     }
   }
   return found;
@@ -140,7 +140,7 @@ static inline bst_list_plan bst_plan_lists(const bst_conv_geometry* g, const bst
   if (g->n_steps > BST_PATTERN_STEPS || strip->fan_in < BST_LEAST_FAN_IN) return by_step;
   plan.n_lists = bst_n_lists(BST_BY_PATTERN, g->n_steps);
   for (int p = 0; p < plan.n_lists; ++p) {
-    const uint32_t pattern = (uint32_t)p + 1, saved = bst_count_bits(pattern) - 1;
+    const uint32_t pattern = (uint32_t)p + 1, saved = bst_set_bits(pattern) - 1;
     const uint64_t rows = saved == 0 ? 0
                                      : bst_count_pattern(g, spikes, apart, pattern) * saved *
                                            strip->fan_in / n_inputs;
