@@ -5,7 +5,9 @@ from __future__ import annotations
 import family_nets
 import numpy as np
 import pytest
+import weighted_nets
 from random_nets import Spec, images_of, save
+from weighted_nets import Weighted
 
 from bestdeploy import importers, ir, passes, stages
 from bestdeploy.errors import GraphError, PassError
@@ -20,15 +22,22 @@ SPECS = (
     Spec(seed=27, dim=24, heads=3, n_steps=4, size=8, residual="plain", biased=True),
     Spec(seed=28, dim=16, heads=2, n_steps=5, size=16, channels=2, events=True, attention="kv"),
 )
+# trained with few bits, so that quantising them changes nothing
+WEIGHTED = {
+    "spikformer": Weighted("spikformer", seed=2, dim=16, heads=2, n_steps=2, trained_bits=4),
+}
 CHANGED: set[str] = set()
 
 
-@pytest.fixture(scope="module", params=[*range(len(SPECS)), *family_nets.FEW])
+@pytest.fixture(scope="module", params=[*range(len(SPECS)), *WEIGHTED, *family_nets.FEW])
 def walk(request, tmp_path_factory):
     """Graphs before and after each pass, and images."""
     path = tmp_path_factory.mktemp("n") / "n.pt"
     if request.param in family_nets.FEW:
         images = family_nets.save(path, request.param, n_images=3)
+    elif request.param in WEIGHTED:
+        images = weighted_nets.frames_of(WEIGHTED[request.param], 3)
+        weighted_nets.save(path, WEIGHTED[request.param])
     else:
         images = images_of(SPECS[request.param], 3)
         save(path, SPECS[request.param])
