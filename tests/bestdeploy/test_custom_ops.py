@@ -278,6 +278,18 @@ def test_a_wrong_size_is_refused_or_right(nodes, name):
         ("ResidualNeuron", "rate", 5, "rounding = 0 with rate = 5"),
         ("ResidualNeuron", "v_threshold", 1 << 31, "v_threshold = 2147483648"),
         ("SpikeReadOut", "q", 63, "q = 63"),
+        ("WeightConvNeuron", "pads", [15] * 4, r"pads = 15, must be in 0\.\.14"),
+        ("WeightConvAffine", "in_channels", 4096, "expected planes of 512"),
+        ("SpikeProducts", "bits", 31, "bits = 31"),
+        ("SpikeProducts", "bits", 30, "shift = 30, must be in"),
+        ("SpikeProducts", "heads", 7, "heads = 7, must be in 1..256 and a divisor"),
+        ("SpikeLevelAdd", "planes", 9, r"planes = 9, must be in 1\.\.8"),
+        ("SpikeLevelReadOut", "q", -1, "q = -1"),
+        ("SpikeGate", "invert", 2, "invert = 2"),
+        ("SpikeTernaryNeuron", "v_threshold", 0, "v_threshold = 0"),
+        ("SpikeTernaryNeuron", "rate", (1 << 30) + 1, "rate = 1073741825"),
+        ("SpikeAddNeuron", "k_shift", 31, "k_shift = 31"),
+        ("StreamMaxPool", "kernel_shape", [2, 3], "kernel_shape must be the same"),
     ),
 )
 def test_an_attribute_that_is_refused(nodes, name, attribute, value, message):
@@ -302,6 +314,7 @@ def test_an_attribute_that_is_refused(nodes, name, attribute, value, message):
         ("StemNeuron", "first", -1, 2**31 - 1, "first = 2147483647, must be at most"),
         ("SpikeConvAffine", "fraction", 0, 16385, r"Af = 16385"),
         ("SpikeReadOut", "fraction", 0, -16385, r"Af = -16385"),
+        ("WeightConvAffine", "fraction", 0, 16385, r"Af = 16385"),
     ),
 )
 def test_a_constant_that_is_refused(nodes, name, port, index, value, message):
