@@ -236,6 +236,9 @@ def test_the_report_knows_every_packed_op():
     assert names - stages_of_report == {
         "SpikeOrPool",
         "SpikeConvAffine",
+        "WeightConvAffine",
+        "SpikeLevelAdd",
+        "SpikeTernaryNeuron",
         "SpikeGate",
         "StreamMaxPool",
     }
