@@ -11,8 +11,7 @@ set enters once for each, its names ending in the instruction set's. `<string.h>
 firmware/memory.h only, which has four functions of its own in its place where BST_FREESTANDING is
 defined (or the compiler says `-ffreestanding`); then there are no error sentences, no thread-local
 variables and only the portable kernels. Pools of threads and modules of TVM are left out in any
-case. The same sources
-give the same bytes.
+case. The same sources give the same bytes.
 """
 
 from __future__ import annotations

@@ -113,7 +113,6 @@ static const bst_driver bst_drivers[] = {
     {&bst_op_weight_conv_affine, 0, bst_weight_conv_sops},
     {&bst_op_product_neuron, 0, bst_product_sops},
     {&bst_op_level_add, 0, NULL},
-    {&bst_op_level_readout, 0, NULL},
 };
 
 void bst_profile_count(const bst_call* call, const bst_io* io, bst_step_profile* entry) {

@@ -103,7 +103,7 @@ def sample(tmp_path_factory) -> Path:
     """The shipped checkpoint as a .bstm."""
     from bestdeploy._bundle import lowered_bytes
 
-    (checkpoint,) = (ROOT / "examples" / "checkpoints").glob("*.pt")
+    checkpoint = ROOT / "examples" / "checkpoints" / "fashion_mnist_2_32.pt"
     folder = tmp_path_factory.mktemp("sample")
     deploy.export(checkpoint, folder / "model.onnx")
     (folder / "model.bstm").write_bytes(lowered_bytes(folder / "model.onnx"))

@@ -103,4 +103,4 @@ def test_small_configs_parse_for_every_family():
         read = c.read(path)
         model = read.model_config(data.DATASETS["fashion-mnist"])
         families.add(model.FAMILY)
-    assert set(models.FAMILIES) - families <= {"spikingformer", "spikformer"}
+    assert set(models.FAMILIES) - families <= {"spikingformer", "spikformer", "convnet"}
