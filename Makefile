@@ -45,7 +45,13 @@ demo: $(STAMP) tools ## shipped checkpoint to predictions, parity table and late
 	@echo "== examples/01_quickstart.py"
 	@$(BIN)/python examples/01_quickstart.py
 
-test: $(STAMP) tools ## the tests, a few minutes
+OLDEST := build/onnxruntime-oldest
+$(OLDEST)/done: $(STAMP)
+	@$(BIN)/python -m venv $(OLDEST) && \
+	  $(OLDEST)/bin/python -m pip install --quiet 'onnxruntime==1.17.3' 'numpy<2' && touch $@ || \
+	  echo "warning: not installed: onnxruntime 1.17.3 in $(OLDEST) (its tests are skipped)"
+
+test: $(STAMP) tools $(OLDEST)/done ## the tests, a few minutes
 	@echo "== pytest"
 	$(BIN)/python -m pytest -n 2
 	@echo "next: make check"

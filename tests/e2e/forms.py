@@ -24,6 +24,7 @@ from bestdeploy.errors import MissingToolError
 
 EMULATED = ("arm64", "armv7")
 OLDEST = ("onnxruntime==1.17.3", "numpy<2")
+OLDEST_PLACE = Path(__file__).parents[2] / "build" / "onnxruntime-oldest"  # made by `make test`
 NO_WHEEL_FROM = (3, 13)  # Python versions that OLDEST has no wheel for
 
 

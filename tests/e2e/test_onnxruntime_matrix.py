@@ -127,6 +127,30 @@ def held(tmp_path_factory) -> list[Path]:
     return folders
 
 
+@pytest.fixture(scope="module")
+def two_held(tmp_path_factory) -> list[Path]:
+    """As `held`, one network of each form of attention."""
+    folders = []
+    for spec in (SPECS[1], SMALL):
+        folder = tmp_path_factory.mktemp("two")
+        deploy.export(save(folder / "ckpt.pt", spec), folder / "model.onnx")
+        forms.hold(folder, images_of(spec, 2, seed=6))
+        folders.append(folder)
+    return folders
+
+
+@pytest.mark.parametrize("version", ("oldest", "installed"))
+def test_every_form_in_both_versions(two_held, library, version):
+    """The matrix of every run: {library, bodies, std} x {1.17, the one that is installed}."""
+    python = Path(sys.executable)
+    if version == "oldest":
+        if not (forms.OLDEST_PLACE / "done").is_file():
+            pytest.skip(f"{forms.OLDEST[0]} is not installed in {forms.OLDEST_PLACE}: make test")
+        python = forms.OLDEST_PLACE / "bin" / "python"
+    told = forms.run_elsewhere([str(python)], library, two_held)
+    assert (" 1.17.3" in told) == (version == "oldest"), told
+
+
 @pytest.mark.slow
 def test_library_bodies_and_standard_file_here(held, library):
     """The newest onnxruntime: the one that is installed."""
