@@ -7,24 +7,19 @@ Weights are planes of bits [O, kh, kw, n P]; inputs are packed spikes, or levels
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from bestdeploy import ir
 from bestdeploy.ops import (
     arithmetic,
     levels,
-    packing,
     spike_conv,
     stream_affine,
     threshold_neuron,
     weight_conv,
 )
 from bestdeploy.ops import fragments as f
-from bestdeploy.ops.definition import Op, Typed, typed
-from bestdeploy.ops.real_conv import conv_shape
+from bestdeploy.ops.definition import Op
 
 
 def _sums(
@@ -82,17 +77,6 @@ def affine_body(b: ir.Builder, x: list[ir.Value], n_steps: int) -> list[ir.Value
     return stream_affine.body(b, [_sums_body(b, x[0], x[1]), *x[2:]], n_steps)
 
 
-def neuron_shapes(inputs: list[Typed], attrs: Mapping[str, Any], n_steps: int) -> list[Typed]:
-    """[T, B, H, W, n P] -> [T, B, Ho, Wo, P']."""
-    shape = conv_shape(inputs[0][1], inputs[1][1], attrs)
-    return [typed(np.uint8, (*shape[:-1], packing.packed_bytes(int(shape[-1]))))]
-
-
-def affine_shapes(inputs: list[Typed], attrs: Mapping[str, Any], n_steps: int) -> list[Typed]:
-    """[T, B, H, W, n P] -> int32 [T, B, Ho, Wo, O]."""
-    return [typed(np.int32, conv_shape(inputs[0][1], inputs[1][1], attrs))]
-
-
 NEURON = Op(
     name="WeightConvNeuron",
     summary="Convolution with b-bit weights fused with its neuron; packed levels in, spikes out.",
@@ -101,7 +85,7 @@ NEURON = Op(
     attributes=spike_conv.ATTRIBUTES,
     reference=neuron_reference,
     body=neuron_body,
-    shapes=neuron_shapes,
+    shapes=spike_conv.neuron_shapes,
     unrolled=True,
 )
 AFFINE = Op(
@@ -112,5 +96,5 @@ AFFINE = Op(
     attributes=spike_conv.ATTRIBUTES,
     reference=affine_reference,
     body=affine_body,
-    shapes=affine_shapes,
+    shapes=spike_conv.affine_shapes,
 )

@@ -153,7 +153,7 @@ class _Reader:
     def _weight(self, node: ir.Node, index: int) -> Shape:
         return tuple(ir.size(node.inputs[index], axis) for axis in range(4))
 
-    def conv(self, node: ir.Node) -> list[Layer]:
+    def conv(self, node: ir.Node, **of_weights: int) -> list[Layer]:
         return [
             conv_layer(
                 str(node.name),
@@ -166,6 +166,7 @@ class _Reader:
                 writes=_writes(node),
                 strides=ir.attribute(node, "strides"),
                 pads=ir.attribute(node, "pads"),
+                **of_weights,
             )
         ]
 
@@ -173,22 +174,7 @@ class _Reader:
         """Return a layer of real weights, or of the integers that they have become."""
         real = _name_of(node) == "WeightConv"
         bits = REAL_BITS if real else arithmetic.weight_bits(self._integers(node))
-        return [
-            conv_layer(
-                str(node.name),
-                node.op_type,
-                _shape(node.inputs[0]),
-                _shape(node.outputs[0]),
-                self._weight(node, 1),
-                n_steps=self.n_steps,
-                reads=_source(node.inputs[0]),
-                writes=_writes(node),
-                strides=ir.attribute(node, "strides"),
-                pads=ir.attribute(node, "pads"),
-                weight_bits=bits,
-                levels=ir.attribute(node, "levels"),
-            )
-        ]
+        return self.conv(node, weight_bits=bits, levels=ir.attribute(node, "levels"))
 
     @staticmethod
     def _integers(node: ir.Node) -> np.ndarray:
