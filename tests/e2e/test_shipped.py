@@ -1,7 +1,7 @@
-"""The shipped checkpoint: as accurate deployed as trained, on the shipped images and on all 10,000.
+"""The shipped checkpoints: as accurate deployed as trained, on the shipped images and on test sets.
 
-The full test set is not in the repository. The slow test reads it from $FASHION_MNIST (a folder
-with the four official files), else from ../shared/data/fashion_mnist.
+The full test sets are not in the repository. The slow tests read them from $FASHION_MNIST (a folder
+with the four official files) and $CIFAR10, else from ../shared/data/fashion_mnist and cifar10.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ import numpy as np
 import pytest
 from e2e import forms
 
-from bestdeploy import _verify, deploy, ir, stages
+from bestdeploy import _verify, deploy, ir, runtime, stages
+from training import data
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "examples" / "images" / "fashion_mnist_200.npz"
 NAME = "fashion_mnist_2_32.pt"
 TORCH = "training.models.bestformer:build"
+CHECKPOINTS = (  # file, data set, variable with its folder, usual folder
+    ("fashion_mnist_1_64.pt", "fashion-mnist", "FASHION_MNIST", "fashion_mnist"),
+    (NAME, "fashion-mnist", "FASHION_MNIST", "fashion_mnist"),
+    ("cifar10_4_384.pt", "cifar10", "CIFAR10", "cifar10"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +42,10 @@ def bundle(checkpoint, tmp_path_factory):
     return folder / "bundle"
 
 
-def stated_accuracy() -> float:
-    """Float32 accuracy in the checkpoint's README."""
+def stated_accuracy(name: str = NAME) -> float:
+    """Accuracy on the checkpoint's card."""
     text = (ROOT / "examples" / "checkpoints" / "README.md").read_text("utf-8")
-    card = text.partition(f"\n## {NAME}\n")[2].partition("\n## ")[0]
+    card = text.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
     (found,) = re.findall(r"\*\*(\d\d\.\d\d) %\*\* top-1", card)
     return float(found) / 100
 
@@ -72,6 +78,13 @@ def test_every_form_agrees_on_the_shipped_images(bundle, tmp_path):
         pytest.skip(f"all other forms are equal; {reason}")
 
 
+def test_every_checkpoint_has_its_card():
+    shipped = {p.name for p in (ROOT / "examples" / "checkpoints").glob("*.pt")}
+    assert shipped == {name for name, *_ in CHECKPOINTS}
+    for name in shipped:
+        assert 0.5 < stated_accuracy(name) < 1
+
+
 def test_shipped_images_are_balanced_test_images():
     with np.load(IMAGES) as held:
         assert held["images"].shape == (200, 28, 28, 1)
@@ -83,10 +96,10 @@ def test_shipped_images_are_balanced_test_images():
 @pytest.mark.slow
 def test_all_ten_thousand(bundle, checkpoint):
     folder = Path(os.environ.get("FASHION_MNIST", ROOT.parent / "shared/data/fashion_mnist"))
-    data = folder / "t10k-images-idx3-ubyte.gz"
-    if not data.is_file():
-        pytest.skip(f"{data} is not there; set FASHION_MNIST")
-    report = _verify.verify(bundle, checkpoint, data=data, model=TORCH)
+    frames = folder / "t10k-images-idx3-ubyte.gz"
+    if not frames.is_file():
+        pytest.skip(f"{frames} is not there; set FASHION_MNIST")
+    report = _verify.verify(bundle, checkpoint, data=frames, model=TORCH)
     for layer in report.layers:
         print(f"{layer.name:28s} {layer.flips_per_million:9.3f} flips per million")
     print(f"top-1 {report.top1}, agreement {report.top1_agreement:.4%}")
@@ -95,3 +108,19 @@ def test_all_ten_thousand(bundle, checkpoint):
     ours, theirs = report.top1.values()
     assert abs(ours - theirs) <= 0.0005
     assert abs(theirs - stated_accuracy()) < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "dataset", "variable", "usual"), CHECKPOINTS)
+def test_c_runtime_reaches_the_card(name, dataset, variable, usual, tmp_path):
+    folder = Path(os.environ.get(variable, ROOT.parent / "shared/data" / usual))
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there; set {variable}")
+    frames, labels = data.load(dataset, folder, "test")
+    deploy.export(ROOT / "examples" / "checkpoints" / name, tmp_path / "model.onnx")
+    deploy.compile(tmp_path / "model.onnx", output=tmp_path / "bundle")
+    logits = runtime.load(tmp_path / "bundle").run(frames)
+    accuracy = float((logits.argmax(axis=1) == labels).mean())
+    print(f"{name}: {accuracy:.2%} of {len(frames)} by the C runtime")
+    assert len(frames) == 10_000
+    assert abs(accuracy - stated_accuracy(name)) <= 0.0005
