@@ -164,8 +164,23 @@ def idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(gzip.compress(header + array.tobytes()))
 
 
-def test_the_training_command(tmp_path):
-    """The commands as the page shows them, on 100 random images and for one epoch."""
+def recordings(path: Path, n: int, n_events: int) -> None:
+    """Write random recordings in the columns of an N-MNIST subset."""
+    rng = np.random.default_rng(1)
+    shape = n * n_events
+    np.savez(
+        path,
+        x=rng.integers(0, 34, shape, np.uint8),
+        y=rng.integers(0, 34, shape, np.uint8),
+        p=np.packbits(rng.integers(0, 2, shape, np.uint8)),
+        dt_us=rng.integers(0, 50, shape, np.uint16),
+        offsets=np.arange(n + 1, dtype=np.int64) * n_events,
+        labels=np.arange(n, dtype=np.uint8) % 10,
+    )
+
+
+def test_the_training_commands(tmp_path):
+    """As the page shows them, on 100 random images or recordings and for one epoch."""
     install(tmp_path)
     (tmp_path / "training").symlink_to(ROOT / "training")
     (tmp_path / "DIR").mkdir()
@@ -174,14 +189,15 @@ def test_the_training_command(tmp_path):
         pixels = rng.integers(0, 256, (n, 28, 28), np.uint8)
         idx(tmp_path / "DIR" / f"{split}-images-idx3-ubyte.gz", pixels)
         idx(tmp_path / "DIR" / f"{split}-labels-idx1-ubyte.gz", rng.integers(0, 10, n, np.uint8))
+    recordings(tmp_path / "DIR" / "nmnist_train.npz", 100, 200)
     page = (ROOT / "examples" / "checkpoints" / "README.md").read_text("utf-8")
     lines = [c for _, text in blocks(page) for c in commands(text)]
     trainings = [line for line in lines if "training.train" in line]
-    assert len(trainings) == 2, lines
+    assert len(trainings) == 3, lines
     for line in lines:
         epochs = " --epochs 1" if line in trainings else ""
         good(line + epochs, tmp_path, PYTHONPATH=str(ROOT))
-    for name in ("fashion_mnist_1_64.pt", "fashion_mnist_2_32.pt"):
+    for name in ("nmnist_1_48.pt", "fashion_mnist_1_64.pt", "fashion_mnist_2_32.pt"):
         assert (tmp_path / name).is_file()
 
 

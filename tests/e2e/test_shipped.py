@@ -1,7 +1,7 @@
 """The shipped checkpoints: as accurate deployed as trained, on the shipped images and on test sets.
 
 The full test sets are not in the repository. The slow tests read them from $FASHION_MNIST (a folder
-with the four official files) and $CIFAR10, else from ../shared/data/fashion_mnist and cifar10.
+with the four official files), $CIFAR10 and $NMNIST, else from folders in ../shared/data.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ IMAGES = ROOT / "examples" / "images" / "fashion_mnist_200.npz"
 NAME = "fashion_mnist_2_32.pt"
 TORCH = "training.models.bestformer:build"
 CHECKPOINTS = (  # file, data set, variable with its folder, usual folder
+    ("nmnist_1_48.pt", "nmnist", "NMNIST", "nmnist_small"),
     ("fashion_mnist_1_64.pt", "fashion-mnist", "FASHION_MNIST", "fashion_mnist"),
     (NAME, "fashion-mnist", "FASHION_MNIST", "fashion_mnist"),
     ("cifar10_4_384.pt", "cifar10", "CIFAR10", "cifar10"),
@@ -116,11 +117,16 @@ def test_c_runtime_reaches_the_card(name, dataset, variable, usual, tmp_path):
     folder = Path(os.environ.get(variable, ROOT.parent / "shared/data" / usual))
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there; set {variable}")
-    frames, labels = data.load(dataset, folder, "test")
+    if dataset == "nmnist":  # the part that its training held out
+        settings = data.DataConfig(split_by="number", fold="0/5")
+        held_out = data.open_split(dataset, folder, settings, 4)[1]["test"]
+        frames, labels = held_out.frames, held_out.labels
+    else:
+        frames, labels = data.load(dataset, folder, "test")
     deploy.export(ROOT / "examples" / "checkpoints" / name, tmp_path / "model.onnx")
     deploy.compile(tmp_path / "model.onnx", output=tmp_path / "bundle")
     logits = runtime.load(tmp_path / "bundle").run(frames)
     accuracy = float((logits.argmax(axis=1) == labels).mean())
     print(f"{name}: {accuracy:.2%} of {len(frames)} by the C runtime")
-    assert len(frames) == 10_000
+    assert len(frames) == (204 if dataset == "nmnist" else 10_000)
     assert abs(accuracy - stated_accuracy(name)) <= 0.0005
