@@ -172,9 +172,24 @@ class _Reader:
 
     def weight_conv(self, node: ir.Node) -> list[Layer]:
         """Return a layer of real weights, or of the integers that they have become."""
-        real = _name_of(node) == "WeightConv"
-        bits = REAL_BITS if real else arithmetic.weight_bits(self._integers(node))
+        if _name_of(node) == "WeightConv":
+            bits = self._trained_bits(node)
+        else:
+            bits = arithmetic.weight_bits(self._integers(node))
         return self.conv(node, weight_bits=bits, levels=ir.attribute(node, "levels"))
+
+    @staticmethod
+    def _trained_bits(node: ir.Node) -> int:
+        """Return the bits of a layer whose weights are multiples of their scale as they come.
+
+        Such a network was trained with so few bits. Else its weights are real: their bits here are
+        what the export will make of them.
+        """
+        w, scale = ir.array_of(node.inputs[1]), ir.array_of(node.inputs[2])
+        scale = np.where(scale == 0, 1, scale).reshape(-1, 1, 1, 1)
+        grid = np.asarray(w, np.float64) / scale
+        on_it = np.allclose(grid, np.rint(grid), rtol=0, atol=1e-6)
+        return int(ir.attribute(node, "weight_bits")) if on_it else REAL_BITS
 
     @staticmethod
     def _integers(node: ir.Node) -> np.ndarray:

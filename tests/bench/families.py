@@ -2,8 +2,9 @@
 
     python tests/bench/families.py --data fashion-mnist --data-dir DIR CKPT.pt CKPT.pt ..
 
-Each checkpoint is exported and compiled for this machine. Accuracy is that of the C runtime on the
-test split, NS-ACE and rates are `bestdeploy inspect`'s on its first images, latencies those of
+Each checkpoint of `training/` is exported (as a module of known parts where its family has no
+importer) and compiled for this machine. Accuracy is that of the C runtime on the test split, NS-ACE
+is `bestdeploy inspect`'s of the exported network on its first images, latencies are those of
 `bestdeploy bench`, one thread, ONNX Runtime's float32 in the same run. A family that is not
 exported has a row that says so.
 """
@@ -16,14 +17,17 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
 from bestdeploy import deploy, runtime  # noqa: E402
 from bestdeploy.errors import BestDeployError  # noqa: E402
-from training import data  # noqa: E402
+from training import checkpoint, data, models  # noqa: E402
+from training.errors import TrainingError  # noqa: E402
 
+TRACED = ("spiking_vgg", "sew_resnet")  # families whose keys differ from network to network
 HEADER = (
     "network",
     "parameters",
@@ -37,6 +41,18 @@ HEADER = (
 )
 
 
+def export(path: Path, output: Path, some: Path) -> None:
+    """Export a checkpoint, by its family or as a traced module."""
+    content = checkpoint.load(path)
+    if content["args"]["family"] not in TRACED:
+        deploy.export(path, output, data=some)
+        return
+    model = models.restore(content, path).eval()
+    images = torch.zeros(1, model.config.channels, *2 * (model.config.image_size,))
+    settings = {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
+    deploy.export_module(model, images, output, data=some, settings=settings)
+
+
 def measured(path: Path, frames: np.ndarray, labels: np.ndarray, n: int, seconds: float) -> tuple:
     """Return a cell for each word of HEADER; the first `n` images are for rates and latency.
 
@@ -47,10 +63,10 @@ def measured(path: Path, frames: np.ndarray, labels: np.ndarray, n: int, seconds
         place = Path(folder)
         some = place / "frames.npz"
         np.savez(some, images=frames[:n])
-        deploy.export(path, place / "model.onnx", data=some)
+        export(path, place / "model.onnx", some)
         deploy.compile(place / "model.onnx", output=place / "out")
         logits = runtime.load(place / "out").run(frames)
-        found = deploy.inspect(path, data=some)
+        found = deploy.inspect(place / "model.onnx", data=some)
         report = deploy.bench(place / "model.onnx", data=some, seconds=seconds)
     ours, theirs = report.rows
     return (
@@ -85,7 +101,7 @@ def main() -> int:
     for path in options.checkpoints:
         try:
             cells = measured(path, frames, labels, options.images, options.seconds)
-        except BestDeployError as error:
+        except (BestDeployError, TrainingError) as error:
             failed += 1
             cells = (path.stem, f"not deployed: {error}", *("",) * (len(HEADER) - 2))
         print(row(cells), flush=True)

@@ -10,9 +10,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import weighted_nets
 from onnx import TensorProto, helper
 from random_nets import Spec, images_of, save
 from tiny_bstm import CIN, H, W, tiny_bytes
+from weighted_nets import Weighted
 
 from bestdeploy import cli, deploy, runtime
 from bestdeploy._bundle import lowered_bytes
@@ -116,6 +118,16 @@ def test_a_checkpoint_and_its_graph_say_the_same(exported):
     assert activity(recorded) == activity(
         deploy.inspect(exported / "passes" / "00_spiking.onnx", exported / "frames.npy")
     )
+
+
+@pytest.mark.parametrize(("trained", "bits"), [(0, 32), (1, 1), (4, 4)])
+def test_bits_of_a_checkpoint_are_those_of_its_training(trained, bits, tmp_path):
+    """Real weights are 32 bits before the export; those on a grid of b bits are b bits."""
+    spec = Weighted("spikformer", seed=3, size=16, trained_bits=trained)
+    settings = {} if trained else {"weight_bits": "8"}
+    path = weighted_nets.save(tmp_path / "net.pt", spec)
+    layers = deploy.inspect(path, settings=settings)["layers"]
+    assert {x["weight_bits"] for x in layers if x["spike_fed"] and x["n_weights"]} == {bits}
 
 
 def test_every_dumped_pass_is_described(exported):
