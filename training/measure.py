@@ -219,7 +219,8 @@ def _plot(groups: dict[str, list[Measured]], out: Path) -> list[Path]:
     return [*written, path]
 
 
-def _groups(texts: list[str]) -> dict[str, list[str]]:
+def groups_of(texts: list[str]) -> dict[str, list[str]]:
+    """The groups NAME=CKPT,CKPT,.. of a command line; a lone path is a group of its own name."""
     found = {}
     for text in texts:
         name, equals, paths = text.partition("=")
@@ -265,7 +266,7 @@ def _work(args: argparse.Namespace) -> None:
     plots.require()
     groups = {
         name: [_measured(p, args) for p in paths]
-        for name, paths in _groups(args.checkpoints).items()
+        for name, paths in groups_of(args.checkpoints).items()
     }
     out = Path(args.out)
     text = summary(groups, args.images)
