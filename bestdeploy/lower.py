@@ -193,6 +193,12 @@ def _stem_frames(lo: _Lowering, node: ir.Node) -> None:
     lo.emit(Op.STEM_NEURON, node, 1, (lo.spikes(node),), constants, params)
 
 
+def _stem_stream(lo: _Lowering, node: ir.Node) -> None:
+    constants, n_col_classes = _stem_constants(node)
+    params = (*_window(node), n_col_classes)
+    lo.emit(Op.STEM_STREAM, node, 1, (lo.stream(node.outputs[0]),), constants, params)
+
+
 def _pool(lo: _Lowering, node: ir.Node) -> None:
     kernel = set(ir.attribute(node, "kernel_shape"))
     if len(kernel) != 1:
@@ -406,6 +412,8 @@ def _count_read_out(lo: _Lowering, node: ir.Node) -> None:
 
 _STEPS: dict[str, Callable[[_Lowering, ir.Node], None]] = {
     "StemNeuron": _stem,
+    "StemStream": _stem_stream,
+    "StemStreamFrames": _stem_stream,
     "StemFrames": _stem_frames,
     "SpikeOrPool": _pool,
     "SpikeConvNeuron": _conv_neuron,

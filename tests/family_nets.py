@@ -13,6 +13,8 @@ import numpy as np
 
 SDT = {"depth": 1, "dim": 24, "heads": 3, "n_steps": 4, "image_size": 8, "channels": 3,
        "classes": 5, "weights": "binary"}  # fmt: skip
+META = {"widths": [4, 8, 8, 12], "depth": 2, "heads": 4, "n_steps": 4, "image_size": 40,
+        "channels": 3, "classes": 5, "attn_scale": 1.0}  # fmt: skip
 NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "sdt_v1": ("sdt_v1", SDT),
     "sdt_v1_T1": ("sdt_v1", SDT | {"n_steps": 1, "dim": 72, "image_size": 12,
@@ -29,11 +31,16 @@ NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "a2os2a_binary": ("a2os2a", SDT | {"key": "binary", "value": "binary"}),
     "a2os2a_real": ("a2os2a", SDT | {"weights": "real", "ternary_beta": 0.3, "n_steps": 2}),
     "sdt_v1_real": ("sdt_v1", SDT | {"weights": "real"}),
+    "sdt_v2": ("sdt_v2", META),
+    "sdt_v2_heads": ("sdt_v2", META | {"two_heads": True, "n_steps": 1, "tau": 1.5, "depth": 4,
+                                       "image_size": 33, "channels": 1, "mlp_ratio": 2}),
+    "sdt_v2_events": ("sdt_v2", META | {"input": "events", "channels": 2, "n_steps": 3,
+                                        "widths": [2, 4, 6, 66], "heads": 2}),
 }  # fmt: skip
 """Family and settings of each by its name."""
-FEW = ("sdt_v1", "a2os2a")
+FEW = ("sdt_v1", "a2os2a", "sdt_v2", "sdt_v2_events")
 """Networks that together hold every op; tests of each pass take these alone."""
-BITS = {"sdt_v1_real": 4, "a2os2a_real": 8}
+BITS = {"sdt_v1_real": 4, "a2os2a_real": 8, "sdt_v2": 8, "sdt_v2_heads": 16, "sdt_v2_events": 4}
 """Bits of the deployed weights of networks whose weights are real."""
 
 

@@ -58,6 +58,7 @@ class _Floating:
             "AddAttention": self.add_attention,
             "RealMaxPool": self.pool,
             "TokenMean": self.token_mean,
+            "Repeat": self.repeat,
         }
         self.standard: dict[str, Callable[[ir.Node], None]] = {
             "Transpose": self.skip,
@@ -237,6 +238,14 @@ class _Floating:
         x = self.get(node.inputs[0])
         self.made[node.outputs[0]] = self.b.op("ReduceMean", x, axes=[2, 3], keepdims=1,
                                                name=node.name)  # fmt: skip
+
+    def repeat(self, node: ir.Node) -> None:
+        """Copies along the batch, whose outermost axis is time."""
+        x = self.get(node.inputs[0])
+        copies = [x] * self.n_steps
+        self.made[node.outputs[0]] = (
+            x if self.n_steps == 1 else self.b.op("Concat", *copies, name=node.name, axis=0)
+        )
 
     def pool(self, node: ir.Node) -> None:
         kept = {k: ir.attribute(node, k) for k in ("kernel_shape", "strides", "pads")}

@@ -17,13 +17,16 @@ from bestdeploy.importers import (
     bestformer,
     checkpoint,
     sdt_v1,
+    sdt_v2,
     settings,
     signatures,
     spikformer,
     spikingformer,
 )
 
-FAMILIES: tuple[ModuleType, ...] = (bestformer, spikingformer, spikformer, sdt_v1, a2os2a)
+FAMILIES: tuple[ModuleType, ...] = (
+    bestformer, spikingformer, spikformer, sdt_v1, a2os2a, sdt_v2,
+)  # fmt: skip
 
 
 def import_checkpoint(

@@ -128,11 +128,12 @@ class Emitter:
         key = f"{name}.bias"
         return self.t.take(key, (width,)) if key in self.checkpoint.tensors else None
 
-    def real_conv(self, name: str, bn: str, x: ir.Value, n_in: int, n_out: int) -> ir.Value:
-        """Append a real 3x3 convolution and its batch norm."""
-        w = self.t.take(f"{name}.weight", (n_out, n_in, 3, 3))
+    def real_conv(self, name: str, bn: str, x: ir.Value, n_in: int, n_out: int, k: int = 3,
+                  stride: int = 1) -> ir.Value:  # fmt: skip
+        """Append a real convolution of k x k, padded by k // 2, and its batch norm."""
+        w = self.t.take(f"{name}.weight", (n_out, n_in, k, k))
         kernel = self.b.initializer(f"{name}.weight", w.transpose(0, 2, 3, 1).astype(np.float64))
-        y = self.op("RealConv", x, kernel, name=name, strides=[1, 1], pads=[1] * 4)
+        y = self.op("RealConv", x, kernel, name=name, strides=[stride] * 2, pads=[k // 2] * 4)
         return self.batch_norm(bn, y, n_out, self._bias(name, n_out))
 
     def binary_conv(self, name: str, x: ir.Value, n_in: int, n_out: int, k: int, rank: int = 4,
@@ -163,6 +164,7 @@ class Emitter:
         *,
         levels: int = 1,
         trained_bits: int | None = None,
+        stride: int = 1,
     ) -> ir.Value:
         """Append a convolution whose real weights become integers, and its batch norm.
 
@@ -173,18 +175,26 @@ class Emitter:
             shape: of the tensor: (O, I), (O, I, 1) or (O, I, k, k).
             levels: the largest input.
             trained_bits: the trained network has weights of that many bits itself.
+            stride: of both axes; the padding is k // 2.
         """
-        bits = int(self.config["weight_bits"])
         n_out, n_in, k = shape[0], shape[1], shape[2] if len(shape) == 4 else 1
         w = self.t.take(f"{name}.weight", shape).reshape(n_out, n_in, k, k)
-        scale = quantiser.scales(w, bits)
         if trained_bits is not None:
-            w = quantiser.quantised(w, scale, bits)
-        kernel = self.b.initializer(f"{name}.weight", w.transpose(0, 2, 3, 1).copy())
-        held = self.b.initializer(f"{name}.scale", scale)
-        y = self.op("WeightConv", x, kernel, held, name=name, strides=[1, 1], pads=[k // 2] * 4,
-                    weight_bits=bits, lowest=1 - 2 ** (bits - 1), levels=levels)  # fmt: skip
+            w = quantiser.quantised(w, quantiser.scales(w, trained_bits), trained_bits)
+        y = self.integer_conv(name, x, w, levels=levels, stride=stride)
         return self.batch_norm(bn, y, n_out, self._bias(name, n_out))
+
+    def integer_conv(
+        self, name: str, x: ir.Value, w: np.ndarray, *, levels: int = 1, stride: int = 1
+    ) -> ir.Value:
+        """Append a convolution with given real weights [O, I, k, k] that become integers."""
+        bits, k = int(self.config["weight_bits"]), w.shape[2]
+        kernel = self.b.initializer(f"{name}.weight", w.transpose(0, 2, 3, 1).copy())
+        held = self.b.initializer(f"{name}.scale", quantiser.scales(w, bits))
+        return self.op(
+            "WeightConv", x, kernel, held, name=name, strides=[stride] * 2, pads=[k // 2] * 4,
+            weight_bits=bits, lowest=1 - 2 ** (bits - 1), levels=levels,
+        )  # fmt: skip
 
     def pool(self, name: str, spikes: ir.Value) -> ir.Value:
         """Append the published max-pool (3x3, stride 2, padding 1) of spikes."""

@@ -19,10 +19,6 @@ def _has(*needed: str, without: tuple[str, ...] = ()) -> Callable[[set[str]], bo
 
 SIGNATURES: tuple[Signature, ...] = (
     Signature("QSD-Transformer", _has("downsample1_1.encode_conv.alpha")),
-    Signature(
-        "Spike-driven Transformer v2 (Meta-SpikeFormer)",
-        _has("downsample1_1.encode_conv.weight"),
-    ),
 )
 """In this order: the first that matches names the model."""
 

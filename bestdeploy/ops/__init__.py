@@ -29,6 +29,7 @@ from bestdeploy.ops import (
     products,
     read_out,
     real_conv,
+    repeat,
     residual,
     shift_counts,
     sign_conv,
@@ -37,6 +38,7 @@ from bestdeploy.ops import (
     spike_read_out,
     stem_conv,
     stem_neuron,
+    stem_stream,
     stream_affine,
     stream_neuron,
     ternary,
@@ -48,6 +50,7 @@ from bestdeploy.ops.definition import MAX_STEPS, Op, function_of, parse_op_type
 
 SPIKING_OPS = (
     real_conv.OP,
+    repeat.OP,
     binary_conv.OP,
     weight_conv.OP,
     batch_norm.OP,
@@ -86,6 +89,7 @@ FOLDED_OPS = (
     attention_counts.QUERY_VALUES,
     products.OP,
     stem_conv.OP,
+    repeat.OP,
     encoder.OP,
     threshold_neuron.OP,
     stream_affine.OP,
@@ -119,6 +123,8 @@ BIT_OPS = (
 PACKED_OPS = (
     stem_neuron.OP,
     stem_neuron.FRAMES,
+    stem_stream.OP,
+    stem_stream.FRAMES,
     spike_or_pool.OP,
     spike_conv.NEURON,
     spike_conv.AFFINE,

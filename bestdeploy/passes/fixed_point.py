@@ -111,9 +111,9 @@ class _Bounds:
         elif is_op(node, "ReversibleMix"):
             y, x0, x1 = (self.known[v] for v in node.inputs if v is not None)
             self._stream(node, y.plus(x0.plus(x1).times(np.array(0.5))))
-        elif is_op(node, "RealMaxPool") or is_op(node, "TokenMean"):
+        elif any(is_op(node, name) for name in ("RealMaxPool", "TokenMean", "Repeat")):
             (x,) = (self.known[v] for v in node.inputs if v is not None)
-            self._stream(node, x)  # neither leaves the interval
+            self._stream(node, x)  # none leaves the interval
         elif is_op(node, "LevelAdd"):
             width = ir.size(node.outputs[0], -1)
             levels = np.full(width, float(ir.attribute(node, "levels")))

@@ -2,6 +2,8 @@
 
     StemConv . Encoder . Pack                                   ->  StemNeuron
     Transpose . StemConv . MembraneNeuron . Pack                ->  StemFrames
+    StemConv . Repeat                                           ->  StemStream
+    Transpose . StemConv                                        ->  StemStreamFrames
     Unpack . OrPool . Pack                                      ->  SpikeOrPool
     Unpack . SignConv . ThresholdNeuron . Pack                  ->  SpikeConvNeuron
     Unpack . SignConv . StreamAffine                            ->  SpikeConvAffine
@@ -83,6 +85,26 @@ class _Fusion:
             if "gain" in node.metadata_props:
                 b.nodes[0].metadata_props["gain"] = node.metadata_props["gain"]
         ir.replace(self.model.graph, self.old, b, dict(zip(outputs, made, strict=True)))
+
+
+def _fuse_stem_stream(model: ir.Model) -> int:
+    """Fuse a first convolution that begins the stream; those with a neuron are gone by now."""
+    changes = 0
+    for stem in find(model, "StemConv"):
+        inputs, attrs = list(stem.inputs), ir.attributes(stem)
+        repeat = ir.consumer(stem.outputs[0])
+        frames = stem.inputs[0].producer() if stem.inputs[0] is not None else None
+        if repeat is not None and is_op(repeat, "Repeat"):
+            old, out = [stem, repeat], repeat.outputs[0]
+            op_type = f"StemStream_T{n_steps_of(repeat)}"
+        elif frames is not None and frames.op_type == "Transpose":
+            old, out = [frames, stem], stem.outputs[0]
+            op_type, inputs[0] = f"StemStreamFrames_T{ir.size(out, 0)}", frames.inputs[0]
+        else:
+            continue
+        _Fusion(model, old, stem.name).emit(op_type, inputs, [out], **attrs)
+        changes += 1
+    return changes
 
 
 def _fuse_stem(model: ir.Model) -> int:
@@ -353,7 +375,7 @@ def _fuse_read_out(model: ir.Model) -> int:
 
 def apply(model: ir.Model) -> int:
     """Fuse everything; attention before the plain stream neuron, which would take its tail."""
-    changes = _fuse_stem(model) + _fuse_pool(model)
+    changes = _fuse_stem(model) + _fuse_stem_stream(model) + _fuse_pool(model)
     changes += _fuse_conv(model, "SignConv", "SpikeConv")
     changes += _fuse_conv(model, "IntegerConv", "WeightConv")
     changes += _fuse_counts(model, "Scores") + _fuse_counts(model, "KeyValues")

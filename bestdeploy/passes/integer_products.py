@@ -41,8 +41,10 @@ def apply(model: ir.Model) -> int:
         shift = shift_of(ir.array_of(scaled.inputs[1]), bits)
         if shift is None:
             raise PassError(
-                "the scale of attention is not a power of two that the stream holds",
+                f"the scale of attention {float(ir.array_of(scaled.inputs[1]).flat[0]):g} is not a "
+                f"power of two that a stream of {bits} fraction bits holds",
                 where=str(scaled.name),
+                hint="where `inspect` shows few fraction bits, batch norms have variances near 0",
             )
         b = ir.Builder(f"{lif.name}.integer")
         x = b.op("ShiftCounts", scaled.inputs[0], domain=ir.DOMAIN, name=scaled.name, bits=shift)

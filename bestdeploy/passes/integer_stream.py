@@ -5,6 +5,7 @@
     ReversibleMix(y, x0, x1) ->  FromFixed(ReversibleAdd(y, x0, x1))
     RealMaxPool(x)           ->  FromFixed(StreamMaxPool(x))
     TokenMean(x)             ->  FromFixed(StreamTokenMean(x))
+    Repeat(x)                ->  FromFixed(Repeat(x))
     Lif(FromFixed(x))        ->  MembraneNeuron(x)
 
 Nodes are visited in order, so every input of a residual is fixed-point when its turn comes.
@@ -69,6 +70,11 @@ def _same(op_type: str) -> Callable[[ir.Node, ir.Builder, int], ir.Value]:
     return rewrite
 
 
+def _repeat(node: ir.Node, b: ir.Builder, bits: int) -> ir.Value:
+    x = b.op(node.op_type, fixed(node.inputs[0], node), domain=ir.DOMAIN, name=node.name)
+    return b.op("FromFixed", x, domain=ir.DOMAIN, name=f"{node.name}.real", bits=bits)
+
+
 def _neuron(node: ir.Node, b: ir.Builder, bits: int) -> ir.Value:
     kind = "ConstantMembraneNeuron" if is_op(node, "ConstantLif") else "MembraneNeuron"
     x = fixed(node.inputs[0], node)
@@ -81,6 +87,7 @@ _REWRITES: dict[str, Callable[[ir.Node, ir.Builder, int], ir.Value]] = {
     "ReversibleMix": _residual,
     "RealMaxPool": _same("StreamMaxPool"),
     "TokenMean": _same("StreamTokenMean"),
+    "Repeat": _repeat,
     "Lif": _neuron,
     "ConstantLif": _neuron,
 }
@@ -93,6 +100,8 @@ def apply(model: ir.Model) -> int:
     for node in list(model.graph):
         if producer(node.inputs[0] if node.inputs else None, "AddAttention") is not None:
             continue  # its sums do not lie in the stream: see integer_addition
+        if is_op(node, "Repeat") and producer(node.inputs[0], "FromFixed") is None:
+            continue  # the same op repeats integers
         for name, rewrite in _REWRITES.items():
             if is_op(node, name):
                 b = ir.Builder(f"{node.name}.fixed")

@@ -148,11 +148,11 @@ def _check_stem(at: _Checked) -> None:
         and bool((at.constant(4).data < n_col_classes).all()),
         "a border class is out of range",
     )
-    _check_stem_neuron(at)
 
 
 def _check_stem_neuron(at: _Checked) -> None:
     """Either a neuron, or, for still images, the table of first steps and no neuron."""
+    _check_stem(at)
     first = at.given(5)
     if first is None:
         _check_neuron(at)
@@ -451,6 +451,20 @@ OPS: dict[Op, OpSpec] = {
         n_params=3,  # stride, pad, n_col_classes
         neuron=True,  # without `first`
         neuron_by_form=True,
+        check=_check_stem_neuron,
+    ),
+    Op.STEM_STREAM: OpSpec(
+        inputs=(_IMAGE,),
+        outputs=(_STREAM,),
+        constants=(  # weight, bias, shift, row_class, col_class
+            (_I32, 4, True),
+            (_I64, 2, True),
+            (_U8, 1, True),
+            (_U8, 1, True),
+            (_U8, 1, True),
+        ),
+        n_params=3,  # stride, pad, n_col_classes
+        neuron=False,
         check=_check_stem,
     ),
     Op.OR_POOL: OpSpec(

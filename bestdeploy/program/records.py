@@ -91,6 +91,7 @@ class Op(IntEnum):
     COUNT_READOUT = 28
     TERNARY_NEURON = 29
     ADD_NEURON = 30
+    STEM_STREAM = 31
 
 
 def align(n_bytes: int, to: int) -> int:

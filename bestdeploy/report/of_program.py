@@ -277,6 +277,7 @@ def _max_pool(at: _At) -> list[Layer]:
 
 _READERS: dict[Op, Callable[[_At], list[Layer]]] = {
     Op.STEM_NEURON: _stem,
+    Op.STEM_STREAM: _stem,
     Op.OR_POOL: _pool,
     Op.CONV_NEURON: _conv,
     Op.CONV_AFFINE: _conv,
@@ -303,6 +304,7 @@ _READERS: dict[Op, Callable[[_At], list[Layer]]] = {
 }
 
 
+_STEMS = (Op.STEM_NEURON, Op.STEM_STREAM)
 _STREAMS = (Op.CONV_AFFINE, Op.WEIGHT_CONV_AFFINE)
 
 
@@ -315,7 +317,7 @@ def _multiplications(at: _At, layer: Layer) -> int:
     if layer.kind == "linear":
         return layer.total_macs + (2 * at.dims(1)[0] if at.step.op == Op.READOUT else 0)
     values = math.prod(at.out()) * at.program.n_steps
-    found = layer.total_macs if at.step.op == Op.STEM_NEURON else 0
+    found = layer.total_macs if at.step.op in _STEMS else 0
     if at.step.op in _STREAMS:
         found += 2 * values
     elif OPS[at.step.op].neuron and not _is_shift(at.step):

@@ -112,9 +112,9 @@ size_t bst_ort_n_inputs(const bst_ort_op* op) {
   return n;
 }
 
-/// Still images have no axis of time; a stem with a neuron of its own takes a frame per step.
+/// Still images have no axis of time.
 static bool bst_ort_is_still(const bst_ort_op* op, int port) {
-  return op->step->input_kinds[port] == BST_KIND_IMAGE && (op->attributes & ORT_NEURON) == 0;
+  return op->step->input_kinds[port] == BST_KIND_IMAGE && (op->attributes & ORT_FRAMES) == 0;
 }
 
 OrtElementType bst_ort_type_of(uint32_t kind) {

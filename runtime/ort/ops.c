@@ -255,7 +255,7 @@ static OrtStatus* bst_ort_load_stem(const bst_ort_node* node, const bst_ort_tens
   ORT_TRY(bst_ort_narrow(node, weights, 2, "shift", &inputs[4]));
   ORT_TRY(bst_ort_narrow(node, weights, 3, "row_class", &inputs[2]));
   ORT_TRY(bst_ort_narrow(node, weights, 4, "col_class", &inputs[3]));
-  if (node->entry->op->attributes & ORT_NEURON) return NULL;
+  if (node->entry->op->constants[5].type == 0) return NULL;
   return bst_ort_copy(node, weights, 5, BST_CONST_I32, &inputs[5]);
 }
 
@@ -604,7 +604,29 @@ const bst_ort_op bst_ort_ops[] = {
         .name = "StemFrames",
         .step = &bst_op_stem_neuron,
         .max_steps = BST_MAX_T,
-        .attributes = ORT_WINDOW | ORT_NEURON,
+        .attributes = ORT_WINDOW | ORT_NEURON | ORT_FRAMES,
+        .inputs = {"image", "limbs", "bias", "row_class", "col_class", "shift"},
+        .constants = {{I8, 5}, {I64, 3}, {I64, 1}, {I64, 1}, {I64, 1}},
+        .load = bst_ort_load_stem,
+        .smallest = bst_ort_smallest_stem,
+        .shape = bst_ort_shape_stem,
+    },
+    {
+        .name = "StemStream",
+        .step = &bst_op_stem_stream,
+        .max_steps = BST_MAX_T,
+        .attributes = ORT_WINDOW,
+        .inputs = {"image", "limbs", "bias", "row_class", "col_class", "shift"},
+        .constants = {{I8, 5}, {I64, 3}, {I64, 1}, {I64, 1}, {I64, 1}},
+        .load = bst_ort_load_stem,
+        .smallest = bst_ort_smallest_stem,
+        .shape = bst_ort_shape_stem,
+    },
+    {
+        .name = "StemStreamFrames",
+        .step = &bst_op_stem_stream,
+        .max_steps = BST_MAX_T,
+        .attributes = ORT_WINDOW | ORT_FRAMES,
         .inputs = {"image", "limbs", "bias", "row_class", "col_class", "shift"},
         .constants = {{I8, 5}, {I64, 3}, {I64, 1}, {I64, 1}, {I64, 1}},
         .load = bst_ort_load_stem,

@@ -32,6 +32,7 @@ static const bst_op* const bst_ops[] = {
     &bst_op_product_neuron,
     &bst_op_level_add,
     &bst_op_level_readout,
+    &bst_op_stem_stream,
 };
 
 const bst_op* bst_find_op(uint32_t code) {

@@ -52,6 +52,6 @@ extern const bst_op bst_op_stem_neuron, bst_op_or_pool, bst_op_conv_neuron, bst_
     bst_op_readout, bst_op_key_value_neuron, bst_op_query_value_neuron, bst_op_residual_readout,
     bst_op_key_value_any, bst_op_gate, bst_op_max_pool, bst_op_mean_neuron, bst_op_count_readout,
     bst_op_ternary_neuron, bst_op_add_neuron, bst_op_weight_conv_neuron, bst_op_weight_conv_affine,
-    bst_op_product_neuron, bst_op_level_add, bst_op_level_readout;
+    bst_op_product_neuron, bst_op_level_add, bst_op_level_readout, bst_op_stem_stream;
 
 #endif  // BST_OPS_H_

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
-// The first convolution: constants weight, bias, shift, row_class, col_class, (first).
+// The first convolution: constants weight, bias, shift, row_class, col_class, (first). stem_neuron
+// gives spikes, stem_stream what they would be made of.
 
 #include "kernels/stem_neuron/stem_neuron.h"
+#include "kernels/stem_stream/stem_stream.h"
 #include "ops.h"
 
 enum { BST_MAX_STEM_WEIGHT = 8355711, BST_MAX_STEM_SHIFT = 24 };
@@ -49,7 +51,8 @@ static bst_status bst_stem_check_neuron(const bst_call* call) {
   return BST_OK;
 }
 
-static bst_status bst_stem_check(const bst_call* call) {
+/// What both ops have in common.
+static bst_status bst_stem_check_shapes(const bst_call* call) {
   const uint32_t* const dims = call->constants[0]->dims;
   const bst_buffer* const out = call->outputs[0];
   const int32_t n_col_classes = call->step->params[2];
@@ -62,8 +65,12 @@ static bst_status bst_stem_check(const bst_call* call) {
   BST_TRY(bst_check_dims(call, 4, out->w, 0, 0, 0));
   BST_CHECK(n_col_classes >= 1 && n_classes % (uint32_t)n_col_classes == 0, BAD_FILE, call->where,
             "n_col_classes", n_col_classes, "a divisor of the number of bias rows");
-  BST_TRY(bst_stem_check_neuron(call));
   return bst_stem_check_values(call, (uint32_t)n_col_classes);
+}
+
+static bst_status bst_stem_check(const bst_call* call) {
+  BST_TRY(bst_stem_check_shapes(call));
+  return bst_stem_check_neuron(call);
 }
 
 static void bst_stem_prepare(const bst_call* call, bst_bump* bump, bst_prepared* prepared) {
@@ -119,4 +126,44 @@ const bst_op bst_op_stem_neuron = {
     .prepare = bst_stem_prepare,
     .scratch_bytes = bst_stem_scratch,
     .run = bst_stem_run,
+};
+
+// ---- stem_stream --------------------------------------------------------------------------------
+
+static void bst_stem_stream_lay_out(const bst_call* call, bst_bump* bump, bst_prepared* prepared) {
+  const uint32_t* const d = call->constants[0]->dims;
+  const int o = (int)d[0], kh = (int)d[1], kw = (int)d[2], i = (int)d[3];
+  void* const rows = bst_take(bump, bst_stem_stream_bytes(o, kh, kw, i), 1);
+  if (rows != NULL) bst_stem_stream_prepare(o, kh, kw, i, call->data[0], rows);
+  prepared->table = rows;
+}
+
+static void bst_stem_stream_call(const bst_call* call, const bst_prepared* prepared,
+                                 const bst_io* io) {
+  const bst_buffer* const in = call->inputs[0];
+  const uint32_t* const d = call->constants[0]->dims;
+  const int32_t* const p = call->step->params;
+  call->isa->stem_stream(io->part, io->n_parts, call->n_t, (int)in->t, (int)in->h, (int)in->w,
+                         (int)in->c, (int)d[0], (int)d[1], (int)d[2], p[0], p[1], io->inputs[0],
+                         prepared->table, call->data[1], call->data[2], call->data[3],
+                         call->data[4], p[2], io->outputs[0]);
+}
+
+const bst_op bst_op_stem_stream = {
+    .code = 31,
+    .name = "stem_stream",
+    .n_inputs = 1,
+    .n_outputs = 1,
+    .n_constants = 5,
+    .n_params = 3,  // stride, pad, n_col_classes
+    .input_kinds = {BST_IMAGE},
+    .output_kinds = {BST_STREAM},
+    .constants = {{BST_CONST_I32, 4, 1},
+                  {BST_CONST_I64, 2, 1},
+                  {BST_CONST_U8, 1, 1},
+                  {BST_CONST_U8, 1, 1},
+                  {BST_CONST_U8, 1, 1}},
+    .check = bst_stem_check_shapes,
+    .prepare = bst_stem_stream_lay_out,
+    .run = bst_stem_stream_call,
 };

@@ -357,7 +357,6 @@ def test_checks_of_a_checkpoint(tmp_path):
 
 FOREIGN = {
     "QSD-Transformer": ["downsample1_1.encode_conv.weight", "downsample1_1.encode_conv.alpha"],
-    "Spike-driven Transformer v2": ["downsample1_1.encode_conv.weight"],
 }
 
 

@@ -7,9 +7,10 @@ import json
 import family_nets
 import numpy as np
 import pytest
+import torch
 from e2e import forms
 
-from bestdeploy import _export, cli, images, importers, runtime
+from bestdeploy import _export, cli, images, importers, runtime, stages
 from bestdeploy._bundle import lowered_bytes
 
 
@@ -45,6 +46,18 @@ def test_spikes_are_those_of_the_torch_module(tmp_path, monkeypatch, capsys, nam
     assert code in (0, 6), found
     text = json.dumps(found)
     assert '"top1_agreement": 1.0' in text or '"top_1_agreement": 1.0' in text, text[:2000]
+
+
+@pytest.mark.parametrize("name", ["sdt_v2", "sdt_v2_heads", "sdt_v2_events"])
+def test_the_spiking_graph_is_the_torch_module(tmp_path, name):
+    """Before weights are rounded: folded layers, both heads, strides; float64 against float32."""
+    frames = family_nets.save(tmp_path / "net.pt", name, n_images=6)
+    graph = importers.import_checkpoint(tmp_path / "net.pt", deployed=False)
+    module = family_nets.network(name)
+    with torch.inference_mode():
+        logits = module(module.preprocess(frames)).numpy()
+    np.testing.assert_allclose(stages.run(graph, frames)["logits"], logits, rtol=0, atol=2e-4)
+    assert len(np.unique(logits, axis=0)) > 1
 
 
 @pytest.mark.parametrize("name", ["sdt_v1"])

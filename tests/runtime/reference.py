@@ -396,6 +396,9 @@ def run_step(program: Program, step: Step, values: dict[int, np.ndarray]) -> lis
             if len(const) == 6:
                 return [first_steps(x, const[5])]
             return [stem_neuron(x, program.n_steps, params)]
+        case Op.STEM_STREAM:
+            x = stem_conv(ins[0], *const[:5], p[0], p[1], p[2])
+            return [np.broadcast_to(x, (program.n_steps, *x.shape[1:])).copy()]
         case Op.OR_POOL:
             return [or_pool(ins[0], p[0], p[1], p[2])]
         case Op.CONV_NEURON:

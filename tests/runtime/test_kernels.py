@@ -208,7 +208,7 @@ class StemCase:
 
     def set(self, image, weight, bias, shift, rows, cols):
         _, width, cin, o, k, _, _, pad = self.geometry
-        self.image, self.constants = image, (bias, shift, rows, cols)
+        self.image, self.weight, self.constants = image, weight, (bias, shift, rows, cols)
         sizes = (o, k, k, cin, len(bias))
         self.prepared = self.version.memory("stem_neuron.constant_bytes", *sizes)
         self.version.call("stem_neuron.prepare", *sizes, weight, bias, shift, self.prepared)
@@ -286,6 +286,26 @@ def test_stem_neuron_with_the_table_of_first_steps(version, rng, n_t):
         for first in (falling, never, always):
             expected = reference.first_steps(case.x, first)
             case.check(n_t, NO_NEURON, np.ascontiguousarray(first), expected)
+
+
+@pytest.mark.parametrize("frames", (False, True))
+@pytest.mark.parametrize("n_t", (1, 4, 16))
+@pytest.mark.parametrize("window", STEMS)
+def test_stem_stream(version, rng, window, n_t, frames):
+    for o in CHANNELS:
+        case = StemCase(version, rng, n_t if frames else 1, o, *window)
+        o, k, cin = case.geometry[3], case.geometry[4], case.geometry[2]
+        prepared = version.memory("bst_stem_stream_bytes", o, k, k, cin)
+        version.call("bst_stem_stream_prepare", o, k, k, cin, case.weight, prepared)
+        prepared.take()
+        expected = np.broadcast_to(case.x, (n_t, *case.x.shape[1:]))
+        out = Guarded(expected.shape, np.int32)
+        version.run(
+            "stem_stream",
+            *(n_t, case.n_frames, *case.geometry),
+            *(case.image, prepared, *case.constants, 2, out),
+        )
+        np.testing.assert_array_equal(out.take(), expected)
 
 
 @pytest.mark.parametrize("n_t", (1, 4, 16))

@@ -105,7 +105,7 @@ def foreign() -> object:
     """Tensor names of another model of the field."""
     import torch
 
-    names = ("downsample1_1.encode_conv.weight", "head.weight")
+    names = ("downsample1_1.encode_conv.weight", "downsample1_1.encode_conv.alpha")
     return {"state_dict": dict.fromkeys(names, torch.zeros(1))}
 
 
@@ -286,8 +286,7 @@ CHECKPOINT_CASES: tuple[Case, ...] = (
     Case(
         "export changed.pt",
         4,
-        "this is a checkpoint of Spike-driven Transformer v2 (Meta-SpikeFormer), which is "
-        "recognised but not imported",
+        "this is a checkpoint of QSD-Transformer, which is recognised but not imported",
         "imported families: bestformer, *",
         where="changed.pt",
         make=saved(foreign),

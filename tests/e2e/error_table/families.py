@@ -74,6 +74,63 @@ FAMILY_CASES: tuple[Case, ...] = (
         where="family sdt_v1",
         make=family("sdt_v1", lambda tensors, found: found.pop("pooling_stat")),
     ),
+    # Spike-driven Transformer v2
+    Case(
+        "export changed.pt --family sdt_v2",
+        7,
+        "`downsample1_1.encode_conv.weight` is missing",
+        "Spike-driven Transformer v2 begins with a 7x7 convolution of this name",
+        where="changed.pt",
+        make=family(
+            "sdt_v2", lambda tensors, found: tensors.pop("downsample1_1.encode_conv.weight")
+        ),
+    ),
+    Case(
+        "export changed.pt --family bestformer",
+        4,
+        "family `bestformer` was asked for, these are the tensors of sdt_v2",
+        "leave --family away: the family is found from the tensor names",
+        where="changed.pt",
+        make=args("sdt_v2"),
+    ),
+    Case(
+        "export changed.pt",
+        7,
+        "`block3.0.attn.q_conv.0.body.1.bn.running_var` is negative in channel 2",
+        "the file is damaged, or its training has diverged",
+        where="changed.pt",
+        make=family(
+            "sdt_v2",
+            lambda tensors, found: tensors["block3.0.attn.q_conv.0.body.1.bn.running_var"][2].fill_(
+                -1.0
+            ),
+        ),
+    ),
+    Case(
+        "export changed.pt",
+        7,
+        "`ConvBlock1_1.0.Conv.dwconv.weight` has shape (4, 1, 5, 5), expected (4, 1, 7, 7)",
+        "*",
+        where="changed.pt",
+        make=family(
+            "sdt_v2",
+            lambda tensors, found: tensors.update(
+                {
+                    "ConvBlock1_1.0.Conv.dwconv.weight": tensors[
+                        "ConvBlock1_1.0.Conv.dwconv.weight"
+                    ][:, :, :5, :5].clone()
+                }
+            ),
+        ),
+    ),
+    Case(
+        "export changed.pt --set attn_scale=0.3",
+        4,
+        "attn_scale=0.3: attention without a binariser needs a power of two",
+        "override it with --set attn_scale=0.125",
+        where="setting attn_scale",
+        make=args("sdt_v2"),
+    ),
     # A2OS2A
     Case(
         "export changed.pt",

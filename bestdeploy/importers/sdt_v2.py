@@ -1,0 +1,240 @@
+"""Spike-driven Transformer v2, Meta-SpikeFormer (published code of 2024).
+
+    downsample  (lif ->) conv, bn: 7x7 stride 2 on pixels, then 3x3 with strides 2, 2, 2, 1
+    ConvBlock   x = x + SepConv(x);  x = x + bn(conv3x3(lif(bn(conv3x3(lif x)))))
+    SepConv     bn(pw(dw7x7(lif(bn(pw(lif x))))))
+    block       x = x + attention(x);  x = x + mlp(x)
+    attention   s = lif(x); q, k, v = lif(bn(RepConv s)); bn(RepConv(lif(scale q k^T v)))
+    RepConv     bn(pw(dw3x3(bn(pw s)))), the inner bn padded with what it gives for 0
+    logits      head(mean over T of lif(mean over tokens of x)); with head_kd the mean of both heads
+
+Nothing fires between the layers of a RepConv, nor between dw and pw of a SepConv: each is one
+linear map of spikes, and is folded into one convolution (3x3, 7x7) before its weights become
+integers of `weight_bits` bits. With a_j, b_j the gain and the shift of batch norm j
+
+    W[o, i, y, x] = a_2o sum_c pw[o, c] dw[c, y, x] a_1c w1[c, i]
+    bias[o]       = a_2o sum_c pw[o, c] (sum_yx dw[c, y, x]) b_1c + b_2o
+
+exactly: the padding is what the inner norm gives for 0, so it counts as 0 at the input.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bestdeploy import ir
+from bestdeploy.errors import CheckpointError
+from bestdeploy.importers import network as n
+from bestdeploy.importers import settings as s
+from bestdeploy.importers import weighted
+from bestdeploy.importers.checkpoint import Checkpoint
+from bestdeploy.importers.emitter import EPSILON
+
+NAME = "sdt_v2"
+SETTINGS = tuple(
+    dataclasses.replace(x, required=True) if x.name == "input" else x for x in weighted.SETTINGS
+)
+_FIRST = "downsample1_1.encode"
+_CONV_STAGES = (  # downsampling in front (None: nothing), the block
+    (None, "ConvBlock1_1.0"),
+    ("downsample1_2", "ConvBlock1_2.0"),
+    ("downsample2", "ConvBlock2_1.0"),
+    (None, "ConvBlock2_2.0"),
+)
+_STAGES = (("downsample3", "block3", 2), ("downsample4", "block4", 1))  # with the stride
+_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+def recognises(keys: set[str]) -> bool:
+    """Tell whether a set of tensor names is a Meta-SpikeFormer with plain weights."""
+    return f"{_FIRST}_conv.weight" in keys and not any(key.endswith(".alpha") for key in keys)
+
+
+def layout_of(keys: set[str]) -> None:
+    """Return nothing: the published code has one layout."""
+    return None
+
+
+def schema(layout: None, sources: Mapping[str, Mapping[str, Any]]) -> tuple[s.Setting, ...]:
+    """Return the settings."""
+    return SETTINGS
+
+
+def build(checkpoint: Checkpoint, sources: Mapping[str, Mapping[str, Any]]) -> ir.Model:
+    """Build the spiking graph of a checkpoint.
+
+    Args:
+        checkpoint: tensors by published name.
+        sources: setting sources, strongest first; see `settings.resolve`.
+
+    Raises:
+        CheckpointError: missing, extra, mis-shaped or non-finite tensors.
+        UnsupportedModelError: a missing setting, or a form that is not supported.
+        UsageError: a setting that does not fit the checkpoint.
+    """
+    if f"{_FIRST}_conv.weight" not in checkpoint.tensors:
+        raise CheckpointError(
+            f"`{_FIRST}_conv.weight` is missing",
+            where=str(checkpoint.path),
+            hint="Spike-driven Transformer v2 begins with a 7x7 convolution of this name",
+        )
+    return weighted.build(_Importer, NAME, schema, checkpoint, sources, None, _FIRST)
+
+
+class _Importer(weighted.WeightedNetwork):
+    """Meta-SpikeFormer, layer by layer."""
+
+    NAME = NAME
+
+    def __init__(self, checkpoint: Checkpoint, layout: None, found: s.Resolved) -> None:
+        super().__init__(checkpoint, found)
+        t = self.e.t
+        self.layout_name, self.n_pools = "meta", len(_CONV_STAGES)
+        self.channels = t.shape(f"{_FIRST}_conv.weight", 4)[1]
+        self.dim = t.shape("downsample4.encode_conv.weight", 4)[0]
+        self.blocks = [self._n_blocks(name) for _, name, _ in _STAGES]
+        self.depth = sum(self.blocks)
+        self.settle()
+
+    def _trained_bits(self) -> None:
+        """Return nothing: these networks are trained with real weights."""
+
+    def _n_blocks(self, stage: str) -> int:
+        """Count the blocks of a stage."""
+        held = self.checkpoint.tensors
+        return sum(f"{stage}.{i}.mlp.fc1_conv.weight" in held for i in range(len(held)))
+
+    # -- linear maps -----------------------------------------------------------------------------
+
+    def _gain(self, bn: str, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Take a batch norm; return its gain and its shift, float64."""
+        weight, bias, mean, var = (
+            self.e.t.take(f"{bn}.{part}", (width,)).astype(np.float64) for part in _NORM
+        )
+        if (var < 0).any():
+            raise CheckpointError(
+                f"`{bn}.running_var` is negative in channel {int(np.argmax(var < 0))}",
+                where=str(self.checkpoint.path),
+                hint="the file is damaged, or its training has diverged",
+            )
+        gain = weight / np.sqrt(var + EPSILON)
+        return gain, bias - mean * gain
+
+    def _matrix(self, name: str, n_out: int, n_in: int) -> np.ndarray:
+        """Take the weights of a 1x1 convolution as a matrix, float64 [O, I]."""
+        return self.e.t.take(f"{name}.weight", (n_out, n_in, 1, 1))[:, :, 0, 0].astype(np.float64)
+
+    def _windows(self, name: str, width: int, k: int) -> np.ndarray:
+        """Take the weights of a depthwise convolution, float64 [C, k, k]."""
+        return self.e.t.take(f"{name}.weight", (width, 1, k, k))[:, 0].astype(np.float64)
+
+    def rep_conv(self, p: str, x: ir.Value, width: int) -> ir.Value:
+        """Append a RepConv, folded, and the batch norm behind it."""
+        inner = f"{p}.0.body"
+        first = self._matrix(f"{inner}.0", width, width)
+        gain1, shift1 = self._gain(f"{inner}.1.bn", width)
+        windows = self._windows(f"{inner}.2.0", width, 3)
+        last = self._matrix(f"{inner}.2.1", width, width)
+        gain2, shift2 = self._gain(f"{inner}.2.2", width)
+        scaled = gain2[:, None] * last
+        w = np.einsum("oc,cyx,ci->oiyx", scaled, windows, gain1[:, None] * first, optimize=True)
+        bias = scaled @ (windows.sum(axis=(1, 2)) * shift1) + shift2
+        return self.e.batch_norm(f"{p}.1", self.e.integer_conv(p, x, w), width, bias)
+
+    def sep_conv(self, p: str, x: ir.Value, width: int) -> ir.Value:
+        """Append a SepConv on a stream, its last two layers folded."""
+        wide = self.e.t.shape(f"{p}.pwconv1.weight", 4)[0]
+        spikes = self.e.neuron(f"{p}.lif1", x)
+        y = self.conv(f"{p}.pwconv1", f"{p}.bn1", spikes, (wide, width, 1, 1))
+        spikes = self.e.neuron(f"{p}.lif2", y)
+        windows = self._windows(f"{p}.dwconv", wide, 7)
+        w = self._matrix(f"{p}.pwconv2", width, wide)[:, :, None, None] * windows
+        return self.e.batch_norm(f"{p}.bn2", self.e.integer_conv(f"{p}.dwconv", spikes, w), width,
+                                 None)  # fmt: skip
+
+    # -- blocks ----------------------------------------------------------------------------------
+
+    def add(self, name: str, x: ir.Value, y: ir.Value) -> ir.Value:
+        """Append a residual on the stream."""
+        return self.e.op("ReversibleMix", y, x, x, name=name)
+
+    def downsample(self, name: str, x: ir.Value, n_in: int, stride: int) -> tuple[ir.Value, int]:
+        """Append a neuron and a strided convolution; the stream and its width."""
+        e, key = self.e, f"{name}.encode_conv"
+        n_out = e.t.shape(f"{key}.weight", 4)[0]
+        spikes = e.neuron(f"{name}.encode_lif", x)
+        y = e.weight_conv(key, f"{name}.encode_bn", spikes, (n_out, n_in, 3, 3), stride=stride)
+        return y, n_out
+
+    def conv_block(self, p: str, x: ir.Value, width: int) -> ir.Value:
+        """Append a block of the first two stages."""
+        e = self.e
+        x = self.add(f"{p}.Conv.residual", x, self.sep_conv(f"{p}.Conv", x, width))
+        wide = e.t.shape(f"{p}.conv1.weight", 4)[0]
+        spikes = e.neuron(f"{p}.lif1", x)
+        y = self.conv(f"{p}.conv1", f"{p}.bn1", spikes, (wide, width, 3, 3))
+        spikes = e.neuron(f"{p}.lif2", y)
+        y = self.conv(f"{p}.conv2", f"{p}.bn2", spikes, (width, wide, 3, 3))
+        return self.add(f"{p}.residual", x, y)
+
+    def attention(self, p: str, x: ir.Value, width: int) -> ir.Value:
+        """Append the attention branch on a stream."""
+        spikes = self.e.neuron(f"{p}.head_lif", x)
+        q, k, v = (
+            self.e.neuron(f"{p}.{a}_lif", self.rep_conv(f"{p}.{a}_conv", spikes, width))
+            for a in "qkv"
+        )
+        return self.rep_conv(f"{p}.proj_conv", self.product(p, q, k, v), width)
+
+    def mlp(self, p: str, x: ir.Value, width: int) -> ir.Value:
+        """Append the MLP branch on a stream."""
+        e = self.e
+        hidden = e.t.shape(f"{p}.fc1_conv.weight", 3)[0]
+        spikes = e.neuron(f"{p}.fc1_lif", x)
+        y = self.conv(f"{p}.fc1_conv", f"{p}.fc1_bn", spikes, (hidden, width, 1))
+        spikes = e.neuron(f"{p}.fc2_lif", y)
+        return self.conv(f"{p}.fc2_conv", f"{p}.fc2_bn", spikes, (width, hidden, 1))
+
+    def stem(self, image: ir.Value) -> tuple[ir.Value, int]:
+        """Append the first convolution; the stream and its width."""
+        e = self.e
+        width = e.t.shape(f"{_FIRST}_conv.weight", 4)[0]
+        x = e.real_conv(f"{_FIRST}_conv", f"{_FIRST}_bn", self.pixels(image), self.channels, width,
+                        7, 2)  # fmt: skip
+        if not n.is_events(self.config):
+            x = e.b.op(f"Repeat_T{e.n_steps}", x, domain=ir.DOMAIN, name=f"{_FIRST}_steps",
+                       output_names=[f"{_FIRST}_steps.out"])  # fmt: skip
+        return x, width
+
+    def head(self, features: ir.Value) -> ir.Value:
+        """Append the head, or the mean of both: they read the same features."""
+        e, names = self.e, ["head"]
+        if "head_kd.weight" in self.checkpoint.tensors:
+            names.append("head_kd")
+        weights = [e.t.take(f"{m}.weight", (self.classes, self.dim)) for m in names]
+        biases = [e.t.take(f"{m}.bias", (self.classes,)) for m in names]
+        w = np.mean(np.array(weights, np.float64), axis=0).T.copy()
+        y = e.b.op("MatMul", features, e.b.initializer("head.weight", w), name="head.matmul")
+        bias = np.mean(np.array(biases, np.float64), axis=0)
+        return e.b.op("Add", y, e.b.initializer("head.bias", bias), name="head.add")
+
+    def logits_of(self, image: ir.Value) -> ir.Value:
+        """Append every layer."""
+        e, (x, width) = self.e, self.stem(image)
+        for down, block in _CONV_STAGES:
+            if down is not None:
+                x, width = self.downsample(down, x, width, 2)
+            x = self.conv_block(block, x, width)
+        for (down, stage, stride), count in zip(_STAGES, self.blocks, strict=True):
+            x, width = self.downsample(down, x, width, stride)
+            for i in range(count):
+                p = f"{stage}.{i}"
+                x = self.add(f"{p}.attn.residual", x, self.attention(f"{p}.attn", x, width))
+                x = self.add(f"{p}.mlp.residual", x, self.mlp(f"{p}.mlp", x, width))
+        spikes = e.neuron("lif", e.op("TokenMean", x, name="head.tokens"))
+        features = e.mean("head.mean", e.b.op("Cast", spikes, to=11, name="head.spikes"))
+        return self.head(features)

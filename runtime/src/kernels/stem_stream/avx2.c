@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: MIT
+// stem_stream with AVX2: loops.h, compiled for it.
+
+#include "../avx2.h"
+
+#include "stem_stream.h"
+
+#ifdef BST_HAVE_AVX2
+
+#include "loops.h"
+
+BST_VECTOR_BEGIN
+
+BST_DEFINE_STEM_STREAM(bst_stem_stream__avx2)
+
+BST_VECTOR_END
+
+#endif  // BST_HAVE_AVX2
