@@ -81,13 +81,17 @@ class BinaryConv2d(nn.Conv2d):
         kernel_size: int,
         padding: int = 0,
         variant: str = "official",
+        stride: int = 1,
     ):
-        super().__init__(in_channels, out_channels, kernel_size, padding=padding, bias=False)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=False
+        )
         self.variant = check_variant(variant)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x`` [B, C, H, W] with the binarised weights."""
-        return F.conv2d(x, binarise(self.weight, self.variant), padding=self.padding)
+        w = binarise(self.weight, self.variant)
+        return F.conv2d(x, w, stride=self.stride, padding=self.padding)
 
 
 BITS = (1, 2, 3, 4, 8, 16)

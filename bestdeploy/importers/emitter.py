@@ -129,15 +129,17 @@ class Emitter:
         return self.t.take(key, (width,)) if key in self.checkpoint.tensors else None
 
     def real_conv(self, name: str, bn: str, x: ir.Value, n_in: int, n_out: int, k: int = 3,
-                  stride: int = 1) -> ir.Value:  # fmt: skip
-        """Append a real convolution of k x k, padded by k // 2, and its batch norm."""
+                  stride: int = 1, pad: int | None = None) -> ir.Value:  # fmt: skip
+        """Append a real convolution of k x k, padded by k // 2 or `pad`, and its batch norm."""
         w = self.t.take(f"{name}.weight", (n_out, n_in, k, k))
         kernel = self.b.initializer(f"{name}.weight", w.transpose(0, 2, 3, 1).astype(np.float64))
-        y = self.op("RealConv", x, kernel, name=name, strides=[stride] * 2, pads=[k // 2] * 4)
+        y = self.op("RealConv", x, kernel, name=name, strides=[stride] * 2,
+                    pads=[k // 2 if pad is None else pad] * 4)  # fmt: skip
         return self.batch_norm(bn, y, n_out, self._bias(name, n_out))
 
     def binary_conv(self, name: str, x: ir.Value, n_in: int, n_out: int, k: int, rank: int = 4,
-                    bn: str | None = None) -> ir.Value:  # fmt: skip
+                    bn: str | None = None, stride: int = 1, pad: int | None = None
+                    ) -> ir.Value:  # fmt: skip
         """Append a binary convolution and its batch norm `bn`: `name` with `_bn` for `_conv`."""
         shape = (n_out, n_in, k, k)[:rank]
         latent = self.t.take(f"{name}.weight", shape).reshape(n_out, n_in, k, k)
@@ -150,8 +152,8 @@ class Emitter:
                 hint="variant=paper gives them +1; the official code gives 0, which no bit holds",
             )
         w = self.b.initializer(f"{name}.weight", latent.transpose(0, 2, 3, 1))
-        y = self.op("BinaryConv", x, w, name=name, strides=[1, 1], pads=[k // 2] * 4,
-                    sign_of_zero=int(paper))  # fmt: skip
+        y = self.op("BinaryConv", x, w, name=name, strides=[stride] * 2,
+                    pads=[k // 2 if pad is None else pad] * 4, sign_of_zero=int(paper))  # fmt: skip
         bn = name.removesuffix("_conv") + "_bn" if bn is None else bn
         return self.batch_norm(bn, y, n_out, self._bias(name, n_out))
 
@@ -165,6 +167,7 @@ class Emitter:
         levels: int = 1,
         trained_bits: int | None = None,
         stride: int = 1,
+        pad: int | None = None,
     ) -> ir.Value:
         """Append a convolution whose real weights become integers, and its batch norm.
 
@@ -175,25 +178,34 @@ class Emitter:
             shape: of the tensor: (O, I), (O, I, 1) or (O, I, k, k).
             levels: the largest input.
             trained_bits: the trained network has weights of that many bits itself.
-            stride: of both axes; the padding is k // 2.
+            stride: of both axes.
+            pad: on every side; None = k // 2.
         """
         n_out, n_in, k = shape[0], shape[1], shape[2] if len(shape) == 4 else 1
         w = self.t.take(f"{name}.weight", shape).reshape(n_out, n_in, k, k)
         if trained_bits is not None:
             w = quantiser.quantised(w, quantiser.scales(w, trained_bits), trained_bits)
-        y = self.integer_conv(name, x, w, levels=levels, stride=stride)
+        y = self.integer_conv(name, x, w, levels=levels, stride=stride, pad=pad)
         return self.batch_norm(bn, y, n_out, self._bias(name, n_out))
 
     def integer_conv(
-        self, name: str, x: ir.Value, w: np.ndarray, *, levels: int = 1, stride: int = 1
+        self,
+        name: str,
+        x: ir.Value,
+        w: np.ndarray,
+        *,
+        levels: int = 1,
+        stride: int = 1,
+        pad: int | None = None,
     ) -> ir.Value:
         """Append a convolution with given real weights [O, I, k, k] that become integers."""
         bits, k = int(self.config["weight_bits"]), w.shape[2]
         kernel = self.b.initializer(f"{name}.weight", w.transpose(0, 2, 3, 1).copy())
         held = self.b.initializer(f"{name}.scale", quantiser.scales(w, bits))
         return self.op(
-            "WeightConv", x, kernel, held, name=name, strides=[stride] * 2, pads=[k // 2] * 4,
-            weight_bits=bits, lowest=1 - 2 ** (bits - 1), levels=levels,
+            "WeightConv", x, kernel, held, name=name, strides=[stride] * 2,
+            pads=[k // 2 if pad is None else pad] * 4, weight_bits=bits,
+            lowest=1 - 2 ** (bits - 1), levels=levels,
         )  # fmt: skip
 
     def pool(self, name: str, spikes: ir.Value) -> ir.Value:

@@ -7,7 +7,8 @@ and out of the batch, sums of streams, products of spikes, maxima, means. Anythi
 by name. Control flow is Python's own: what ran on the example is what is exported.
 
 Tensors are maps [B, C, H, W], [T, B, C, H, W] or [T B, C, H, W]; a map without a time axis, or
-repeated over it, is constant and its convolution runs once.
+repeated over it, is constant and its convolution runs once. Where it is added to others, a second
+trace repeats it from the beginning.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from bestdeploy.importers.emitter import Emitter
 from bestdeploy.ops import MAX_STEPS
 
 NAME = "traced"
+MAX_KERNEL, MAX_STRIDE = 15, 16  # of the file format
 PARTS: Mapping[str, str] = {
     "torch.nn.modules.conv.Conv2d": "conv",
     "training.layers.BinaryConv2d": "conv",
@@ -66,12 +68,14 @@ class _Known:
         kind: image, real, spikes, conv, not (1 - spikes), features or logits.
         steps: the value has a time axis.
         conv: name and module of a convolution, kind conv.
+        norm: name of the batch norm, kind real, of what is made of a still image alone.
     """
 
     value: ir.Value
     kind: str
     steps: bool
     conv: tuple[str, Any] | None = None
+    norm: str | None = None
 
 
 def class_name(module: Any) -> str:
@@ -98,7 +102,14 @@ def trace(module: Any, example: Any, settings: Mapping[str, Any]) -> ir.Model:
 class _Tracer:
     """Runs the module on tensors that carry what is known of them."""
 
-    def __init__(self, module: Any, example: Any, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        module: Any,
+        example: Any,
+        settings: Mapping[str, Any],
+        streams: frozenset[str] = frozenset(),
+        n_steps: int = 0,
+    ) -> None:
         if module.training:
             raise UsageError("the module is in training mode", hint="call module.eval() first")
         if example is None or getattr(example, "ndim", 0) != 4:
@@ -121,8 +132,11 @@ class _Tracer:
         held = Checkpoint(tensors, {}, digest.hexdigest(), Path(class_name(module)))
         config = {"tau": 2.0, "decay_input": True, "v_threshold": 1.0, "variant": "official"}
         bits = self.settings.get("weight_bits")
-        self.e = Emitter(held, config | ({} if bits is None else {"weight_bits": int(bits)}), 0)
+        self.e = Emitter(held, config | ({} if bits is None else {"weight_bits": int(bits)}),
+                         n_steps)  # fmt: skip
         self.checkpoint = held
+        self.streams = streams  # batch norms on the image alone that are added to others
+        self.wanted: set[str] = set()  # those that were found to be, too late
 
     # -- refusing ------------------------------------------------------------------------------
 
@@ -230,14 +244,28 @@ class _Tracer:
         if x.kind not in ("image", "spikes"):
             raise self.refuse(class_name(part), f"its input is {x.kind}, not spikes or the image")
         k = part.kernel_size[0]
-        usual = part.kernel_size == (k, k) and part.stride == (1, 1) and part.groups == 1
-        if not usual or part.dilation != (1, 1) or part.padding != (k // 2, k // 2) or k % 2 == 0:
+        (stride, pad), squares = self._window(part), (part.kernel_size, part.stride, part.dilation)
+        usual = squares == ((k, k), (stride, stride), (1, 1)) and part.groups == 1
+        if not usual or part.padding_mode != "zeros" or part.padding != (pad, pad):
             raise self.refuse(
-                class_name(part), "only stride 1, one group and padding to the same size"
+                class_name(part), "only square kernels and strides, one group, padding with zeros"
             )
-        if x.kind == "image" and (k != 3 or class_name(part) == _BINARY):
-            raise self.refuse(class_name(part), "the first convolution is real and 3x3")
+        if not (k <= MAX_KERNEL and stride <= MAX_STRIDE and pad < k):
+            raise self.refuse(
+                class_name(part),
+                f"kernel {k}, stride {stride}, padding {pad}: at most {MAX_KERNEL}, {MAX_STRIDE} "
+                "and less than the kernel",
+            )
+        if x.kind == "image" and class_name(part) == _BINARY:
+            raise self.refuse(class_name(part), "the first convolution is real")
         return dataclasses.replace(x, kind="conv", conv=(self.name(), part))
+
+    def _window(self, conv: Any) -> tuple[int, int]:
+        """Return stride and padding of a convolution, of their first axis."""
+        pad = conv.padding
+        if isinstance(pad, str):
+            raise self.refuse(class_name(conv), f"padding={pad!r}: give a number")
+        return int(conv.stride[0]), int(pad[0])
 
     def part_norm(self, part: Any, x: _Known) -> _Known:
         if x.conv is None:
@@ -246,18 +274,25 @@ class _Tracer:
         if part.eps != 1e-5 or not part.affine or part.running_mean is None:
             raise self.refuse(class_name(part), "only eps = 1e-5, affine, with running statistics")
         e, n_in, n_out, k = self.e, conv.in_channels, conv.out_channels, conv.kernel_size[0]
+        stride, pad = self._window(conv)
         if not x.steps:
-            value = e.real_conv(name, self.name(), x.value, n_in, n_out)
-        elif class_name(conv) == _BINARY:
-            value = e.binary_conv(name, x.value, n_in, n_out, k, bn=self.name())
+            value = e.real_conv(name, self.name(), x.value, n_in, n_out, k, stride, pad)
+            if self.name() not in self.streams:
+                return _Known(value, "real", False, norm=self.name())
+            value = e.op(f"Repeat_T{e.n_steps}", value, name=f"{self.name()}.steps")
+            return _Known(value, "real", True, norm=self.name())
+        if class_name(conv) == _BINARY:
+            value = e.binary_conv(name, x.value, n_in, n_out, k, bn=self.name(), stride=stride,
+                                  pad=pad)  # fmt: skip
         elif "weight_bits" not in e.config:
             raise UsageError(
                 f"layer {name} has real weights and nothing says how many bits they get",
                 hint='give settings={"weight_bits": 8}',
             )
         else:
-            value = e.weight_conv(name, self.name(), x.value, (n_out, n_in, k, k))
-        return _Known(value, "real", x.steps)
+            value = e.weight_conv(name, self.name(), x.value, (n_out, n_in, k, k), stride=stride,
+                                  pad=pad)  # fmt: skip
+        return _Known(value, "real", True)
 
     def part_pool(self, part: Any, x: _Known) -> _Known:
         sizes = part.kernel_size, part.stride, part.padding, part.dilation
@@ -336,6 +371,9 @@ class _Tracer:
         mean, std = self._numbers("mean"), self._numbers("std")
         x = self.e.pixels(image, white=255.0, mean=mean, std=std, frames=False)
         logits = self.run(x).value
+        if self.wanted:  # a second time, with these repeated from the beginning
+            wanted, steps = frozenset(self.wanted), self.e.n_steps
+            return _Tracer(self.module, self.example, self.settings, wanted, steps).model()
         logits.name = "logits"
         ir.set_type(logits, np.float64, ["B", self.classes])
         preprocessing = {
@@ -396,6 +434,8 @@ def _steps(tracer: _Tracer, n: int) -> int:
 def _repeated(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> _Known:
     """An image, or what is made of it alone, becomes the same at every step."""
     known: _Known = args[0].known
+    if known.norm in tracer.streams:
+        return known
     if known.steps or out.ndim != 5 or tuple(out.shape[1:]) != tuple(args[0].shape[-4:]):
         raise tracer.refuse(f"a repetition to {list(out.shape)}", "only over T, of the image")
     tracer.e.n_steps = _steps(tracer, out.shape[0])
@@ -405,8 +445,9 @@ def _repeated(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> 
 def _added(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> _Known:
     """A residual: the sum of two streams."""
     known = [getattr(a, "known", None) for a in args[:2]]
-    if any(k is None or k.kind != "real" or not k.steps for k in known):
+    if any(k is None or k.kind != "real" for k in known) or not tracer.e.n_steps:
         raise tracer.refuse("a sum", "only of two streams (batch norms, or sums of them)")
+    tracer.wanted |= {k.norm for k in known if k is not None and k.norm and not k.steps}
     y, x = (k.value for k in known if k is not None)
     name = f"residual{len(tracer.e.b.nodes)}"
     return _Known(tracer.e.op("ReversibleMix", y, x, x, name=name), "real", True)

@@ -12,7 +12,7 @@ from torch import nn  # noqa: E402
 from user_nets import NETS, network  # noqa: E402
 
 import bestdeploy  # noqa: E402
-from bestdeploy import runtime  # noqa: E402
+from bestdeploy import runtime, stages  # noqa: E402
 from bestdeploy._bundle import lowered_bytes  # noqa: E402
 from bestdeploy.errors import UnsupportedModelError, UsageError  # noqa: E402
 from bestdeploy.importers import traced  # noqa: E402
@@ -54,7 +54,7 @@ class User(nn.Module):
         self.last, self.head = LIF(tau=3.0, decay_input=False), nn.Linear(8, 4)
         self.odd = nn.GELU()
         self.pool = nn.MaxPool2d(2)
-        self.lone = nn.Conv2d(8, 8, 3, 2, 1)
+        self.lone = nn.Conv2d(8, 8, 3, (2, 1), 1)
 
     def forward(self, x):
         x = x.unsqueeze(0).repeat(self.n_steps, 1, 1, 1, 1)
@@ -86,6 +86,68 @@ def user(change=None):
     return model.eval()
 
 
+class Strided(nn.Module):
+    """A ResNet of membranes: a 7x7 stem that begins the stream, strides, kernels of other sizes."""
+
+    def __init__(self, stem=(7, 2, 3), weights="binary"):
+        super().__init__()
+        conv = BinaryConv2d if weights == "binary" else nn.Conv2d
+        k, stride, pad = stem
+        self.stem, self.norm0 = nn.Conv2d(3, 8, k, stride, pad), nn.BatchNorm2d(8)
+        self.lif0 = LIF()
+        self.conv1, self.norm1 = conv(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.lif1, self.lif2 = LIF(), LIF()
+        self.down, self.norm2 = conv(8, 12, 2, stride=2, padding=0), nn.BatchNorm2d(12)
+        self.wide, self.norm3 = conv(12, 12, 5, padding=1), nn.BatchNorm2d(12)
+        self.lif3, self.head = LIF(), nn.Linear(12, 4)
+
+    def each(self, conv, norm, s):
+        return norm(conv(s.flatten(0, 1))).unflatten(0, s.shape[:2])
+
+    def forward(self, image):
+        x = self.norm0(self.stem(image)).unsqueeze(0).expand(3, -1, -1, -1, -1)
+        x = x + self.each(self.conv1, self.norm1, self.lif0(x))
+        s = self.lif2(self.each(self.down, self.norm2, self.lif1(x)))
+        u = self.each(self.wide, self.norm3, s)
+        return self.head(self.lif3(u).mean((0, 3, 4)))
+
+
+def fitted(model, size):
+    """Random batch norms with the statistics of random images."""
+    torch.manual_seed(2)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+            nn.init.uniform_(module.weight, 1.0, 2.0)
+            nn.init.uniform_(module.bias, 0.0, 1.0)
+    with torch.no_grad():
+        model.train()(torch.randn(16, 3, size, size))
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("stem", "size", "weights"),
+    [((7, 2, 3), 24, "binary"), ((4, 4, 0), 32, "binary"), ((1, 1, 0), 9, "real"),
+     ((3, 2, 1), 19, "real")],
+)  # fmt: skip
+def test_kernels_and_strides_of_any_size(tmp_path, stem, size, weights):
+    model = fitted(Strided(stem, weights), size)
+    settings = WHITE | ({} if weights == "binary" else {"weight_bits": 16})
+    path = tmp_path / "model.onnx"
+    bestdeploy.export(model, torch.randn(2, 3, size, size), path, settings=settings)
+    (tmp_path / "model.bstm").write_bytes(lowered_bytes(path))
+    frames = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), dtype=np.uint8)
+    found = forms.raw_of_every_form(tmp_path, frames)
+    _, expected = next(found)
+    for form, raw in found:
+        np.testing.assert_array_equal(raw, expected, err_msg=form)
+    x = (torch.tensor(frames).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    graph = traced.trace(model, torch.randn(2, 3, size, size), settings)
+    with torch.inference_mode():
+        logits = model(x).numpy()
+    np.testing.assert_allclose(stages.run(graph, frames)["logits"], logits, rtol=0, atol=2e-4)
+
+
 WHITE = {"mean": [0.5] * 3, "std": [0.25] * 3}
 
 
@@ -107,7 +169,7 @@ def test_a_user_module_with_its_own_functions(tmp_path):
     [
         ("function", "layer the module uses torch.softmax: not supported; supported are"),
         ("module", "layer odd uses torch.gelu: not supported; supported are"),
-        ("stride", "layer lone uses torch.nn.modules.conv.Conv2d: only stride 1"),
+        ("stride", "layer lone uses torch.nn.modules.conv.Conv2d: only square kernels"),
         ("spikes", "uses a sum: only of two streams"),
     ],
 )
