@@ -340,6 +340,33 @@ def print_published(found: Found) -> None:
             for row in found["readings"]
         ],
     )
+    _print_qsd(found["qsd"])
+
+
+def _print_qsd(found: Found) -> None:
+    """Print what QSD-Transformer claims and what it means."""
+    print("\nQSD-Transformer, 4-bit weights: its Param (M) counts them as float32 numbers")
+    print_table(
+        ("model", "4-bit weights", "as float32, M", "printed", "agrees", "packed MiB"),
+        [
+            (
+                row["model"],
+                row["weights"],
+                f"{row['float_equivalents_m']:.3f}",
+                row["printed_m"],
+                _yes(row["agrees"]),
+                f"{row['packed_mib']:.2f}",
+            )
+            for row in found["models"]
+        ],
+    )
+    print(
+        f"printed size ratio {found['printed_size_ratio']}: 55.4 M / 6.8 M = "
+        f"{found['size_ratio']:.2f}; the same weights in float32 take "
+        f"{found['file_ratio']:.1f} times the bytes\n"
+        f"printed energy ratio {found['printed_energy_ratio']}: 52.4 mJ / 8.7 mJ = "
+        f"{found['energy_ratio']:.2f}, both as the papers print them"
+    )
 
 
 def _yes(value: bool) -> str:

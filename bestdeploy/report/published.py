@@ -17,6 +17,7 @@ from bestdeploy.report.of_shapes import (
     skeleton_of,
     trained_parameters,
 )
+from bestdeploy.report.published_qsd import published_qsd
 from bestdeploy.report.totals import MIB, Energy, paper_bytes, work_of
 
 __all__ = ["MODELS", "NS_ACE", "READINGS", "PublishedModel", "published", "state_shapes"]
@@ -192,4 +193,5 @@ def published() -> dict[str, Any]:
         "models": models,
         "ns_ace": [_cost_row(row) for row in NS_ACE],
         "readings": [_reading_row(row, per_step) for row in READINGS],
+        "qsd": published_qsd(),
     }

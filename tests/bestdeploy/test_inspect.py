@@ -591,6 +591,18 @@ def test_json_holds_the_whole_answer(exported, capsys, name):
     assert call(capsys, "inspect", exported / name)[0] == 0
 
 
+def test_claims_of_qsd_are_recomputed(capsys):
+    """4-bit weights of the published widths, counted by hand from the layers of [qsd]."""
+    found = deploy.published()["qsd"]
+    assert [row["weights"] for row in found["models"]] == [15_015_072, 31_193_520, 55_163_456]
+    assert all(row["agrees"] for row in found["models"])
+    assert [round(row["packed_mib"], 2) for row in found["models"]] == [7.16, 14.87, 26.30]
+    assert f"{found['size_ratio']:.1f}" in ("8.1", found["printed_size_ratio"])
+    assert f"{found['energy_ratio']:.1f}" == found["printed_energy_ratio"]
+    _, out, _ = call(capsys, "inspect", "--published")
+    assert "26.30" in out and "52.4 mJ / 8.7 mJ = 6.02" in out
+
+
 def test_published_numbers_are_printed(capsys):
     code, out, _ = call(capsys, "inspect", "--published")
     assert code == 0
