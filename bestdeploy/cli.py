@@ -83,6 +83,10 @@ def export(
             help="Bits of a deployed weight, of families with real weights: 1, 2, 3, 4, 8, 16.",
         ),
     ] = None,
+    k_bits: Annotated[
+        int | None,
+        typer.Option("--k-bits", help="Bits of a deployed key of A2OS2A, 1 to 31; all of them."),
+    ] = None,
     data: Data = None,
     strict_events: StrictEvents = False,
     dump_passes: Annotated[
@@ -99,7 +103,10 @@ def export(
             output,
             family=family,
             config=config,
-            settings={**_settings(settings), **_weight_bits(weight_bits)},
+            settings={
+                **_settings(settings),
+                **_short(weight_bits=weight_bits, k_bits=k_bits),
+            },
             data=data,
             strict_events=strict_events,
             dump_passes=dump_passes,
@@ -446,9 +453,9 @@ def _settings(pairs: Sequence[str] | None) -> dict[str, str]:
     return found
 
 
-def _weight_bits(bits: int | None) -> dict[str, str]:
-    """Return `--weight-bits` as the setting that it is short for."""
-    return {} if bits is None else {"weight_bits": str(bits)}
+def _short(**given: int | None) -> dict[str, str]:
+    """Return options that are short for settings as these settings."""
+    return {name: str(value) for name, value in given.items() if value is not None}
 
 
 def _budget(pairs: Sequence[str] | None) -> dict[str, float] | None:

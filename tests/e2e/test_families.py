@@ -10,7 +10,7 @@ import pytest
 import torch
 from e2e import forms
 
-from bestdeploy import _export, cli, images, importers, runtime, stages
+from bestdeploy import _export, cli, images, importers, ir, runtime, stages
 from bestdeploy._bundle import lowered_bytes
 
 
@@ -74,6 +74,27 @@ def test_families_are_recognised_by_their_tensors(tmp_path):
         family_nets.save(tmp_path / "net.pt", name)
         model = importers.import_checkpoint(tmp_path / "net.pt")
         assert model.metadata_props["family"] == family
+
+
+@pytest.mark.parametrize("bits", [1, 5])
+def test_keys_of_fewer_bits(tmp_path, monkeypatch, capsys, bits):
+    """`--k-bits`: every form rounds keys alike, and the report tells what that does to spikes."""
+    frames = family_nets.save(tmp_path / "net.pt", "a2os2a", n_images=4)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["export", "net.pt", "-o", "whole.onnx", "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)["result"]["parity"]
+    assert cli.main(["export", "net.pt", "-o", "model.onnx", "--k-bits", str(bits), "--json"]) == 0
+    parity = json.loads(capsys.readouterr().out)["result"]["parity"]
+    flips = "flips per million neuron-steps"
+    assert parity[flips] > whole[flips]
+    graph = ir.load(tmp_path / "model.onnx")
+    (sums,) = (node for node in graph.graph if node.op_type.startswith("SpikeAddNeuron"))
+    assert ir.attribute(sums, "k_shift") > 0
+    (tmp_path / "model.bstm").write_bytes(lowered_bytes(tmp_path / "model.onnx"))
+    found = forms.raw_of_every_form(tmp_path, frames)
+    _, expected = next(found)
+    for form, raw in found:
+        np.testing.assert_array_equal(raw, expected, err_msg=form)
 
 
 def test_no_multiplication_is_left_in_addition_only_attention(tmp_path, capsys):

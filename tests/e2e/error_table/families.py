@@ -141,6 +141,21 @@ FAMILY_CASES: tuple[Case, ...] = (
         make=args("a2os2a", key="binary"),
     ),
     Case(
+        "export changed.pt --k-bits 32",
+        2,
+        "k_bits='32' (from --set): must be a whole number in 1..31",
+        "*",
+        where="setting k_bits",
+        make=args("a2os2a"),
+    ),
+    Case(
+        "export changed.pt --k-bits 8",
+        2,
+        "--set k_bits: family `sdt_v1` has no such setting",
+        "*",
+        make=args("sdt_v1"),
+    ),
+    Case(
         "export changed.pt --set tau=1.5",
         4,
         "tau=1.5: the neuron behind the attention sums halves, tau = 2",
