@@ -62,6 +62,7 @@ BST_INLINE uint64x1_t BST_SUM1(add)(uint64x1_t* sum, uint64x1_t a, uint64x1_t b)
 #include "sum.h"
 
 #define BST_SUM_IS_WHOLE
+#define BST_SUM_FIXED 10
 #define BST_SUM2(name) bst_sum2_##name
 #define BST_SUM BST_SUM2
 #define BST_SUM_VEC uint64x2_t

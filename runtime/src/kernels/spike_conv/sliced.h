@@ -58,7 +58,8 @@ typedef struct bst_block {
 
 static inline bst_block bst_block_at(const bst_conv_work* w, size_t first) {
   const size_t n_rows = bst_block_rows(w->strip.fan_in), left = w->g.out_words - first;
-  bst_block b = {.first_word = first, .pixel_words = bst_block_words(w->g.out_words, first)};
+  bst_block b = {.first_word = first,
+                 .pixel_words = bst_block_words(BST_WIDTH, w->g.out_words, first)};
   b.row_words = w->strip.n_pixels > 1 ? BST_BITS_WORDS : b.pixel_words;
   b.rows = (const uint8_t*)(w->rows + n_rows * first);
   b.total = b.rows + (w->strip.fan_in + 1) * b.row_words * sizeof(uint64_t);
@@ -119,7 +120,8 @@ static inline void bst_sum_strip(const bst_block* b, const bst_tile* tile, size_
     const bst_bits plane = bst_spread_bit(start, 0);
     memcpy(planes + (size_t)p * BST_BITS_WORDS, &plane, sizeof plane);
   }
-  BST_WHOLE_SUM(more_function)(n_planes)(b->rows, tile->list[at], tile->n_padded[at], planes);
+  BST_WHOLE_SUM(more_function)(n_planes)(n_planes, b->rows, tile->list[at], tile->n_padded[at],
+                                         planes);
   if (inverted) bst_from_total(b, n_planes, planes);
 }
 
@@ -137,8 +139,8 @@ static inline void bst_sum_places(const bst_conv_work* w, const bst_block* b, co
     const size_t at = (size_t)((i + k) * w->plan.n_lists + which), word = (size_t)k * b->row_words;
     const uint32_t begin = (uint32_t)starts[word];
     const bool inverted = tile->is_inverted[at];
-    b->function(n_planes)(b->rows, tile->list[at], tile->n_padded[at], inverted ? 0 - begin : begin,
-                          planes + word, BST_BITS_WORDS);
+    b->function(n_planes)(n_planes, b->rows, tile->list[at], tile->n_padded[at],
+                          inverted ? 0 - begin : begin, planes + word, BST_BITS_WORDS);
     if (inverted) bst_from_total(b, n_planes, planes + word);
   }
 }
@@ -322,8 +324,8 @@ static inline bool bst_run_whole(const bst_conv_work* w, const bst_block* b,
   if (!bst_is_fixed(4, n_planes, head)) return false;
   bst_sum_function* const sum = BST_WHOLE_SUM(function)(n_planes);
   for (int t = 0; t < 4; ++t) {
-    sum(b->rows, tile->list[i * 4 + t], tile->n_padded[i * 4 + t], 0 - (active[t] + 1) / 2,
-        (uint64_t*)(void*)(group->sums + t * n_planes), BST_BITS_WORDS);
+    sum(n_planes, b->rows, tile->list[i * 4 + t], tile->n_padded[i * 4 + t],
+        0 - (active[t] + 1) / 2, (uint64_t*)(void*)(group->sums + t * n_planes), BST_BITS_WORDS);
     group->odd[t] = bst_bits_splat(bst_all_or_none[active[t] & 1]);
   }
   bst_fire_4_table[BST_SUM_NUMBER(n_planes)](head, theta, group->sums, group->odd, group->spikes);
@@ -533,41 +535,42 @@ static inline void bst_sliced_affine(int part, int n_parts, int n_steps, int hei
 
 // Windows of more inputs than entries of lists can name are left to the plain kernels of scalar.c.
 
-static size_t bst_version_rows_bytes(int n_out, int kh, int kw, int n_in, int stride) {
+BST_COLD size_t bst_version_rows_bytes(int n_out, int kh, int kw, int n_in, int stride) {
   return bst_fits_lists(bst_conv_fan_in(kh, kw, n_in))
-             ? bst_sliced_rows_bytes(n_out, kh, kw, n_in, stride)
+             ? bst_sliced_rows_bytes(BST_WIDTH, n_out, kh, kw, n_in, stride)
              : bst_spike_conv_rows_bytes(n_out, kh, kw, n_in);
 }
 
-static void bst_version_prepare_rows(int n_out, int kh, int kw, int n_in, int stride,
-                                     const uint8_t* bits, uint64_t* rows) {
+BST_COLD void bst_version_prepare_rows(int n_out, int kh, int kw, int n_in, int stride,
+                                       const uint8_t* bits, uint64_t* rows) {
   if (bst_fits_lists(bst_conv_fan_in(kh, kw, n_in))) {
-    bst_sliced_prepare_rows(n_out, kh, kw, n_in, stride, bits, rows);
+    bst_sliced_prepare_rows(BST_WIDTH, n_out, kh, kw, n_in, stride, bits, rows);
   } else {
     bst_spike_conv_prepare_rows(n_out, kh, kw, n_in, bits, rows);
   }
 }
 
-static size_t bst_version_theta_bytes(int n_steps, int n_out, int fan_in) {
-  return bst_fits_lists((size_t)fan_in) ? bst_sliced_theta_bytes(n_steps, n_out, fan_in)
+BST_COLD size_t bst_version_theta_bytes(int n_steps, int n_out, int fan_in) {
+  return bst_fits_lists((size_t)fan_in) ? bst_sliced_theta_bytes(BST_WIDTH, n_steps, n_out, fan_in)
                                         : bst_spike_conv_theta_bytes(n_steps, n_out);
 }
 
-static void bst_version_prepare_theta(int n_steps, int n_out, int kh, int kw, int n_in,
-                                      const uint8_t* bits, const int32_t* theta_u,
-                                      const int32_t* theta_w, int n_explicit, const int32_t* index,
-                                      const int32_t* explicit_theta, void* theta) {
+BST_COLD void bst_version_prepare_theta(int n_steps, int n_out, int kh, int kw, int n_in,
+                                        const uint8_t* bits, const int32_t* theta_u,
+                                        const int32_t* theta_w, int n_explicit,
+                                        const int32_t* index, const int32_t* explicit_theta,
+                                        void* theta) {
   if (bst_fits_lists(bst_conv_fan_in(kh, kw, n_in))) {
-    bst_sliced_prepare_theta(n_steps, n_out, kh, kw, n_in, bits, theta_u, theta_w, n_explicit,
-                             index, explicit_theta, theta);
+    bst_sliced_prepare_theta(BST_WIDTH, n_steps, n_out, kh, kw, n_in, bits, theta_u, theta_w,
+                             n_explicit, index, explicit_theta, theta);
   } else {
     bst_spike_conv_prepare_theta(n_steps, n_out, theta_u, theta_w, n_explicit, index,
                                  explicit_theta, theta);
   }
 }
 
-static uint64_t bst_version_scratch_bytes(int n_steps, int width, int n_out, int kh, int kw,
-                                          int n_in, int stride) {
+BST_COLD uint64_t bst_version_scratch_bytes(int n_steps, int width, int n_out, int kh, int kw,
+                                            int n_in, int stride) {
   return bst_fits_lists(bst_conv_fan_in(kh, kw, n_in))
              ? bst_sliced_scratch_bytes(n_steps, width, n_out, kh, kw, n_in, stride)
              : bst_spike_conv_scratch_bytes(n_steps, kh, kw, n_in);
