@@ -85,7 +85,14 @@ _WITH_VECTORS = ("x86_64", "aarch64")
 _PORTABLE = ("scalar", "words")
 _COLD_STEMS = ("layouts", "plan")
 _COLD_KERNELS = ("gate", "max_pool", "or_pool")
-_COLD_ON_AVX2 = ("readout", "spike_attention", "stem_neuron", "stream_neuron", "weight_conv")
+_COLD_ON_AVX2 = (
+    "products",
+    "readout",
+    "spike_attention",
+    "stem_neuron",
+    "stream_neuron",
+    "weight_conv",
+)
 
 PROGRAMS = ("bst_run", "bst_bench")
 """Programs in runtime/tools/ that travel in a bundle."""

@@ -76,6 +76,7 @@ BST_INLINE void bst_bits_store(uint64_t* out, size_t n_words, uint64_t last, bst
 
 #include "sum_common.h"
 
+#define BST_SUM_FIXED 10
 #define BST_SUM2(name) bst_sum2_##name
 #define BST_SUM BST_SUM2
 #define BST_SUM_VEC __m128i

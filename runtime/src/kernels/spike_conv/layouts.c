@@ -72,9 +72,9 @@ static void bst_sliced_put_theta(bst_width v, const bst_theta_head* head, int n_
 }
 
 void bst_sliced_prepare_theta(bst_width v, int n_steps, int n_out, int kh, int kw, int n_in,
-                              const uint8_t* bits, const int32_t* theta_u, const int32_t* theta_w,
-                              int n_explicit, const int32_t* index, const int32_t* explicit_theta,
-                              void* memory) {
+                              int most_level, const uint8_t* bits, const int32_t* theta_u,
+                              const int32_t* theta_w, int n_explicit, const int32_t* index,
+                              const int32_t* explicit_theta, void* memory) {
   const size_t out_bytes = (size_t)kh * (size_t)kw * (((size_t)n_in + 7) / 8);
   const uint32_t fan_in = (uint32_t)bst_conv_fan_in(kh, kw, n_in);
   uint32_t most = 0;  // the largest |n| of any channel: that many weights of one sign
@@ -83,12 +83,13 @@ void bst_sliced_prepare_theta(bst_width v, int n_steps, int n_out, int kh, int k
     const uint32_t larger = ones > fan_in - ones ? ones : fan_in - ones;
     most = larger > most ? larger : most;
   }
+  most *= (uint32_t)most_level;
   bst_theta_head head = {{0}, 0};
   for (int t = 1; t <= n_steps; ++t) {
-    head.widths[t - 1] = bst_signed_planes((uint64_t)most * ((1U << t) - 1));
+    head.widths[t - 1] = bst_theta_planes(most, t);
     head.block_planes += (uint64_t)(t * head.widths[t - 1]);
   }
-  memset(memory, 0, bst_sliced_theta_bytes(v, n_steps, n_out, (int)fan_in));
+  memset(memory, 0, bst_sliced_theta_bytes(v, n_steps, n_out, (int)fan_in * most_level));
   memcpy(memory, &head, sizeof head);
   uint64_t* const planes = (uint64_t*)memory + BST_THETA_HEAD_BYTES / 8;
   const size_t words = bst_conv_words(n_out);

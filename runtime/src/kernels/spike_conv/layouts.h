@@ -68,10 +68,20 @@ static inline size_t bst_n_blocks(bst_width v, int n_out) {
 /// Planes of a signed number in -most - 1 .. most + 1.
 static inline int bst_signed_planes(uint64_t most) { return bst_bit_length((size_t)most + 1) + 1; }
 
+/// Planes of I_t of counters of n_planes planes, t from 1; see the head of sliced.h.
+#define BST_CHARGE_PLANES(n_planes, t) ((n_planes) + ((t) == 1 ? 1 : (t) + 1))
+
+/// Planes of Theta[t, .] where |n| <= most: never fewer than the functions of fire_fixed.h take.
+static inline int bst_theta_planes(uint64_t most, int t) {
+  const int needed = bst_signed_planes(most * ((1U << t) - 1));
+  const int least = BST_CHARGE_PLANES(BST_MIN_SUM_PLANES, t);
+  return needed < least ? least : needed;
+}
+
 static inline size_t bst_sliced_theta_bytes(bst_width v, int n_steps, int n_out, int fan_in) {
   size_t planes = 0;
   for (int t = 1; t <= n_steps; ++t) {
-    planes += (size_t)t * (size_t)bst_signed_planes((uint64_t)fan_in * ((1U << t) - 1));
+    planes += (size_t)t * (size_t)bst_theta_planes((uint64_t)fan_in, t);
   }
   return BST_THETA_HEAD_BYTES + bst_n_blocks(v, n_out) * planes * v.words * sizeof(uint64_t);
 }
@@ -82,8 +92,8 @@ void bst_sliced_prepare_rows(bst_width v, int n_out, int kh, int kw, int n_in, i
 
 /// Lay out thresholds, bst_sliced_theta_bytes; see bst_spike_conv.prepare_theta.
 void bst_sliced_prepare_theta(bst_width v, int n_steps, int n_out, int kh, int kw, int n_in,
-                              const uint8_t* bits, const int32_t* theta_u, const int32_t* theta_w,
-                              int n_explicit, const int32_t* index, const int32_t* explicit_theta,
-                              void* memory);
+                              int most_level, const uint8_t* bits, const int32_t* theta_u,
+                              const int32_t* theta_w, int n_explicit, const int32_t* index,
+                              const int32_t* explicit_theta, void* memory);
 
 #endif  // BST_KERNELS_SPIKE_CONV_LAYOUTS_H_

@@ -197,15 +197,14 @@ typedef struct bst_conv_work {
   bst_row_lists row_lists;
 } bst_conv_work;
 
-static inline bst_conv_work bst_conv_work_of(bst_conv_geometry g, bool periodic,
+static inline bst_conv_work bst_conv_work_of(bst_conv_geometry g, const bst_list_plan* plan,
                                              const uint64_t* spikes, const uint64_t* rows,
                                              void* scratch) {
-  bst_conv_work w = {.g = g, .spikes = spikes, .rows = rows};
+  bst_conv_work w = {.g = g, .plan = *plan, .spikes = spikes, .rows = rows};
   w.pointwise = g.kh * g.kw == 1 && g.stride == 1 && g.pad == 0;
   w.strip = bst_strip_of(BST_WIDTH, g.n_out, g.kh, g.kw, g.n_in, g.stride);
-  w.plan = bst_plan_lists(&g, &w.strip, periodic, spikes);
   w.row_lists.n_lists = w.plan.n_lists;
-  w.n_list_entries = (size_t)bst_tile_entries(g.n_steps, w.strip.fan_in);
+  w.n_list_entries = (size_t)bst_tile_entries(g.n_steps * plan->n_planes, w.strip.fan_in);
   w.row_lists.slot_entries = (size_t)bst_slot_entries(g.n_steps, g.width, g.n_in);
   w.row_lists.starts = scratch;
   w.lists = (bst_entry*)scratch;
@@ -246,6 +245,15 @@ static inline size_t bst_list_silent(const bst_conv_work* w, int t, int y, int x
   return n;
 }
 
+/// One plane of one step of a cell of levels.
+static inline size_t bst_list_plane(const bst_conv_work* w, int which, size_t cell,
+                                    bst_entry* list) {
+  const size_t n_planes = (size_t)w->plan.n_planes, step = (size_t)which / n_planes;
+  const size_t cells = (size_t)w->g.height * (size_t)w->g.width;
+  const size_t plane = (step * cells + cell) * n_planes + (size_t)which % n_planes;
+  return bst_bits_list(w->spikes + plane * w->g.in_words, w->g.in_words, 0, list, 0);
+}
+
 /// One list of the place at (y, x).
 static inline size_t bst_list_window(const bst_conv_work* w, int which, int y, int x,
                                      bst_entry* list) {
@@ -256,6 +264,7 @@ static inline size_t bst_list_window(const bst_conv_work* w, int which, int y, i
     return bst_join_rows(g, &w->row_lists, which, in_x, w->strip.columns, list);
   if (in_y < 0 || in_y >= g->height || in_x < 0 || in_x >= g->width) return 0;
   const size_t cell = (size_t)in_y * (size_t)g->width + (size_t)in_x;
+  if (w->plan.kind == BST_BY_PLANE) return bst_list_plane(w, which, cell, list);
   return bst_list_pixel(g, &w->plan, w->spikes + cell * g->in_words, frame_words, which, 0, list,
                         0);
 }
@@ -272,7 +281,8 @@ static inline void bst_count_pixels(const bst_conv_work* w, int which, int x, si
 
 /// Make the lists of the places from x on of output row y, as many as have room; at least one.
 static inline void bst_make_tile(const bst_conv_work* w, int y, int x, int end, bst_tile* tile) {
-  const size_t fan_in = w->strip.fan_in, most = (size_t)bst_pixel_entries(w->g.n_steps, fan_in);
+  const size_t fan_in = w->strip.fan_in;
+  const size_t most = (size_t)bst_pixel_entries(w->g.n_steps * w->plan.n_planes, fan_in);
   const bst_entry zero_row = (bst_entry)(fan_in * BST_ENTRY);
   bst_entry* list = w->lists;
   int i = 0;

@@ -35,10 +35,10 @@ bst_list_plan bst_plan_lists(const bst_conv_geometry* g, const bst_strip* strip,
   const size_t apart = (cells * g->in_words + BST_SAMPLE_WORDS - 1) / BST_SAMPLE_WORDS;
   const uint64_t n_inputs = (cells + apart - 1) / apart * (uint64_t)g->n_in;
   const uint64_t cost = BST_LIST_ROWS + BST_WORD_ROWS * g->in_words * (uint64_t)strip->n_pixels;
-  const bst_list_plan by_step = {BST_BY_STEP, g->n_steps, g->n_steps, UINT32_MAX, {0}};
-  bst_list_plan plan = {BST_BY_PATTERN, g->n_steps, 0, 0, {0}};
+  const bst_list_plan by_step = {BST_BY_STEP, g->n_steps, g->n_steps, 1, UINT32_MAX, {0}};
+  bst_list_plan plan = {BST_BY_PATTERN, g->n_steps, 0, 1, 0, {0}};
   uint64_t saved_rows = 0;
-  if (periodic) return (bst_list_plan){BST_BY_PERIOD, g->n_steps, g->n_steps, UINT32_MAX, {0}};
+  if (periodic) return (bst_list_plan){BST_BY_PERIOD, g->n_steps, g->n_steps, 1, UINT32_MAX, {0}};
   if (g->n_steps > BST_PATTERN_STEPS || strip->fan_in < BST_LEAST_FAN_IN) return by_step;
   plan.n_lists = bst_n_lists(BST_BY_PATTERN, g->n_steps);
   for (int p = 0; p < plan.n_lists; ++p) {

@@ -24,6 +24,7 @@ typedef struct bst_strip {
 typedef enum bst_list_kind {
   BST_BY_STEP,     // list t: the inputs that fire at step t
   BST_BY_PERIOD,   // list t: those of period t + 1, see the file head of sliced.h
+  BST_BY_PLANE,    // list t * n_planes + p: the inputs of levels with bit p at step t
   BST_BY_PATTERN,  // list p - 1: those that fire at the steps of the bits of p and at no other
 } bst_list_kind;
 
@@ -40,9 +41,9 @@ static inline int bst_most_lists(int n_steps) {
 /// without one are in the lists of its steps.
 typedef struct bst_list_plan {
   bst_list_kind kind;
-  int n_steps, n_lists;
-  uint32_t lists;                 // a bit per list that there is
-  uint32_t truth[BST_MAX_LISTS];  // BY_PATTERN: a bit per pattern whose inputs are in the list
+  int n_steps, n_lists, n_planes;  // planes of levels, 1 for spikes
+  uint32_t lists;                  // a bit per list that there is
+  uint32_t truth[BST_MAX_LISTS];   // BY_PATTERN: a bit per pattern whose inputs are in the list
 } bst_list_plan;
 
 static inline bool bst_has_list(const bst_list_plan* plan, int list) {

@@ -107,7 +107,6 @@ BST_INLINE void BST_SUM(rows)(int n_planes, const uint8_t* rows, const bst_entry
     (void)n_planes;                                                                       \
     BST_SUM(rows)(n, rows, list, n_padded, start, out, out_words);                        \
   }
-BST_SUM_PLANES(6)
 BST_SUM_PLANES(8)
 BST_SUM_PLANES(10)
 #if defined BST_SUM_FIXED && BST_SUM_FIXED > 10
@@ -120,7 +119,7 @@ BST_SUM_PLANES(13)
 
 /// The function for `n_planes`, one of those that bst_sum_planes gives.
 static inline bst_sum_function* BST_SUM(function)(int n_planes) {
-  static bst_sum_function* const functions[] = {BST_SUM(rows_6), BST_SUM(rows_8), BST_SUM(rows_10)};
+  static bst_sum_function* const functions[] = {BST_SUM(rows_8), BST_SUM(rows_10)};
   return n_planes > BST_MAX_SUM_PLANES ? BST_SUM_MOST : functions[BST_SUM_NUMBER(n_planes)];
 }
 #undef BST_SUM_MOST
@@ -151,7 +150,6 @@ BST_INLINE void BST_SUM(more)(int n_planes, const uint8_t* rows, const bst_entry
     (void)n_planes;                                                                       \
     BST_SUM(more)(n, rows, list, n_padded, planes);                                       \
   }
-BST_MORE_PLANES(6)
 BST_MORE_PLANES(8)
 BST_MORE_PLANES(10)
 BST_MORE_PLANES(13)
@@ -159,8 +157,7 @@ BST_MORE_PLANES(13)
 
 /// The function onto `n_planes` planes, one after the other.
 static inline bst_more_function* BST_SUM(more_function)(int n_planes) {
-  static bst_more_function* const functions[] = {BST_SUM(more_6), BST_SUM(more_8),
-                                                 BST_SUM(more_10)};
+  static bst_more_function* const functions[] = {BST_SUM(more_8), BST_SUM(more_10)};
   return n_planes > BST_MAX_SUM_PLANES ? BST_SUM(more_13) : functions[BST_SUM_NUMBER(n_planes)];
 }
 #else

@@ -17,7 +17,7 @@
 
 /// Planes of counters that have functions of their own: every second number; more than the last
 /// take BST_MAX_SLICED_PLANES.
-enum { BST_MIN_SUM_PLANES = 6, BST_MAX_SUM_PLANES = 10, BST_MAX_SLICED_PLANES = 13 };
+enum { BST_MIN_SUM_PLANES = 8, BST_MAX_SUM_PLANES = 10, BST_MAX_SLICED_PLANES = 13 };
 
 /// Which function takes `n_planes`.
 #define BST_SUM_NUMBER(n_planes) (((n_planes) - BST_MIN_SUM_PLANES) / 2)
