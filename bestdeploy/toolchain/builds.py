@@ -62,8 +62,37 @@ COLD_FLAGS = ("-Os",)
 
 # Vectors are written out where they matter, and so is unrolling.
 _ZIG_FLAGS = ("-fno-vectorize", "-fno-slp-vectorize", "-fno-unroll-loops")
+_ZIG_COLD_FLAGS = ("-Os", "-Xclang", "-Oz")  # -Oz alone is -Os to zig
+
+# What GCC spends bytes on and no kernel was measured to be faster by. Clang has no such options.
+_GCC_FLAGS = (
+    "-falign-functions=16",
+    "-falign-jumps=1",
+    "-falign-loops=1",
+    "-fno-tree-pre",
+    "-fno-tree-loop-distribute-patterns",
+    "-fno-gcse",
+    "-fno-inline-functions",
+    "-fno-inline-small-functions",
+)
 
 _WITH_VECTORS = ("x86_64", "aarch64")
+
+# Sources in kernels/ that no frame spends much time in: portable ones where next to every machine
+# of a target has vectors, what lays out and plans, and kernels that -Os costs little, by
+# instruction set (never those whose vectors are the compiler's: -Os makes none).
+# runtime/CMakeLists.txt has the same list.
+_PORTABLE = ("scalar", "words")
+_COLD_STEMS = ("layouts", "plan")
+_COLD_KERNELS = ("gate", "max_pool", "or_pool")
+_COLD_ON_AVX2 = (
+    "products",
+    "readout",
+    "spike_attention",
+    "stem_neuron",
+    "stream_neuron",
+    "weight_conv",
+)
 
 PROGRAMS = ("bst_run", "bst_bench")
 """Programs in runtime/tools/ that travel in a bundle."""
@@ -88,7 +117,8 @@ class _Build:
             *self.compiler.command,
             self.compiler.version,
             *self.compile_flags,
-            *COLD_FLAGS,
+            *self.cold_flags,
+            *(*_PORTABLE, *_COLD_STEMS, *_COLD_KERNELS, *_COLD_ON_AVX2),
             *self.link_flags,
         )
 
@@ -109,7 +139,17 @@ class _Build:
                 flags.append(f"-mcpu={row.zig_cpu}")
         else:
             flags += row.gcc_flags
+            if self._machine == "x86_64" and self.compiler.is_gcc:
+                flags += _GCC_FLAGS
         return (*flags, *self.extra_flags)
+
+    @property
+    def _machine(self) -> str:
+        return self.target.machine or host_machine()
+
+    @property
+    def cold_flags(self) -> tuple[str, ...]:
+        return _ZIG_COLD_FLAGS if self.compiler.kind == "zig" else COLD_FLAGS
 
     @property
     def link_flags(self) -> tuple[str, ...]:
@@ -121,19 +161,24 @@ class _Build:
         darwin = platform.system() == "Darwin" and not self.target.machine
         flags.append("-Wl,-dead_strip" if darwin else "-Wl,--gc-sections")
         if self.compiler.kind != "zig" and not darwin:
-            flags.append("-Wl,-z,noseparate-code")  # no pages that are filled up between segments
+            # No pages that are filled up between segments.
+            flags += ("-Wl,-z,noseparate-code", "-Wl,-z,norelro")
         return tuple(flags)
 
     def flags_of(self, source: Path) -> tuple[str, ...]:
         """Return the flags that compile one source of the library.
 
-        Files outside of kernels/ check, decide and hand on. The portable kernels are what a machine
-        without vectors runs: cold where next to every machine of the target has some.
+        Files outside of kernels/ check, decide and hand on.
         """
-        machine = self.target.machine or host_machine()
-        is_portable = source.stem in ("scalar", "words")
-        cold = "kernels" not in source.parts or (is_portable and machine in _WITH_VECTORS)
-        return (*self.compile_flags, *(COLD_FLAGS if cold else ()))
+        return (*self.compile_flags, *(self.cold_flags if self._is_cold(source) else ()))
+
+    def _is_cold(self, source: Path) -> bool:
+        kernel = source.parent.name
+        if "kernels" not in source.parts or source.stem in _COLD_STEMS:
+            return True
+        if source.stem in _PORTABLE:
+            return self._machine in _WITH_VECTORS
+        return kernel in _COLD_KERNELS or (source.stem == "avx2" and kernel in _COLD_ON_AVX2)
 
     def shared_flags(self, name: str) -> tuple[str, ...]:
         """Return the flags of a shared library that programs look up as `name`."""
@@ -294,7 +339,7 @@ def build_program(
     if static and platform.system() == "Darwin" and not build.target.machine:
         build = _Build(build.target, build.compiler, False, build.extra_flags)
 
-    cold = COLD_FLAGS if name in PROGRAMS else ()
+    cold = build.cold_flags if name in PROGRAMS else ()
 
     def make(folder: Path) -> None:
         library = _objects(build)

@@ -45,6 +45,11 @@ class Compiler:
         return f"{program} {number[0]}" if number else program
 
     @property
+    def is_gcc(self) -> bool:
+        """Return whether it is GCC itself, whose options clang does not have all of."""
+        return self.kind == "gcc" and "clang" not in self.version.lower()
+
+    @property
     def archiver(self) -> tuple[str, ...]:
         """Command of the archiver that belongs to this compiler."""
         if self.kind == "zig":

@@ -89,7 +89,7 @@ static void bst_conv_neuron_prepare(const bst_call* call, bst_bump* bump, bst_pr
   void* const theta = bst_take(bump, kernel->theta_bytes(call->n_t, o, fan_in), 1);
   if (theta != NULL) {
     const int n_explicit = call->constants[3] == NULL ? 0 : (int)call->constants[3]->dims[0];
-    kernel->prepare_theta(call->n_t, o, (int)d[1], (int)d[2], (int)d[3], call->data[0],
+    kernel->prepare_theta(call->n_t, o, (int)d[1], (int)d[2], (int)d[3], 1, call->data[0],
                           call->data[1], call->data[2], n_explicit, call->data[3], call->data[4],
                           theta);
   }

@@ -60,6 +60,30 @@ static bst_status bst_weight_conv_affine_check(const bst_call* call) {
   return bst_check_af(call, 2);
 }
 
+/// Where the bit-sliced kernel takes the call: signs on levels, one cell at a time.
+static bool bst_is_sliced(const bst_call* call) {
+  const uint32_t* const d = call->constants[0]->dims;
+  const int32_t* const p = call->step->params;
+  return d[0] == 1 && p[0] == 1 && p[1] == 0 && p[2] == 1 && p[3] == 1 &&
+         bst_takes_levels(call->n_t, bst_n_planes(call->inputs[0], d[3]), (int)d[3]);
+}
+
+static void bst_sliced_prepare(const bst_call* call, bst_bump* bump, bst_prepared* prepared) {
+  const bst_spike_conv* const kernel = call->isa->spike_conv;
+  const int o = (int)call->outputs[0]->c, i = (int)call->constants[0]->dims[3];
+  const int most = bst_most_level(bst_n_planes(call->inputs[0], (uint32_t)i));
+  uint64_t* const rows = bst_take(bump, kernel->rows_bytes(o, 1, 1, i, 1), 1);
+  void* const theta = bst_take(bump, kernel->theta_bytes(call->n_t, o, i * most), 1);
+  if (rows != NULL) kernel->prepare_rows(o, 1, 1, i, 1, call->data[0], rows);
+  if (theta != NULL) {
+    const int n_explicit = call->constants[3] == NULL ? 0 : (int)call->constants[3]->dims[0];
+    kernel->prepare_theta(call->n_t, o, 1, 1, i, most, call->data[0], call->data[1], call->data[2],
+                          n_explicit, call->data[3], call->data[4], theta);
+  }
+  prepared->rows = rows;
+  prepared->table = theta;
+}
+
 static void bst_weight_conv_prepare(const bst_call* call, bst_bump* bump, bst_prepared* prepared) {
   const uint32_t* const d = call->constants[0]->dims;
   const int bits = (int)d[0], o = (int)d[1], taps = (int)d[2], i = (int)d[3];
@@ -70,6 +94,10 @@ static void bst_weight_conv_prepare(const bst_call* call, bst_bump* bump, bst_pr
 
 static void bst_weight_conv_neuron_prepare(const bst_call* call, bst_bump* bump,
                                            bst_prepared* prepared) {
+  if (bst_is_sliced(call)) {
+    bst_sliced_prepare(call, bump, prepared);
+    return;
+  }
   bst_weight_conv_prepare(call, bump, prepared);
   const int o = (int)call->outputs[0]->c;
   int32_t* const theta = bst_take(bump, bst_weight_conv_theta_bytes(call->n_t, o), 1);
@@ -96,8 +124,24 @@ static uint64_t bst_weight_conv_scratch(const bst_call* call, bool* overflow) {
       (call)->step->params[3], (call)->step->params[0], (call)->step->params[1],               \
       (int)(call)->constants[0]->dims[0]
 
+static uint64_t bst_weight_conv_neuron_scratch(const bst_call* call, bool* overflow) {
+  const int channels = (int)call->constants[0]->dims[3];
+  const int lists = call->n_t * bst_n_planes(call->inputs[0], (uint32_t)channels);
+  if (!bst_is_sliced(call)) return bst_weight_conv_scratch(call, overflow);
+  return call->isa->spike_conv->scratch_bytes(lists, (int)call->inputs[0]->w,
+                                              (int)call->outputs[0]->c, 1, 1, channels, 1);
+}
+
 static void bst_weight_conv_neuron_run(const bst_call* call, const bst_prepared* prepared,
                                        const bst_io* io) {
+  if (bst_is_sliced(call)) {
+    const int channels = (int)call->constants[0]->dims[3];
+    call->isa->spike_conv->level_neuron(
+        io->part, io->n_parts, call->n_t, (int)bst_cells(call->inputs[0]),
+        bst_n_planes(call->inputs[0], (uint32_t)channels), channels, (int)call->outputs[0]->c,
+        io->inputs[0], prepared->rows, prepared->table, io->outputs[0], io->scratch);
+    return;
+  }
   call->isa->weight_conv_neuron(io->part, io->n_parts, BST_WEIGHT_CONV_ARGS(call), io->inputs[0],
                                 prepared->rows, prepared->table, io->outputs[0], io->scratch);
 }
@@ -125,7 +169,7 @@ const bst_op bst_op_weight_conv_neuron = {
                   {BST_CONST_I32, 2, 0}},
     .check = bst_weight_conv_neuron_check,
     .prepare = bst_weight_conv_neuron_prepare,
-    .scratch_bytes = bst_weight_conv_scratch,
+    .scratch_bytes = bst_weight_conv_neuron_scratch,
     .run = bst_weight_conv_neuron_run,
 };
 

@@ -28,13 +28,13 @@ static void bst_print_frame(const bst_loaded* loaded, unsigned long frame, const
   for (uint32_t k = 1; k < n; ++k) {
     if (raw[k] > raw[top]) top = k;
   }
-  printf("{\"frame\": %lu, \"top\": %lu, \"logits\": [", frame, (unsigned long)top);
+  bst_put(stdout, "{\"frame\": %lu, \"top\": %lu, \"logits\": [", frame, (unsigned long)top);
   for (uint32_t k = 0; k < n; ++k) {
-    printf("%s%.9g", k == 0 ? "" : ", ", (double)bst_logit(loaded->model, raw[k]));
+    bst_put(stdout, "%s%.9g", k == 0 ? "" : ", ", (double)bst_logit(loaded->model, raw[k]));
   }
-  printf("], \"raw\": [");
-  for (uint32_t k = 0; k < n; ++k) printf("%s%lld", k == 0 ? "" : ", ", (long long)raw[k]);
-  printf("], \"us\": %.1f}\n", us);
+  bst_put(stdout, "], \"raw\": [");
+  for (uint32_t k = 0; k < n; ++k) bst_put(stdout, "%s%lld", k == 0 ? "" : ", ", (long long)raw[k]);
+  bst_put(stdout, "], \"us\": %.1f}\n", us);
 }
 
 /// Run one frame and print it as number `index`.
@@ -141,7 +141,7 @@ static int bst_golden_line(const bst_options* options, const bst_loaded* loaded)
   if (raw == NULL) return bst_complain_memory("the logits", loaded->info.n_classes * sizeof *raw);
   const uint32_t n_equal = bst_run_golden(loaded, raw);
   free(raw);
-  printf("{\"golden\": %lu, \"equal\": %lu}\n", (unsigned long)n, (unsigned long)n_equal);
+  bst_put(stdout, "{\"golden\": %lu, \"equal\": %lu}\n", (unsigned long)n, (unsigned long)n_equal);
   if (n_equal == n) return BST_EXIT_OK;
   return bst_complain(BST_EXIT_DIFFERENT, "this machine or build computes wrong: report it",
                       "%lu of %lu golden vectors differ", (unsigned long)(n - n_equal),

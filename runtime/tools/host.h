@@ -17,6 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+#include "text.h"
 #ifndef BST_STATIC  // a static program cannot load what is not in it
 #include <dlfcn.h>
 #endif
@@ -51,13 +53,15 @@ typedef struct bst_loaded {
 } bst_loaded;
 
 /// Print `error: ...` and `hint: ...` to stderr and return the exit code.
+static inline int bst_complain(int code, const char* hint, const char* format, ...)
+    BST_LIKE_PRINTF(3, 4);
 static inline int bst_complain(int code, const char* hint, const char* format, ...) {
   va_list arguments;
   fputs("error: ", stderr);
   va_start(arguments, format);
-  vfprintf(stderr, format, arguments);
+  bst_vput(stderr, format, arguments);
   va_end(arguments);
-  fprintf(stderr, "\nhint: %s\n", hint);
+  bst_put(stderr, "\nhint: %s\n", hint);
   return code;
 }
 
@@ -116,7 +120,8 @@ static inline void* bst_read_file(const char* path, size_t* bytes, void** piece)
 }
 
 static inline void bst_unload(bst_loaded* loaded) {
-  if (loaded->pool != NULL) (void)bst_pool_stop(loaded->pool);
+  // Threads that did not end still use what they were given.
+  if (loaded->pool != NULL && bst_pool_stop(loaded->pool) != BST_OK) return;
   free(loaded->arena_piece);
   free(loaded->pool_piece);
   free(loaded->model_piece);
@@ -244,8 +249,8 @@ static inline uint32_t bst_run_golden(const bst_loaded* loaded, int64_t* raw) {
 }
 
 /// Print the usage line of a help text and a message to stderr.
-#define BST_BAD_USAGE(help, hint, ...)                            \
-  (fprintf(stderr, "%.*s\n", (int)strcspn((help), "\n"), (help)), \
+#define BST_BAD_USAGE(help, hint, ...)                                    \
+  (fwrite((help), 1, strcspn((help), "\n"), stderr), fputc('\n', stderr), \
    bst_complain(BST_EXIT_USAGE, (hint), __VA_ARGS__))
 
 /// @return false with a message when the number is not 1 .. BST_MAX_THREADS
@@ -274,7 +279,7 @@ static inline int bst_parse(int argc, char** argv, const char* help, bool with_s
       return -1;
     }
     if (strcmp(word, "--version") == 0) {
-      printf("%s\n", bst_version());
+      puts(bst_version());
       return -1;
     }
     if (strcmp(word, "--json") == 0) continue;  // the output is JSON lines anyway

@@ -53,7 +53,7 @@ static ours ours_make(const bst_spike_conv* k, const layer* l) {
   made.scratch =
       bench_allocate((size_t)k->scratch_bytes(LAYER_STEPS, l->width, l->n_out, w, w, l->n_in, 1));
   k->prepare_rows(l->n_out, w, w, l->n_in, 1, l->bits, made.rows);
-  k->prepare_theta(LAYER_STEPS, l->n_out, w, w, l->n_in, l->bits, l->u, l->w, 0, NULL, NULL,
+  k->prepare_theta(LAYER_STEPS, l->n_out, w, w, l->n_in, 1, l->bits, l->u, l->w, 0, NULL, NULL,
                    made.theta);
   return made;
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -179,14 +180,30 @@ def test_find_package_in_a_moved_bundle(bundles, model, logits, tmp_path):
     assert "libbst" not in good("ldd", tmp_path / "build" / "app_bst_static")
 
 
+def elf_sections(file: Path) -> set[str]:
+    """Names of the sections of a 64-bit little-endian ELF file."""
+    content = file.read_bytes()
+    (table,) = struct.unpack_from("<Q", content, 40)
+    size, count, names = struct.unpack_from("<HHH", content, 58)
+    (strings,) = struct.unpack_from("<Q", content, table + names * size + 24)
+    starts = [struct.unpack_from("<I", content, table + i * size)[0] for i in range(count)]
+    return {content[strings + s : content.index(b"\0", strings + s)].decode() for s in starts}
+
+
 @pytest.fixture(scope="module")
 def runtime_build(tmp_path_factory) -> Path:
     """The runtime built with CMake."""
     need("cmake", "ninja")
     build = tmp_path_factory.mktemp("runtime") / "build"
-    good("cmake", "-S", RUNTIME, "-B", build, "-G", "Ninja")
+    good("cmake", "-S", RUNTIME, "-B", build, "-G", "Ninja", "-DBST_WERROR=ON")
     good("cmake", "--build", build)
     return build
+
+
+def test_cmake_builds_without_warnings_what_the_package_builds(runtime_build):
+    library = runtime_build / "libbst.so"
+    assert library.stat().st_size <= 300_000
+    assert ".symtab" not in elf_sections(library)
 
 
 @pytest.mark.parametrize("libdir", ["lib", "lib/any-triple"])

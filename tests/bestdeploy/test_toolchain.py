@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 import struct
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from bestdeploy import toolchain
 from bestdeploy.errors import MissingToolError, UsageError
+from bestdeploy.toolchain import builds
 
 HEADER = "int bst_twice(int);\n"
 LIBRARY = """#include "bst.h"
@@ -279,3 +281,34 @@ def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
 
 def test_the_compile_flags_keep_the_promises():
     assert {"-ffp-contract=off", "-std=c11", "-fvisibility=hidden"} <= set(toolchain.FLAGS)
+
+
+def test_the_library_is_small():
+    if not toolchain.compiler_for("host").is_gcc or toolchain.host_machine() != "x86_64":
+        pytest.skip("the number is GCC's for x86-64")
+    assert toolchain.build_library().stat().st_size <= 300_000
+
+
+@pytest.mark.slow
+def test_a_static_program_for_arm64_is_small(monkeypatch):
+    pytest.importorskip("ziglang")
+    monkeypatch.setenv("BESTDEPLOY_CC", "zig")
+    assert toolchain.build_program("bst_run", "arm").stat().st_size <= 200_000
+
+
+def test_cold_sources_of_cmake_and_of_the_package_are_the_same():
+    build = builds._Build(toolchain.find_target("x86-64"), _compiler(), False, ())
+    root = toolchain.find_sources()
+    cmake = (root / "CMakeLists.txt").read_text()
+    for name in (*builds._COLD_STEMS, *builds._COLD_KERNELS, *builds._COLD_ON_AVX2):
+        assert re.search(rf"[(|]{name}[|)\"]", cmake), name
+    for flag in builds._GCC_FLAGS:
+        assert flag in cmake
+    cold = {file.parent.name + "/" + file.stem for file in builds.sources.library_sources(root)
+            if builds.COLD_FLAGS[0] in build.flags_of(file)}  # fmt: skip
+    assert {"src/model", "spike_conv/words", "spike_conv/plan", "readout/avx2"} <= cold
+    assert not {"spike_conv/avx2", "spike_conv/avx512", "readout/avx512"} & cold
+
+
+def _compiler() -> builds.Compiler:
+    return builds.Compiler(("gcc",), "gcc", "gcc 12.2.0")

@@ -69,10 +69,10 @@ typedef void function(void);
 #endif
 
 // Some versions are structs of pointers to functions.
-enum { MAX_MEMBERS = 7 };
+enum { MAX_MEMBERS = 8 };
 static const char* const conv_members[MAX_MEMBERS] = {
     "rows_bytes",    "prepare_rows", "theta_bytes", "prepare_theta",
-    "scratch_bytes", "neuron",       "affine"};
+    "scratch_bytes", "neuron",       "affine",      "level_neuron"};
 static const char* const stem_members[MAX_MEMBERS] = {"constant_bytes", "prepare", "scratch_bytes",
                                                       "run"};
 

@@ -19,7 +19,7 @@ SERVER = Path(__file__).with_name("kernel_server.c")
 MEMBERS = {
     "bst_spike_conv": (
         *("rows_bytes", "prepare_rows", "theta_bytes", "prepare_theta", "scratch_bytes"),
-        *("neuron", "affine"),
+        *("neuron", "affine", "level_neuron"),
     ),
     "bst_stem_neuron": ("constant_bytes", "prepare", "scratch_bytes", "run"),
 }

@@ -365,7 +365,7 @@ def check_conv_neuron(
     kh, kw, _, _ = window
     theta = version.memory("spike_conv.theta_bytes", n_t, c_out, kh * kw * c_in)
     tables_of = (u, w, len(index), index, tables)
-    version.call("spike_conv.prepare_theta", n_t, c_out, kh, kw, c_in, bits, *tables_of, theta)
+    version.call("spike_conv.prepare_theta", n_t, c_out, kh, kw, c_in, 1, bits, *tables_of, theta)
     theta.take()
     expected = reference.conv_neuron(n, reference.theta_table(n_t, u, w, index, tables))
     out = spikes_out(*expected.shape)
@@ -432,7 +432,7 @@ def test_conv_neuron_at_the_ends_of_its_range(version, rng, n_t, fan_in):
         tables = (rng.choice(ends, signs.shape) * signs).astype(np.int32)
         theta = version.memory("spike_conv.theta_bytes", n_t, 5, fan_in)
         explicit = (zero, zero, 5, index, tables)
-        version.call("spike_conv.prepare_theta", n_t, 5, 1, 1, fan_in, packed, *explicit, theta)
+        version.call("spike_conv.prepare_theta", n_t, 5, 1, 1, fan_in, 1, packed, *explicit, theta)
         expected = reference.conv_neuron(n, tables)
         out = spikes_out(*expected.shape)
         geometry = (n_t, 1, 2, fan_in, 5, 1, 1, 1, 0)

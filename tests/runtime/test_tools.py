@@ -177,3 +177,32 @@ def test_bench_prints_one_line(tools, model, isa, threads):
     assert 0 < float(parts[4].split()[1]) <= float(parts[5].split()[1])
     assert float(parts[6].split()[1]) > 0
     assert int(parts[7].split()[1]) >= 20
+
+
+NUMBERS = r"""
+#include "text.h"
+int main(void) {
+  float f;
+  while (fread(&f, sizeof f, 1, stdin) == 1) bst_put(stdout, "%.9g\n", (double)f);
+  bst_put(stderr, "%s %d %lld %lu %zu %.1f %.3f%s", "x", -5, -9223372036854775807LL - 1, 7UL,
+          (size_t)9, 99.96, 0.0004, "\n");
+  return 0;
+}
+"""
+
+
+def test_numbers_are_read_back_as_they_were(tmp_path):
+    source = tmp_path / "numbers.c"
+    source.write_text(NUMBERS)
+    root = Path(toolchain.find_sources())
+    program = tmp_path / "numbers"
+    subprocess.run(["cc", "-I", root / "tools", source, "-o", program], check=True)
+    bits = np.random.default_rng(0).integers(0, 2**32, 20_000, dtype=np.uint32)
+    edges = np.float32([0.0, 1.0, -1.0, 1e9, 999999999.0, 1e-5, 0.0001, 3.4e38, 1e-45, 100.0, 0.5])
+    values = np.concatenate([edges, bits.view(np.float32)])
+    values = values[np.isfinite(values)]
+    done = subprocess.run([program], input=values.tobytes(), capture_output=True, check=True)
+    lines = done.stdout.decode().splitlines()
+    np.testing.assert_array_equal(np.array(lines, np.float32), values)
+    assert all(isinstance(json.loads(line), int | float) for line in lines)
+    assert done.stderr.decode() == "x -5 -9223372036854775808 7 9 100.0 0.000\n"

@@ -117,13 +117,70 @@ def test_sums_at_the_ends_of_their_range(version, rng, bits, n_active):
     layer.check_affine(rng)
 
 
+LEVELS = (  # T, planes, c_in, c_out
+    *((1, 1, 5, 1), (4, 2, 70, 65), (4, 4, 384, 383), (2, 8, 32, 130), (3, 3, 1170, 7)),
+    *((8, 2, 129, 520), (4, 4, 546, 64), (4, 3, 64, 1100)),
+)
+
+
+@pytest.mark.parametrize("rate", (0.0, 0.3, 1.0))
+@pytest.mark.parametrize(("n_t", "n_planes", "c_in", "c_out"), LEVELS)
+def test_level_neuron(version, rng, n_t, n_planes, c_in, c_out, rate):
+    """Levels and signs in the bit-sliced kernel, up to the largest sum that it takes."""
+    most = (1 << n_planes) - 1
+    spikes = random_spikes(rng, n_t, 1, 9, level_channels(c_in, n_planes), rate=rate)
+    if n_planes > 1:
+        spikes.reshape(n_t, 1, 9, n_planes, -1)[..., c_in:] = 0
+    w = weights_of(rng, 1, c_out, 1, 1, c_in)
+    bits = Constant.of_weights(w).data
+    n = reference.conv_counts(reference.levels_of(spikes, c_in), w, 1, 0)
+    sigma = max(1, int(np.sqrt((n**2).mean())))
+    u = (rng.integers(-sigma, 2 * sigma, c_out) << 18).astype(np.int32)
+    v = rng.integers(-(sigma << 18), sigma << 18, c_out).astype(np.int32)
+    index = np.array([0, c_out - 1][: min(2, c_out)], np.int32)
+    tables = rng.integers(-sigma, sigma, (len(index), n_t * (n_t + 1) // 2)).astype(np.int32)
+    rows = version.memory("spike_conv.rows_bytes", c_out, 1, 1, c_in, 1)
+    version.call("spike_conv.prepare_rows", c_out, 1, 1, c_in, 1, bits, rows)
+    theta = version.memory("spike_conv.theta_bytes", n_t, c_out, c_in * most)
+    version.call("spike_conv.prepare_theta", n_t, c_out, 1, 1, c_in, most, bits, u, v, len(index),
+                 index, tables, theta)  # fmt: skip
+    scratch = version.memory("spike_conv.scratch_bytes", n_t * n_planes, 9, c_out, 1, 1, c_in, 1)
+    expected = reference.conv_neuron(n, reference.theta_table(n_t, u, v, index, tables))
+    out = spikes_out(*expected.shape)
+    version.run("spike_conv.level_neuron", n_t, 9, n_planes, c_in, c_out, reference.pack(spikes),
+                rows, theta, out, scratch)  # fmt: skip
+    check_spikes(out, expected)
+    for memory in (rows, theta, scratch):
+        memory.take()
+
+
+@pytest.mark.parametrize(("d", "side", "rate"), ((34, 31, 1.0), (33, 32, 1.0), (33, 32, 0.2)))
+def test_products_around_the_end_of_16_bits(version, rng, d, side, rate):
+    n = side * side  # N d is 32,674 and 33,792
+    q, k, v = (random_spikes(rng, 2, side, side, d, rate=rate) for _ in range(3))
+    params = neuron_params(theta=0.5)
+    expected = reference.product_neuron(q, k, v, 1, 4, params)
+    scratch = version.memory("bst_products_scratch_bytes", 2, n, d, 1)
+    out = spikes_out(*expected.shape)
+    version.run("products", 2, n, d, 1, 4, *params, *(reference.pack(x) for x in (q, k, v)), out,
+                scratch)  # fmt: skip
+    check_spikes(out, expected)
+    scratch.take()
+
+
 @pytest.mark.parametrize("name", ("halving", "tau1.5-soft"))
 def test_products(version, rng, name):
     params = {
         "halving": neuron_params(theta=0.5),
         "tau1.5-soft": neuron_params(1.5, 0.7, soft=True),
     }
-    for n_t, side, d, heads in ((4, 2, 1, 3), (2, 9, 48, 3), (1, 3, 65, 2), (3, 8, 64, 1)):
+    for n_t, side, d, heads in (
+        (4, 2, 1, 3),
+        (2, 9, 48, 3),
+        (1, 3, 65, 2),
+        (3, 8, 64, 1),
+        (4, 3, 32, 2),
+    ):
         q, k, v = (random_spikes(rng, n_t, side, side, d * heads) for _ in range(3))
         expected = reference.product_neuron(q, k, v, heads, F - 3, params[name])
         sizes = (n_t, side * side, d * heads, heads)

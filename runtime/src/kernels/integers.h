@@ -16,9 +16,11 @@
 #if defined(__GNUC__) || defined(__clang__)
 #define BST_INLINE static inline __attribute__((always_inline))
 #define BST_NOINLINE static __attribute__((noinline))
+#define BST_COLD static __attribute__((noinline, cold))  // runs once per model: made small
 #else
 #define BST_INLINE static inline
 #define BST_NOINLINE static
+#define BST_COLD static
 #endif
 
 _Static_assert((INT32_C(-3) >> 1) == -2 && (INT64_C(-3) >> 1) == -2, "floor shift of negatives");

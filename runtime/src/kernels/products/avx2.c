@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// products with AVX2: loops.h, left to the compiler.
+// products with AVX2: rows.h.
 
 #include "../avx2.h"
 
@@ -11,7 +11,7 @@
 
 BST_VECTOR_BEGIN
 
-#include "loops.h"
+#include "rows.h"
 
 BST_DEFINE_PRODUCTS(bst_products__avx2)
 

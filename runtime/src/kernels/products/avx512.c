@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// products with AVX-512: loops.h, left to the compiler.
+// products with AVX-512: rows.h.
 
 #include "../avx512.h"
 
@@ -11,7 +11,8 @@
 
 BST_VECTOR_BEGIN
 
-#include "loops.h"
+#define BST_PRODUCTS_COUNT(x) __builtin_popcountll(x)
+#include "rows.h"
 
 BST_DEFINE_PRODUCTS(bst_products__avx512)
 

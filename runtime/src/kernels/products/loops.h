@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// products on plain arrays, whose loops the compiler turns into vectors (bst_vec) of the
-// instruction set of the file that includes this. A body.
+// products on plain arrays of int32: any sizes. For scalar.c.
 //
 // k^T v: the channels of k and v of a head are turned into columns of one bit per token; entry
 // (i, j) is the number of common bits of two columns. It is at most N <= 1024.

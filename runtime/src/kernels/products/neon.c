@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// products with NEON: loops.h, left to the compiler.
+// products with NEON: rows.h.
 
 #include "../neon.h"
 
@@ -11,7 +11,7 @@
 
 BST_VECTOR_BEGIN
 
-#include "loops.h"
+#include "rows.h"
 
 BST_DEFINE_PRODUCTS(bst_products__neon)
 

@@ -59,7 +59,7 @@ BST_INLINE void bst_readout_columns(const bst_readout_streams* in, int n_vecs, b
 }
 
 /// All columns; s and mean have room for whole vectors.
-BST_INLINE void bst_readout_sums(const bst_readout_streams* in, int64_t* s, int64_t* mean) {
+BST_NOINLINE void bst_readout_sums(const bst_readout_streams* in, int64_t* s, int64_t* mean) {
   const size_t both = BST_READOUT_VECS * BST_VEC_LANES32, one = BST_VEC_LANES32;
   size_t d = 0;
   for (; d + both <= in->n_dim; d += both) {
@@ -146,8 +146,8 @@ static inline uint64_t bst_readout_total(bst_vec a) {
 
 /// Sum of the counts whose bit in `chosen` is set; NULL: of all.
 /// @param n_bytes of `chosen`, more than BST_VEC_BYTES * (n_vecs - 1)
-static inline int64_t bst_readout_chosen(const bst_readout_counts* c, const uint8_t* chosen,
-                                         size_t n_bytes) {
+BST_NOINLINE int64_t bst_readout_chosen(const bst_readout_counts* c, const uint8_t* chosen,
+                                        size_t n_bytes) {
   bst_vec sum = bst_vec_zero();
   for (size_t first = 0; first < c->n_vecs; first += BST_READOUT_BYTES) {
     const size_t room = first + BST_READOUT_BYTES;
@@ -193,8 +193,8 @@ static inline uint64_t bst_readout_dot(size_t n_dim, const int32_t* v, const int
 
 /// raw[k] += sum over d of v[k, d] (s[d] >> q)
 /// @param f0 room for the digits: int32 [2 n_dim]
-static inline void bst_readout_head(size_t n_classes, size_t n_dim, int q, const int32_t* v,
-                                    const int64_t* s, int32_t* f0, int64_t* raw) {
+BST_NOINLINE void bst_readout_head(size_t n_classes, size_t n_dim, int q, const int32_t* v,
+                                   const int64_t* s, int32_t* f0, int64_t* raw) {
   int32_t* const f1 = f0 + n_dim;
   int32_t any = 0;
   for (size_t d = 0; d < n_dim; ++d) {

@@ -60,6 +60,7 @@ BST_INLINE uint64_t BST_SUM1(add)(uint64_t* sum, uint64_t a, uint64_t b) {
 }
 #include "sum.h"
 
+#define BST_SUM_FIXED 10
 #define BST_SUM2(name) bst_sum2_##name
 #define BST_SUM BST_SUM2
 #define BST_SUM_VEC __m128i
@@ -73,6 +74,7 @@ BST_INLINE __m128i BST_SUM2(add)(__m128i* sum, __m128i a, __m128i b) {
 #include "sum.h"
 
 #define BST_SUM_IS_WHOLE
+#define BST_SUM_FIXED 10
 #define BST_SUM4(name) bst_sum4_##name
 #define BST_SUM BST_SUM4
 #define BST_SUM_VEC __m256i

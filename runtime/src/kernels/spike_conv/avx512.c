@@ -76,6 +76,7 @@ BST_INLINE void bst_bits_store(uint64_t* out, size_t n_words, uint64_t last, bst
 
 #include "sum_common.h"
 
+#define BST_SUM_FIXED 10
 #define BST_SUM2(name) bst_sum2_##name
 #define BST_SUM BST_SUM2
 #define BST_SUM_VEC __m128i
@@ -88,6 +89,7 @@ BST_INLINE __m128i BST_SUM2(add)(__m128i* sum, __m128i a, __m128i b) {
 }
 #include "sum.h"
 
+#define BST_SUM_FIXED 10
 #define BST_SUM4(name) bst_sum4_##name
 #define BST_SUM BST_SUM4
 #define BST_SUM_VEC __m256i
@@ -101,6 +103,7 @@ BST_INLINE __m256i BST_SUM4(add)(__m256i* sum, __m256i a, __m256i b) {
 #include "sum.h"
 
 #define BST_SUM_IS_WHOLE
+#define BST_SUM_FIXED 13
 #define BST_SUM8(name) bst_sum8_##name
 #define BST_SUM BST_SUM8
 #define BST_SUM_VEC __m512i

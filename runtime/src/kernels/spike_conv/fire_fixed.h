@@ -31,14 +31,12 @@ typedef void bst_fire_4_function(const bst_theta_head* head, const bst_bits* the
                             const bst_bits* sums, const bst_bits* odd, bst_bits* spikes) { \
     bst_fire_four(n, head, theta, sums, odd, spikes);                                      \
   }
-BST_FIRE_PLANES(6)
 BST_FIRE_PLANES(8)
 BST_FIRE_PLANES(10)
 #undef BST_FIRE_PLANES
 
 /// The function for `n_planes`.
-static bst_fire_4_function* const bst_fire_4_table[] = {BST_FIRE_4(6), BST_FIRE_4(8),
-                                                        BST_FIRE_4(10)};
+static bst_fire_4_function* const bst_fire_4_table[] = {BST_FIRE_4(8), BST_FIRE_4(10)};
 
 /// Whether the functions for four steps take `n_planes`.
 static inline bool bst_is_fixed(int n_steps, int n_planes, const bst_theta_head* head) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Weights and thresholds as sliced.h reads them. A part of it.
+// Weights and thresholds as sliced.h reads them, for vectors of any width.
 
 #ifndef BST_KERNELS_SPIKE_CONV_LAYOUTS_H_
 #define BST_KERNELS_SPIKE_CONV_LAYOUTS_H_
@@ -7,26 +7,29 @@
 #include <stdbool.h>
 
 #include "geometry.h"
+#include "plan.h"
 #include "spike_conv.h"
 #include "sum_common.h"
 
-enum {
-  BST_CONV_NEURON_T = 8,
-  BST_BITS_BYTES = BST_BITS_WORDS * 8,
-};
+enum { BST_CONV_NEURON_T = 8 };
+
+/// Words of a vector, and of the narrowest rows that it may be cut into.
+typedef struct bst_width {
+  size_t words, narrowest;
+} bst_width;
 
 /// Words of one row of the block that begins at word `first`.
-static inline size_t bst_block_words(size_t out_words, size_t first) {
+static inline size_t bst_block_words(bst_width v, size_t out_words, size_t first) {
   const size_t left = out_words - first;
-  size_t words = BST_BITS_WORDS;
-  while (words / 2 >= left && words / 2 >= BST_NARROWEST_WORDS) words /= 2;
+  size_t words = v.words;
+  while (words / 2 >= left && words / 2 >= v.narrowest) words /= 2;
   return words;
 }
 
 /// Output words in whole rows of blocks.
-static inline size_t bst_blocks_words(int n_out) {
-  const size_t words = bst_conv_words(n_out), last = (words - 1) / BST_BITS_WORDS * BST_BITS_WORDS;
-  return last + bst_block_words(words, last);
+static inline size_t bst_blocks_words(bst_width v, int n_out) {
+  const size_t words = bst_conv_words(n_out), last = (words - 1) / v.words * v.words;
+  return last + bst_block_words(v, words, last);
 }
 
 /// Rows of a block: weights, zeros, planes of `total`.
@@ -34,71 +37,19 @@ static inline size_t bst_block_rows(size_t fan_in) { return fan_in + 1 + BST_MAX
 
 static inline bool bst_fits_lists(size_t fan_in) { return fan_in < BST_MAX_ENTRY_ROWS; }
 
-/// Neighbouring outputs of a row of pixels that share a vector, and what they see together.
-typedef struct bst_strip {
-  int n_pixels;  // 1: no strips
-  int columns;   // of the image
-  size_t fan_in;
-} bst_strip;
-
-static inline bst_strip bst_strip_of(int n_out, int kh, int kw, int n_in, int stride) {
-  const int n = (int)(BST_BITS_WORDS / bst_block_words(bst_conv_words(n_out), 0));
+static inline bst_strip bst_strip_of(bst_width v, int n_out, int kh, int kw, int n_in, int stride) {
+  const int n = (int)(v.words / bst_block_words(v, bst_conv_words(n_out), 0));
   const int columns = kw + (n - 1) * stride;
   const bst_strip one = {1, kw, bst_conv_fan_in(kh, kw, n_in)};
   const bst_strip all = {n, columns, bst_conv_fan_in(kh, columns, n_in)};
   return n > 1 && kw > stride && bst_fits_lists(all.fan_in) ? all : one;
 }
 
-static inline size_t bst_sliced_rows_bytes(int n_out, int kh, int kw, int n_in, int stride) {
-  const bst_strip strip = bst_strip_of(n_out, kh, kw, n_in, stride);
-  const size_t words = strip.n_pixels > 1 ? BST_BITS_WORDS : bst_blocks_words(n_out);
+static inline size_t bst_sliced_rows_bytes(bst_width v, int n_out, int kh, int kw, int n_in,
+                                           int stride) {
+  const bst_strip strip = bst_strip_of(v, n_out, kh, kw, n_in, stride);
+  const size_t words = strip.n_pixels > 1 ? v.words : bst_blocks_words(v, n_out);
   return bst_block_rows(strip.fan_in) * words * sizeof(uint64_t);
-}
-
-static inline uint32_t bst_ones(const uint8_t* bytes, size_t n) {
-  uint32_t ones = 0;
-  for (size_t i = 0; i < n; ++i) {
-    for (unsigned b = bytes[i]; b != 0; b &= b - 1) ++ones;
-  }
-  return ones;
-}
-
-/// Outputs `n_here` of one pixel of a block: weights and planes of `total`, from the first of its
-/// words in the rows on.
-/// @param at place of the pixel in the strip
-static inline void bst_fill_block(const bst_strip* strip, size_t n_here, int kh, int kw, int n_in,
-                                  int stride, int at, const uint8_t* bits, size_t row_words,
-                                  uint64_t* rows) {
-  const size_t n_taps = (size_t)kh * (size_t)kw, out_bytes = n_taps * (((size_t)n_in + 7) / 8);
-  uint64_t* const total = rows + (strip->fan_in + 1) * row_words;
-  bst_conv_fill_rows(n_here, n_taps, (size_t)n_in, bits, (size_t)kw, (size_t)strip->columns,
-                     (size_t)(at * stride), row_words, rows);
-  for (size_t o = 0; o < n_here; ++o, bits += out_bytes) {
-    const uint64_t ones = bst_ones(bits, out_bytes);
-    for (int p = 0; p < BST_MAX_SLICED_PLANES; ++p) {
-      total[(size_t)p * row_words + o / 64] |= (ones >> p & 1) << (o % 64);
-    }
-  }
-}
-
-static inline void bst_sliced_prepare_rows(int n_out, int kh, int kw, int n_in, int stride,
-                                           const uint8_t* bits, uint64_t* rows) {
-  const bst_strip strip = bst_strip_of(n_out, kh, kw, n_in, stride);
-  const size_t words = bst_conv_words(n_out), narrow = bst_block_words(words, 0);
-  const size_t out_bytes = (size_t)kh * (size_t)kw * (((size_t)n_in + 7) / 8);
-  memset(rows, 0, bst_sliced_rows_bytes(n_out, kh, kw, n_in, stride));
-  for (int at = 0; at < strip.n_pixels && strip.n_pixels > 1; ++at) {
-    bst_fill_block(&strip, (size_t)n_out, kh, kw, n_in, stride, at, bits, BST_BITS_WORDS,
-                   rows + (size_t)at * narrow);
-  }
-  if (strip.n_pixels > 1) return;
-  for (size_t first = 0; first < words; first += BST_BITS_WORDS) {
-    const size_t left = (size_t)n_out - 64 * first, row = bst_block_words(words, first);
-    const size_t n_here = left < 64 * row ? left : 64 * row;
-    bst_fill_block(&strip, n_here, kh, kw, n_in, stride, 0, bits, row, rows);
-    bits += n_here * out_bytes;
-    rows += bst_block_rows(strip.fan_in) * row;
-  }
 }
 
 /// Head of the prepared thresholds; planes follow at BST_THETA_HEAD_BYTES.
@@ -110,77 +61,39 @@ typedef struct bst_theta_head {
 enum { BST_THETA_HEAD_BYTES = 64 };
 _Static_assert(sizeof(bst_theta_head) <= BST_THETA_HEAD_BYTES, "head of the thresholds");
 
-static inline size_t bst_n_blocks(int n_out) {
-  return (bst_conv_words(n_out) + BST_BITS_WORDS - 1) / BST_BITS_WORDS;
+static inline size_t bst_n_blocks(bst_width v, int n_out) {
+  return (bst_conv_words(n_out) + v.words - 1) / v.words;
 }
 
 /// Planes of a signed number in -most - 1 .. most + 1.
 static inline int bst_signed_planes(uint64_t most) { return bst_bit_length((size_t)most + 1) + 1; }
 
-static inline size_t bst_sliced_theta_bytes(int n_steps, int n_out, int fan_in) {
+/// Planes of I_t of counters of n_planes planes, t from 1; see the head of sliced.h.
+#define BST_CHARGE_PLANES(n_planes, t) ((n_planes) + ((t) == 1 ? 1 : (t) + 1))
+
+/// Planes of Theta[t, .] where |n| <= most: never fewer than the functions of fire_fixed.h take.
+static inline int bst_theta_planes(uint64_t most, int t) {
+  const int needed = bst_signed_planes(most * ((1U << t) - 1));
+  const int least = BST_CHARGE_PLANES(BST_MIN_SUM_PLANES, t);
+  return needed < least ? least : needed;
+}
+
+static inline size_t bst_sliced_theta_bytes(bst_width v, int n_steps, int n_out, int fan_in) {
   size_t planes = 0;
   for (int t = 1; t <= n_steps; ++t) {
-    planes += (size_t)t * (size_t)bst_signed_planes((uint64_t)fan_in * ((1U << t) - 1));
+    planes += (size_t)t * (size_t)bst_theta_planes((uint64_t)fan_in, t);
   }
-  return BST_THETA_HEAD_BYTES + bst_n_blocks(n_out) * planes * BST_BITS_BYTES;
+  return BST_THETA_HEAD_BYTES + bst_n_blocks(v, n_out) * planes * v.words * sizeof(uint64_t);
 }
 
-/// Theta of one output as bits of the planes of its block, in every copy of its lane. Planes are
-/// [t][plane][s].
-static inline void bst_sliced_put_theta(const bst_theta_head* head, int n_steps, size_t row_words,
-                                        size_t lane, const int32_t* theta, uint64_t* planes) {
-  for (int t = 1; t <= n_steps; ++t, theta += t - 1) {
-    const int width = head->widths[t - 1];
-    const int32_t top = (int32_t)((UINT32_C(1) << (width - 1)) - 1);
-    for (int s = 0; s < t; ++s) {
-      const int32_t cut = theta[s] > top ? top : theta[s] < -top - 1 ? -top - 1 : theta[s];
-      for (int p = 0; p < width; ++p) {
-        const uint64_t bit = (uint64_t)((uint32_t)cut >> p & 1) << (lane % 64);
-        uint64_t* const words = planes + (size_t)(p * t + s) * BST_BITS_WORDS + lane / 64;
-        for (size_t k = 0; k < BST_BITS_WORDS; k += row_words) words[k] |= bit;
-      }
-    }
-    planes += (size_t)(width * t) * BST_BITS_WORDS;
-  }
-}
+/// Lay out weights, bst_sliced_rows_bytes; see bst_spike_conv.prepare_rows.
+void bst_sliced_prepare_rows(bst_width v, int n_out, int kh, int kw, int n_in, int stride,
+                             const uint8_t* bits, uint64_t* rows);
 
-static inline void bst_sliced_prepare_theta(int n_steps, int n_out, int kh, int kw, int n_in,
-                                            const uint8_t* bits, const int32_t* theta_u,
-                                            const int32_t* theta_w, int n_explicit,
-                                            const int32_t* index, const int32_t* explicit_theta,
-                                            void* memory) {
-  const size_t out_bytes = (size_t)kh * (size_t)kw * (((size_t)n_in + 7) / 8);
-  const uint32_t fan_in = (uint32_t)bst_conv_fan_in(kh, kw, n_in);
-  uint32_t most = 0;  // the largest |n| of any channel: that many weights of one sign
-  for (size_t o = 0; o < (size_t)n_out; ++o) {
-    const uint32_t ones = bst_ones(bits + o * out_bytes, out_bytes);
-    const uint32_t larger = ones > fan_in - ones ? ones : fan_in - ones;
-    most = larger > most ? larger : most;
-  }
-  bst_theta_head head = {{0}, 0};
-  for (int t = 1; t <= n_steps; ++t) {
-    head.widths[t - 1] = bst_signed_planes((uint64_t)most * ((1U << t) - 1));
-    head.block_planes += (uint64_t)(t * head.widths[t - 1]);
-  }
-  memset(memory, 0, bst_sliced_theta_bytes(n_steps, n_out, (int)fan_in));
-  memcpy(memory, &head, sizeof head);
-  uint64_t* const planes = (uint64_t*)memory + BST_THETA_HEAD_BYTES / 8;
-  const size_t words = bst_conv_words(n_out);
-  int e = 0;
-  for (int o = 0; o < n_out; ++o) {
-    int32_t theta[BST_CONV_NEURON_T * (BST_CONV_NEURON_T + 1) / 2], n = 0;
-    const bool is_explicit = e < n_explicit && index[e] == o;
-    for (int t = 1; t <= n_steps; ++t) {
-      for (int s = 0; s < t; ++s, ++n) {
-        theta[n] =
-            is_explicit ? *explicit_theta++ : bst_conv_threshold(theta_u[o], theta_w[o], t, s);
-      }
-    }
-    e += is_explicit;
-    const size_t block = (size_t)o / 64 / BST_BITS_WORDS, first = block * BST_BITS_WORDS;
-    bst_sliced_put_theta(&head, n_steps, bst_block_words(words, first), (size_t)o - 64 * first,
-                         theta, planes + block * (size_t)head.block_planes * BST_BITS_WORDS);
-  }
-}
+/// Lay out thresholds, bst_sliced_theta_bytes; see bst_spike_conv.prepare_theta.
+void bst_sliced_prepare_theta(bst_width v, int n_steps, int n_out, int kh, int kw, int n_in,
+                              int most_level, const uint8_t* bits, const int32_t* theta_u,
+                              const int32_t* theta_w, int n_explicit, const int32_t* index,
+                              const int32_t* explicit_theta, void* memory);
 
 #endif  // BST_KERNELS_SPIKE_CONV_LAYOUTS_H_

@@ -5,68 +5,21 @@
 #define BST_KERNELS_SPIKE_CONV_LISTS_H_
 
 #include "layouts.h"
+#include "plan.h"
 
 enum {
   BST_TILE_PLACES = 32,
   BST_TILE_ENTRIES = 8192,  // of lists, beyond those of one pixel
   BST_LIST_SLACK = 64,      // entries that may be written beyond the end of a list
-  BST_MAX_LISTS = 16,       // T, or patterns of BST_PATTERN_STEPS
-  BST_PATTERN_STEPS = 4,
   BST_MAX_KERNEL_ROWS = 15,
 };
 
-// ---- What a list holds --------------------------------------------------------------------------
+/// The vectors of this instruction set.
+#define BST_WIDTH ((bst_width){BST_BITS_WORDS, BST_NARROWEST_WORDS})
 
-typedef enum bst_list_kind {
-  BST_BY_STEP,     // list t: the inputs that fire at step t
-  BST_BY_PERIOD,   // list t: those of period t + 1, see the file head of sliced.h
-  BST_BY_PATTERN,  // list p - 1: those that fire at the steps of the bits of p and at no other
-} bst_list_kind;
+enum { BST_BITS_BYTES = BST_BITS_WORDS * 8 };
 
-static inline int bst_n_lists(bst_list_kind kind, int n_steps) {
-  return kind == BST_BY_PATTERN ? (1 << n_steps) - 1 : n_steps;
-}
-
-/// The most lists that a layer may take.
-static inline int bst_most_lists(int n_steps) {
-  return bst_n_lists(n_steps <= BST_PATTERN_STEPS ? BST_BY_PATTERN : BST_BY_STEP, n_steps);
-}
-
-/// Which lists there are. BY_PATTERN, a pattern of one step has a list always; inputs of a pattern
-/// without one are in the lists of its steps.
-typedef struct bst_list_plan {
-  bst_list_kind kind;
-  int n_steps, n_lists;
-  uint32_t lists;                 // a bit per list that there is
-  uint32_t truth[BST_MAX_LISTS];  // BY_PATTERN: a bit per pattern whose inputs are in the list
-} bst_list_plan;
-
-static inline bool bst_has_list(const bst_list_plan* plan, int list) {
-  return (plan->lists >> list & 1) != 0;
-}
-
-static inline bool bst_is_single(uint32_t pattern) { return (pattern & (pattern - 1)) == 0; }
-
-/// Spikes of a word that follow one of the patterns of `truth`, a function of the steps: its values
-/// for the first step's two, then chosen by the others.
-/// @param spikes the word at the first step
-static inline uint64_t bst_truth_word(int n_steps, const uint64_t* spikes, size_t frame_words,
-                                      uint32_t truth) {
-  const uint64_t a = spikes[0], b = n_steps > 1 ? spikes[frame_words] : 0;
-  const uint64_t c = n_steps > 2 ? spikes[2 * frame_words] : 0;
-  const uint64_t d = n_steps > 3 ? spikes[3 * frame_words] : 0;
-  const uint64_t leaves[4] = {0, ~a, a, UINT64_MAX};
-#define BST_LEAF(i) leaves[truth >> (2 * (i)) & 3]
-#define BST_CHOOSE(bit, zero, one) ((zero) ^ (((zero) ^ (one)) & (bit)))
-  const uint64_t f = BST_CHOOSE(b, BST_LEAF(0), BST_LEAF(1));
-  const uint64_t g = BST_CHOOSE(b, BST_LEAF(2), BST_LEAF(3));
-  const uint64_t h = BST_CHOOSE(b, BST_LEAF(4), BST_LEAF(5));
-  const uint64_t i = BST_CHOOSE(b, BST_LEAF(6), BST_LEAF(7));
-  const uint64_t low = BST_CHOOSE(c, f, g), high = BST_CHOOSE(c, h, i);
-  return BST_CHOOSE(d, low, high);
-#undef BST_LEAF
-#undef BST_CHOOSE
-}
+// ---- Listing -----------------------------------------------------------------------------------
 
 /// Spikes of a word that belong to a list.
 /// @param spikes the word at the first step
@@ -99,61 +52,6 @@ static inline size_t bst_list_pixel(const bst_conv_geometry* g, const bst_list_p
     n = bst_bits_list(words, n_here, (bst_entry)(first + 64 * w * BST_ENTRY), list, n);
   }
   return n;
-}
-
-/// Inputs of some cells that follow a pattern.
-static inline uint64_t bst_count_pattern(const bst_conv_geometry* g, const uint64_t* spikes,
-                                         size_t apart, uint32_t pattern) {
-  const size_t cells = (size_t)g->height * (size_t)g->width;
-  uint64_t found = 0;
-  for (size_t cell = 0; cell < cells; cell += apart) {
-    for (size_t w = 0; w < g->in_words; ++w) {
-      found += bst_set_bits(bst_truth_word(g->n_steps, spikes + cell * g->in_words + w,
-                                           cells * g->in_words, UINT32_C(1) << pattern));
-    }
-  }
-  return found;
-}
-
-/// A pattern gets a list where that saves more rows per window than it costs: a list more to pad
-/// and two additions of counters (bst_add_patterns) are about as much work as BST_LIST_ROWS rows, a
-/// word more to list about BST_WORD_ROWS. Patterns are used where that saves BST_PLAN_ROWS more
-/// than that, for they also rule out shorter ways. A few cells are asked; small windows are not
-/// worth it.
-static inline bst_list_plan bst_plan_lists(const bst_conv_geometry* g, const bst_strip* strip,
-                                           bool periodic, const uint64_t* spikes) {
-  enum {
-    BST_LIST_ROWS = 64,
-    BST_WORD_ROWS = 8,
-    BST_PLAN_ROWS = 200,
-    BST_LEAST_FAN_IN = 512,
-    BST_SAMPLE_WORDS = 32
-  };
-  const size_t cells = (size_t)g->height * (size_t)g->width;
-  const size_t apart = (cells * g->in_words + BST_SAMPLE_WORDS - 1) / BST_SAMPLE_WORDS;
-  const uint64_t n_inputs = (cells + apart - 1) / apart * (uint64_t)g->n_in;
-  const uint64_t cost = BST_LIST_ROWS + BST_WORD_ROWS * g->in_words * (uint64_t)strip->n_pixels;
-  const bst_list_plan by_step = {BST_BY_STEP, g->n_steps, g->n_steps, UINT32_MAX, {0}};
-  bst_list_plan plan = {BST_BY_PATTERN, g->n_steps, 0, 0, {0}};
-  uint64_t saved_rows = 0;
-  if (periodic) return (bst_list_plan){BST_BY_PERIOD, g->n_steps, g->n_steps, UINT32_MAX, {0}};
-  if (g->n_steps > BST_PATTERN_STEPS || strip->fan_in < BST_LEAST_FAN_IN) return by_step;
-  plan.n_lists = bst_n_lists(BST_BY_PATTERN, g->n_steps);
-  for (int p = 0; p < plan.n_lists; ++p) {
-    const uint32_t pattern = (uint32_t)p + 1, saved = bst_set_bits(pattern) - 1;
-    const uint64_t rows = saved == 0 ? 0
-                                     : bst_count_pattern(g, spikes, apart, pattern) * saved *
-                                           strip->fan_in / n_inputs;
-    const bool has_list = saved == 0 || rows > cost;
-    if (rows > cost) saved_rows += rows - cost;
-    plan.lists |= (uint32_t)has_list << p;
-    for (int l = 0; l < plan.n_lists; ++l) {  // its own list, or those of its steps
-      const uint32_t other = (uint32_t)l + 1;
-      const bool is_in = has_list ? l == p : bst_is_single(other) && (other & pattern) != 0;
-      plan.truth[l] |= (uint32_t)is_in << pattern;
-    }
-  }
-  return saved_rows > BST_PLAN_ROWS ? plan : by_step;
 }
 
 // ---- Lists of image rows ------------------------------------------------------------------------
@@ -195,7 +93,8 @@ static inline uint64_t bst_tile_entries(int n_steps, uint64_t fan_in) {
 /// through.
 static inline uint64_t bst_sliced_scratch_bytes(int n_steps, int width, int n_out, int kh, int kw,
                                                 int n_in, int stride) {
-  uint64_t entries = bst_tile_entries(n_steps, bst_strip_of(n_out, kh, kw, n_in, stride).fan_in);
+  uint64_t entries =
+      bst_tile_entries(n_steps, bst_strip_of(BST_WIDTH, n_out, kh, kw, n_in, stride).fan_in);
   if (kh * kw > 1) {
     entries += (uint64_t)kh *
                (bst_slot_entries(n_steps, width, n_in) + 2 * bst_slot_starts(n_steps, width));
@@ -298,15 +197,14 @@ typedef struct bst_conv_work {
   bst_row_lists row_lists;
 } bst_conv_work;
 
-static inline bst_conv_work bst_conv_work_of(bst_conv_geometry g, bool periodic,
+static inline bst_conv_work bst_conv_work_of(bst_conv_geometry g, const bst_list_plan* plan,
                                              const uint64_t* spikes, const uint64_t* rows,
                                              void* scratch) {
-  bst_conv_work w = {.g = g, .spikes = spikes, .rows = rows};
+  bst_conv_work w = {.g = g, .plan = *plan, .spikes = spikes, .rows = rows};
   w.pointwise = g.kh * g.kw == 1 && g.stride == 1 && g.pad == 0;
-  w.strip = bst_strip_of(g.n_out, g.kh, g.kw, g.n_in, g.stride);
-  w.plan = bst_plan_lists(&g, &w.strip, periodic, spikes);
+  w.strip = bst_strip_of(BST_WIDTH, g.n_out, g.kh, g.kw, g.n_in, g.stride);
   w.row_lists.n_lists = w.plan.n_lists;
-  w.n_list_entries = (size_t)bst_tile_entries(g.n_steps, w.strip.fan_in);
+  w.n_list_entries = (size_t)bst_tile_entries(g.n_steps * plan->n_planes, w.strip.fan_in);
   w.row_lists.slot_entries = (size_t)bst_slot_entries(g.n_steps, g.width, g.n_in);
   w.row_lists.starts = scratch;
   w.lists = (bst_entry*)scratch;
@@ -347,6 +245,15 @@ static inline size_t bst_list_silent(const bst_conv_work* w, int t, int y, int x
   return n;
 }
 
+/// One plane of one step of a cell of levels.
+static inline size_t bst_list_plane(const bst_conv_work* w, int which, size_t cell,
+                                    bst_entry* list) {
+  const size_t n_planes = (size_t)w->plan.n_planes, step = (size_t)which / n_planes;
+  const size_t cells = (size_t)w->g.height * (size_t)w->g.width;
+  const size_t plane = (step * cells + cell) * n_planes + (size_t)which % n_planes;
+  return bst_bits_list(w->spikes + plane * w->g.in_words, w->g.in_words, 0, list, 0);
+}
+
 /// One list of the place at (y, x).
 static inline size_t bst_list_window(const bst_conv_work* w, int which, int y, int x,
                                      bst_entry* list) {
@@ -357,6 +264,7 @@ static inline size_t bst_list_window(const bst_conv_work* w, int which, int y, i
     return bst_join_rows(g, &w->row_lists, which, in_x, w->strip.columns, list);
   if (in_y < 0 || in_y >= g->height || in_x < 0 || in_x >= g->width) return 0;
   const size_t cell = (size_t)in_y * (size_t)g->width + (size_t)in_x;
+  if (w->plan.kind == BST_BY_PLANE) return bst_list_plane(w, which, cell, list);
   return bst_list_pixel(g, &w->plan, w->spikes + cell * g->in_words, frame_words, which, 0, list,
                         0);
 }
@@ -373,7 +281,8 @@ static inline void bst_count_pixels(const bst_conv_work* w, int which, int x, si
 
 /// Make the lists of the places from x on of output row y, as many as have room; at least one.
 static inline void bst_make_tile(const bst_conv_work* w, int y, int x, int end, bst_tile* tile) {
-  const size_t fan_in = w->strip.fan_in, most = (size_t)bst_pixel_entries(w->g.n_steps, fan_in);
+  const size_t fan_in = w->strip.fan_in;
+  const size_t most = (size_t)bst_pixel_entries(w->g.n_steps * w->plan.n_planes, fan_in);
   const bst_entry zero_row = (bst_entry)(fan_in * BST_ENTRY);
   bst_entry* list = w->lists;
   int i = 0;

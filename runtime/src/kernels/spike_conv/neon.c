@@ -62,6 +62,7 @@ BST_INLINE uint64x1_t BST_SUM1(add)(uint64x1_t* sum, uint64x1_t a, uint64x1_t b)
 #include "sum.h"
 
 #define BST_SUM_IS_WHOLE
+#define BST_SUM_FIXED 10
 #define BST_SUM2(name) bst_sum2_##name
 #define BST_SUM BST_SUM2
 #define BST_SUM_VEC uint64x2_t
@@ -74,14 +75,23 @@ BST_INLINE uint64x2_t BST_SUM2(add)(uint64x2_t* sum, uint64x2_t a, uint64x2_t b)
 
 static bst_sum_piece* const bst_sum_pieces[] = {BST_SUM1(function), BST_SUM2(function)};
 
+/// One at a time, so many positions take fewer instructions than a table per byte.
+enum { BST_FEW_BITS = 12 };
+
 /// Append the positions of the set bits of `n_words` words, times 8, to `first`. May write 8
 /// entries beyond the new length.
 static inline size_t bst_bits_list(const uint64_t* words, size_t n_words, bst_entry first,
                                    bst_entry* list, size_t n) {
   for (size_t w = 0; w < n_words; ++w) {
     uint64_t bits = words[w];
-    for (unsigned base = first + (unsigned)w * 64 * BST_ENTRY; bits != 0;
-         bits >>= 8, base += 8 * BST_ENTRY) {
+    unsigned base = first + (unsigned)w * 64 * BST_ENTRY;
+    if (bst_set_bits(bits) <= BST_FEW_BITS) {
+      for (; bits != 0; bits &= bits - 1) {
+        list[n++] = (bst_entry)(base + bst_low_bit(bits) * BST_ENTRY);
+      }
+      continue;
+    }
+    for (; bits != 0; bits >>= 8, base += 8 * BST_ENTRY) {
       const unsigned byte = (unsigned)bits & 0xFF;
       const uint8x8_t places = vcreate_u8(bst_positions[byte]);
       vst1q_u16(list + n, vaddw_u8(vdupq_n_u16((uint16_t)base), places));

@@ -58,7 +58,8 @@ typedef struct bst_block {
 
 static inline bst_block bst_block_at(const bst_conv_work* w, size_t first) {
   const size_t n_rows = bst_block_rows(w->strip.fan_in), left = w->g.out_words - first;
-  bst_block b = {.first_word = first, .pixel_words = bst_block_words(w->g.out_words, first)};
+  bst_block b = {.first_word = first,
+                 .pixel_words = bst_block_words(BST_WIDTH, w->g.out_words, first)};
   b.row_words = w->strip.n_pixels > 1 ? BST_BITS_WORDS : b.pixel_words;
   b.rows = (const uint8_t*)(w->rows + n_rows * first);
   b.total = b.rows + (w->strip.fan_in + 1) * b.row_words * sizeof(uint64_t);
@@ -119,7 +120,8 @@ static inline void bst_sum_strip(const bst_block* b, const bst_tile* tile, size_
     const bst_bits plane = bst_spread_bit(start, 0);
     memcpy(planes + (size_t)p * BST_BITS_WORDS, &plane, sizeof plane);
   }
-  BST_WHOLE_SUM(more_function)(n_planes)(b->rows, tile->list[at], tile->n_padded[at], planes);
+  BST_WHOLE_SUM(more_function)(n_planes)(n_planes, b->rows, tile->list[at], tile->n_padded[at],
+                                         planes);
   if (inverted) bst_from_total(b, n_planes, planes);
 }
 
@@ -137,8 +139,8 @@ static inline void bst_sum_places(const bst_conv_work* w, const bst_block* b, co
     const size_t at = (size_t)((i + k) * w->plan.n_lists + which), word = (size_t)k * b->row_words;
     const uint32_t begin = (uint32_t)starts[word];
     const bool inverted = tile->is_inverted[at];
-    b->function(n_planes)(b->rows, tile->list[at], tile->n_padded[at], inverted ? 0 - begin : begin,
-                          planes + word, BST_BITS_WORDS);
+    b->function(n_planes)(n_planes, b->rows, tile->list[at], tile->n_padded[at],
+                          inverted ? 0 - begin : begin, planes + word, BST_BITS_WORDS);
     if (inverted) bst_from_total(b, n_planes, planes + word);
   }
 }
@@ -183,11 +185,30 @@ static inline void bst_add_patterns(int n_steps, int n_planes, uint32_t lists, b
   }
 }
 
+/// Counters of steps from those of the planes of levels: each counts twice the one below.
+static inline void bst_add_levels(int n_steps, int n_levels, int n_planes, bst_bits* sums) {
+  bst_bits total[BST_MAX_SLICED_PLANES];
+  for (int t = 0; t < n_steps; ++t) {
+    const bst_bits* const from = sums + t * n_levels * n_planes;
+    for (int i = 0; i < n_planes; ++i) total[i] = from[(n_levels - 1) * n_planes + i];
+    for (int p = n_levels - 2; p >= 0; --p) {
+      for (int i = n_planes - 1; i > 0; --i) total[i] = total[i - 1];
+      total[0] = total[0] ^ total[0];
+      bst_add_sums(n_planes, total, from + p * n_planes);
+    }
+    for (int i = 0; i < n_planes; ++i) sums[t * n_planes + i] = total[i];
+  }
+}
+
 /// Planes that the counters of list `which` need. Where they begin with 0 and others do not.
 static inline int bst_list_planes(const bst_conv_work* w, const bst_tile* tile, int which, int i,
                                   int n, int n_planes) {
   uint32_t most = 0;
-  if (w->plan.kind != BST_BY_PATTERN || bst_is_single((uint32_t)which + 1)) return n_planes;
+  if (w->plan.kind == BST_BY_PLANE) {
+    if (which % w->plan.n_planes == 0) return n_planes;
+  } else if (w->plan.kind != BST_BY_PATTERN || bst_is_single((uint32_t)which + 1)) {
+    return n_planes;
+  }
   for (int k = 0; k < n; ++k) {
     const uint32_t here = tile->n_padded[(i + k) * w->plan.n_lists + which];
     most = here > most ? here : most;
@@ -207,14 +228,14 @@ static inline void bst_sum_group(const bst_conv_work* w, const bst_block* b, con
     bst_sum_places(w, b, tile, l, i, n, needed, &counts->start[l], (uint64_t*)(void*)planes);
     for (int p = needed; p < n_planes; ++p) planes[p] = bst_bits_splat(0);
   }
+  if (w->plan.kind == BST_BY_PLANE) {
+    bst_add_levels(w->g.n_steps, w->plan.n_planes, n_planes, sums);
+  }
   if (w->plan.kind == BST_BY_PERIOD) bst_add_periods(w->g.n_steps, n_planes, sums);
   if (w->plan.kind == BST_BY_PATTERN) bst_add_patterns(w->g.n_steps, n_planes, w->plan.lists, sums);
 }
 
 // ---- Neuron -------------------------------------------------------------------------------------
-
-/// Planes of I_t, t from 1; see the file head.
-#define BST_CHARGE_PLANES(n_planes, t) ((n_planes) + ((t) == 1 ? 1 : (t) + 1))
 
 enum { BST_MAX_CHARGE_PLANES = BST_MAX_SLICED_PLANES + BST_CONV_NEURON_T + 1 };
 
@@ -263,6 +284,14 @@ static inline void bst_starts(const bst_conv_work* w, const uint32_t* lengths, s
     for (int t = 0; t < w->g.n_steps; ++t) {
       if ((l + 1) >> t & 1) n_active[t] += lengths[(size_t)l * n_apart];
     }
+  }
+  if (w->plan.kind == BST_BY_PLANE) {
+    const int n_planes = w->plan.n_planes;
+    for (int l = 0; l < w->plan.n_lists; ++l) {
+      n_active[l / n_planes] += lengths[(size_t)l * n_apart] << (l % n_planes);
+    }
+    for (int t = 0; t < w->g.n_steps; ++t) start[t * n_planes] = 0 - (n_active[t] + 1) / 2;
+    return;
   }
   for (int t = 1; t <= w->g.n_steps; ++t) {
     if (w->plan.kind == BST_BY_PATTERN) {  // only step t counts those that fire at step t alone
@@ -322,8 +351,8 @@ static inline bool bst_run_whole(const bst_conv_work* w, const bst_block* b,
   if (!bst_is_fixed(4, n_planes, head)) return false;
   bst_sum_function* const sum = BST_WHOLE_SUM(function)(n_planes);
   for (int t = 0; t < 4; ++t) {
-    sum(b->rows, tile->list[i * 4 + t], tile->n_padded[i * 4 + t], 0 - (active[t] + 1) / 2,
-        (uint64_t*)(void*)(group->sums + t * n_planes), BST_BITS_WORDS);
+    sum(n_planes, b->rows, tile->list[i * 4 + t], tile->n_padded[i * 4 + t],
+        0 - (active[t] + 1) / 2, (uint64_t*)(void*)(group->sums + t * n_planes), BST_BITS_WORDS);
     group->odd[t] = bst_bits_splat(bst_all_or_none[active[t] & 1]);
   }
   bst_fire_4_table[BST_SUM_NUMBER(n_planes)](head, theta, group->sums, group->odd, group->spikes);
@@ -430,13 +459,18 @@ static inline void bst_list_for(bst_conv_work* w, int y) {
   for (int ky = rows->first_ky; ky < rows->end_ky; ++ky) rows->slot[ky] = (first + ky) % g->kh;
 }
 
-static inline void bst_sliced_neuron(int part, int n_parts, int n_steps, int height, int width,
-                                     int n_in, int n_out, int kh, int kw, int stride, int pad,
-                                     int periodic, const uint64_t* spikes, const uint64_t* rows,
-                                     const void* theta, uint64_t* out, void* scratch) {
-  const bst_conv_geometry g =
-      bst_sliced_geometry(n_steps, height, width, n_in, n_out, kh, kw, stride, pad);
-  bst_conv_work w = bst_conv_work_of(g, periodic != 0, spikes, rows, scratch);
+/// What the lists of a call hold.
+static inline bst_list_plan bst_sliced_plan(const bst_conv_geometry* g, bool periodic,
+                                            const uint64_t* spikes) {
+  const bst_strip strip = bst_strip_of(BST_WIDTH, g->n_out, g->kh, g->kw, g->n_in, g->stride);
+  return bst_plan_lists(g, &strip, periodic, spikes);
+}
+
+BST_NOINLINE void bst_neuron_share(int part, int n_parts, bst_conv_geometry g,
+                                   const bst_list_plan* plan, const uint64_t* spikes,
+                                   const uint64_t* rows, const void* theta, uint64_t* out,
+                                   void* scratch) {
+  bst_conv_work w = bst_conv_work_of(g, plan, spikes, rows, scratch);
   const bst_conv_share share = bst_share_of(&w, part, n_parts);
   const size_t out_frame = (size_t)g.out_h * (size_t)g.out_w * g.out_words;
   bst_tile tile;
@@ -451,6 +485,26 @@ static inline void bst_sliced_neuron(int part, int n_parts, int n_steps, int hei
                       &group);
     }
   }
+}
+
+static inline void bst_sliced_neuron(int part, int n_parts, int n_steps, int height, int width,
+                                     int n_in, int n_out, int kh, int kw, int stride, int pad,
+                                     int periodic, const uint64_t* spikes, const uint64_t* rows,
+                                     const void* theta, uint64_t* out, void* scratch) {
+  const bst_conv_geometry g =
+      bst_sliced_geometry(n_steps, height, width, n_in, n_out, kh, kw, stride, pad);
+  const bst_list_plan plan = bst_sliced_plan(&g, periodic != 0, spikes);
+  bst_neuron_share(part, n_parts, g, &plan, spikes, rows, theta, out, scratch);
+}
+
+/// Levels: a row of cells, a list per step and plane.
+static inline void bst_sliced_level_neuron(int part, int n_parts, int n_steps, int n_cells,
+                                           int n_planes, int n_in, int n_out,
+                                           const uint64_t* spikes, const uint64_t* rows,
+                                           const void* theta, uint64_t* out, void* scratch) {
+  const bst_conv_geometry g = bst_sliced_geometry(n_steps, 1, n_cells, n_in, n_out, 1, 1, 1, 0);
+  const bst_list_plan plan = {BST_BY_PLANE, n_steps, n_steps * n_planes, n_planes, UINT32_MAX, {0}};
+  bst_neuron_share(part, n_parts, g, &plan, spikes, rows, theta, out, scratch);
 }
 
 // ---- conv_affine --------------------------------------------------------------------------------
@@ -512,7 +566,8 @@ static inline void bst_sliced_affine(int part, int n_parts, int n_steps, int hei
                                      int32_t* out, void* scratch) {
   const bst_conv_geometry g =
       bst_sliced_geometry(n_steps, height, width, n_in, n_out, kh, kw, stride, pad);
-  bst_conv_work w = bst_conv_work_of(g, false, spikes, rows, scratch);
+  const bst_list_plan plan = bst_sliced_plan(&g, false, spikes);
+  bst_conv_work w = bst_conv_work_of(g, &plan, spikes, rows, scratch);
   const bst_conv_share share = bst_share_of(&w, part, n_parts);
   const size_t out_frame = (size_t)g.out_h * (size_t)g.out_w * (size_t)n_out;
   bst_tile tile;
@@ -533,41 +588,42 @@ static inline void bst_sliced_affine(int part, int n_parts, int n_steps, int hei
 
 // Windows of more inputs than entries of lists can name are left to the plain kernels of scalar.c.
 
-static size_t bst_version_rows_bytes(int n_out, int kh, int kw, int n_in, int stride) {
+BST_COLD size_t bst_version_rows_bytes(int n_out, int kh, int kw, int n_in, int stride) {
   return bst_fits_lists(bst_conv_fan_in(kh, kw, n_in))
-             ? bst_sliced_rows_bytes(n_out, kh, kw, n_in, stride)
+             ? bst_sliced_rows_bytes(BST_WIDTH, n_out, kh, kw, n_in, stride)
              : bst_spike_conv_rows_bytes(n_out, kh, kw, n_in);
 }
 
-static void bst_version_prepare_rows(int n_out, int kh, int kw, int n_in, int stride,
-                                     const uint8_t* bits, uint64_t* rows) {
+BST_COLD void bst_version_prepare_rows(int n_out, int kh, int kw, int n_in, int stride,
+                                       const uint8_t* bits, uint64_t* rows) {
   if (bst_fits_lists(bst_conv_fan_in(kh, kw, n_in))) {
-    bst_sliced_prepare_rows(n_out, kh, kw, n_in, stride, bits, rows);
+    bst_sliced_prepare_rows(BST_WIDTH, n_out, kh, kw, n_in, stride, bits, rows);
   } else {
     bst_spike_conv_prepare_rows(n_out, kh, kw, n_in, bits, rows);
   }
 }
 
-static size_t bst_version_theta_bytes(int n_steps, int n_out, int fan_in) {
-  return bst_fits_lists((size_t)fan_in) ? bst_sliced_theta_bytes(n_steps, n_out, fan_in)
+BST_COLD size_t bst_version_theta_bytes(int n_steps, int n_out, int fan_in) {
+  return bst_fits_lists((size_t)fan_in) ? bst_sliced_theta_bytes(BST_WIDTH, n_steps, n_out, fan_in)
                                         : bst_spike_conv_theta_bytes(n_steps, n_out);
 }
 
-static void bst_version_prepare_theta(int n_steps, int n_out, int kh, int kw, int n_in,
-                                      const uint8_t* bits, const int32_t* theta_u,
-                                      const int32_t* theta_w, int n_explicit, const int32_t* index,
-                                      const int32_t* explicit_theta, void* theta) {
+BST_COLD void bst_version_prepare_theta(int n_steps, int n_out, int kh, int kw, int n_in,
+                                        int most_level, const uint8_t* bits, const int32_t* theta_u,
+                                        const int32_t* theta_w, int n_explicit,
+                                        const int32_t* index, const int32_t* explicit_theta,
+                                        void* theta) {
   if (bst_fits_lists(bst_conv_fan_in(kh, kw, n_in))) {
-    bst_sliced_prepare_theta(n_steps, n_out, kh, kw, n_in, bits, theta_u, theta_w, n_explicit,
-                             index, explicit_theta, theta);
+    bst_sliced_prepare_theta(BST_WIDTH, n_steps, n_out, kh, kw, n_in, most_level, bits, theta_u,
+                             theta_w, n_explicit, index, explicit_theta, theta);
   } else {
     bst_spike_conv_prepare_theta(n_steps, n_out, theta_u, theta_w, n_explicit, index,
                                  explicit_theta, theta);
   }
 }
 
-static uint64_t bst_version_scratch_bytes(int n_steps, int width, int n_out, int kh, int kw,
-                                          int n_in, int stride) {
+BST_COLD uint64_t bst_version_scratch_bytes(int n_steps, int width, int n_out, int kh, int kw,
+                                            int n_in, int stride) {
   return bst_fits_lists(bst_conv_fan_in(kh, kw, n_in))
              ? bst_sliced_scratch_bytes(n_steps, width, n_out, kh, kw, n_in, stride)
              : bst_spike_conv_scratch_bytes(n_steps, kh, kw, n_in);
@@ -608,6 +664,7 @@ static void bst_version_affine(int part, int n_parts, int n_steps, int height, i
       .scratch_bytes = bst_version_scratch_bytes, \
       .neuron = bst_version_neuron,               \
       .affine = bst_version_affine,               \
+      .level_neuron = bst_sliced_level_neuron,    \
   }
 
 #endif  // BST_KERNELS_SPIKE_CONV_SLICED_H_

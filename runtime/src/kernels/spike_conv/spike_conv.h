@@ -13,6 +13,7 @@
 #ifndef BST_KERNELS_SPIKE_CONV_H_
 #define BST_KERNELS_SPIKE_CONV_H_
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -51,23 +52,44 @@ typedef void bst_spike_conv_affine_kernel(int part, int n_parts, int n_steps, in
                                           const int32_t* ai, const int16_t* af, const int32_t* b,
                                           int32_t* out, void* scratch);
 
+/// The neuron of a pointwise convolution of levels: spikes [T, n_cells, n_planes, n_in], bit i of
+/// plane p of a cell counts 2^p; sizes as bst_takes_levels allows.
+typedef void bst_spike_conv_level_kernel(int part, int n_parts, int n_steps, int n_cells,
+                                         int n_planes, int n_in, int n_out, const uint64_t* spikes,
+                                         const uint64_t* rows, const void* theta, uint64_t* out,
+                                         void* scratch);
+
+enum { BST_MAX_LEVEL_LISTS = 16, BST_MAX_LEVEL_SUM = 8190 };
+
+static inline int bst_most_level(int n_planes) { return (1 << n_planes) - 1; }
+
+/// Whether level_neuron takes these levels.
+static inline bool bst_takes_levels(int n_steps, int n_planes, int n_in) {
+  return n_steps * n_planes <= BST_MAX_LEVEL_LISTS && n_planes <= 8 &&
+         (int64_t)n_in * bst_most_level(n_planes) <= BST_MAX_LEVEL_SUM;
+}
+
 bst_spike_conv_neuron_kernel bst_spike_conv_neuron__scalar;
 bst_spike_conv_affine_kernel bst_spike_conv_affine__scalar;
 
 /// A version of the kernel for one instruction set: its own layouts, made once at load, and the
-/// kernels that read them. Arguments as above; `scratch_bytes` is below 2^50.
+/// kernels that read them. Arguments as above; `scratch_bytes` is below 2^50. `most_level` is what
+/// an input counts at most, 1 for spikes. For levels, theta_bytes takes the fan-in times that and
+/// scratch_bytes takes T times the number of planes.
 typedef struct bst_spike_conv {
   size_t (*rows_bytes)(int n_out, int kh, int kw, int n_in, int stride);
   void (*prepare_rows)(int n_out, int kh, int kw, int n_in, int stride, const uint8_t* bits,
                        uint64_t* rows);
   size_t (*theta_bytes)(int n_steps, int n_out, int fan_in);
-  void (*prepare_theta)(int n_steps, int n_out, int kh, int kw, int n_in, const uint8_t* bits,
-                        const int32_t* theta_u, const int32_t* theta_w, int n_explicit,
-                        const int32_t* index, const int32_t* explicit_theta, void* theta);
+  void (*prepare_theta)(int n_steps, int n_out, int kh, int kw, int n_in, int most_level,
+                        const uint8_t* bits, const int32_t* theta_u, const int32_t* theta_w,
+                        int n_explicit, const int32_t* index, const int32_t* explicit_theta,
+                        void* theta);
   uint64_t (*scratch_bytes)(int n_steps, int width, int n_out, int kh, int kw, int n_in,
                             int stride);
   bst_spike_conv_neuron_kernel* neuron;
   bst_spike_conv_affine_kernel* affine;
+  bst_spike_conv_level_kernel* level_neuron;
 } bst_spike_conv;
 
 extern const bst_spike_conv bst_spike_conv__scalar, bst_spike_conv__avx2, bst_spike_conv__avx512,

@@ -2,7 +2,8 @@
 // Adding listed rows into bit-sliced counters that stay in registers, for one type of vector. A
 // body: included once for every width of rows, after BST_SUM(name), BST_SUM_VEC, BST_SUM_WORDS_OF
 // and the functions BST_SUM(splat) and BST_SUM(add), a full adder; the macros are undefined at the
-// end.
+// end. BST_SUM_FIXED is the largest number of planes that has a function of its own, whose planes
+// stay in registers; else one function takes any number, planes above the fourth in memory.
 //
 // Counters of `n_planes` planes start at any number (modulo 2^n_planes) and take sixteen rows at a
 // time through a tree of fifteen full adders (Harley-Seal); the carry of weight 16 ripples through
@@ -15,16 +16,6 @@ BST_INLINE BST_SUM(vec) BST_SUM(load)(const void* from) {
   BST_SUM(vec) v;
   memcpy(&v, from, sizeof v);
   return v;
-}
-
-/// Add a carry of weight 2^from.
-BST_INLINE void BST_SUM(ripple)(int n_planes, int from, BST_SUM(vec) carry, BST_SUM(vec) * p) {
-  BST_UNROLL
-  for (int i = from; i < n_planes; ++i) {
-    const BST_SUM(vec) plane = p[i];
-    p[i] = plane ^ carry;
-    carry &= plane;
-  }
 }
 
 // Full adders of one level of a tree do not wait for each other, and what the next rows wait for is
@@ -53,69 +44,112 @@ BST_INLINE BST_SUM(vec)
 
 #undef BST_ROW
 
-/// @param rows     first word wanted of row 0; a row lies entry * BST_SUM_WORDS_OF bytes further
-/// @param n_padded length of the list, a multiple of BST_SUM_ROWS
-/// @param n_planes 4 or more; a constant, so that the planes stay in registers
-/// @param p        what the counters begin with, and their sums
+// `rows` is the first word wanted of row 0; a row lies entry * BST_SUM_WORDS_OF bytes further. The
+// length of a list is a multiple of BST_SUM_ROWS, there are four planes or more.
+
+#if !defined BST_SUM_FIXED || BST_SUM_FIXED <= 10
+/// Onto planes in memory, `plane_words` apart.
+BST_NOINLINE void BST_SUM(any)(int n_planes, const uint8_t* rows, const bst_entry* list,
+                               size_t n_padded, uint64_t* planes, size_t plane_words) {
+  BST_SUM(vec) low[4];
+  for (size_t i = 0; i < 4; ++i) low[i] = BST_SUM(load)(planes + i * plane_words);
+  for (; n_padded != 0; n_padded -= BST_SUM_ROWS, list += BST_SUM_ROWS) {
+    BST_SUM(vec) carry = BST_SUM(add16)(rows, list, low);
+    for (size_t i = 4; i < (size_t)n_planes; ++i) {
+      const BST_SUM(vec) plane = BST_SUM(load)(planes + i * plane_words), sum = plane ^ carry;
+      memcpy(planes + i * plane_words, &sum, sizeof sum);
+      carry &= plane;
+    }
+  }
+  for (size_t i = 0; i < 4; ++i) memcpy(planes + i * plane_words, &low[i], sizeof low[i]);
+}
+
+/// From a number, the same in every lane, into memory: plane i at out + i * out_words.
+static void BST_SUM(rows_any)(int n_planes, const uint8_t* rows, const bst_entry* list,
+                              size_t n_padded, uint32_t start, uint64_t* out, size_t out_words) {
+  for (int i = 0; i < n_planes; ++i) {
+    const BST_SUM(vec) plane = BST_SUM(splat)(bst_all_or_none[start >> i & 1]);
+    memcpy(out + (size_t)i * out_words, &plane, sizeof plane);
+  }
+  BST_SUM(any)(n_planes, rows, list, n_padded, out, out_words);
+}
+#endif
+
+#ifdef BST_SUM_FIXED
+/// @param n_planes a constant
 BST_INLINE void BST_SUM(planes)(int n_planes, const uint8_t* rows, const bst_entry* list,
                                 size_t n_padded, BST_SUM(vec) * p) {
   for (; n_padded != 0; n_padded -= BST_SUM_ROWS, list += BST_SUM_ROWS) {
-    BST_SUM(ripple)(n_planes, 4, BST_SUM(add16)(rows, list, p), p);
+    BST_SUM(vec) carry = BST_SUM(add16)(rows, list, p);
+    BST_UNROLL
+    for (int i = 4; i < n_planes; ++i) {
+      const BST_SUM(vec) plane = p[i];
+      p[i] = plane ^ carry;
+      carry &= plane;
+    }
   }
 }
 
-/// The planes of a number, the same in every lane.
-BST_INLINE void BST_SUM(start)(int n_planes, uint32_t start, BST_SUM(vec) * p) {
-  BST_UNROLL
-  for (int i = 0; i < n_planes; ++i) p[i] = BST_SUM(splat)(bst_all_or_none[start >> i & 1]);
-}
-
-/// From a number into memory: plane i at out + i * out_words.
 BST_INLINE void BST_SUM(rows)(int n_planes, const uint8_t* rows, const bst_entry* list,
                               size_t n_padded, uint32_t start, uint64_t* out, size_t out_words) {
   BST_SUM(vec) p[BST_MAX_SLICED_PLANES];
-  BST_SUM(start)(n_planes, start, p);
+  BST_UNROLL
+  for (int i = 0; i < n_planes; ++i) p[i] = BST_SUM(splat)(bst_all_or_none[start >> i & 1]);
   BST_SUM(planes)(n_planes, rows, list, n_padded, p);
   BST_UNROLL
   for (int i = 0; i < n_planes; ++i) memcpy(out + (size_t)i * out_words, &p[i], sizeof p[i]);
 }
 
-/// Onto the planes in memory.
-BST_INLINE void BST_SUM(more)(int n_planes, const uint8_t* rows, const bst_entry* list,
-                              size_t n_padded, uint64_t* planes, size_t plane_words) {
-  BST_SUM(vec) p[BST_MAX_SLICED_PLANES];
-  BST_UNROLL
-  for (int i = 0; i < n_planes; ++i) p[i] = BST_SUM(load)(planes + (size_t)i * plane_words);
-  BST_SUM(planes)(n_planes, rows, list, n_padded, p);
-  BST_UNROLL
-  for (int i = 0; i < n_planes; ++i) memcpy(planes + (size_t)i * plane_words, &p[i], sizeof p[i]);
-}
-
-// One function per number of planes.
-#define BST_SUM_PLANES(n)                                                                    \
-  static void BST_SUM(rows_##n)(const uint8_t* rows, const bst_entry* list, size_t n_padded, \
-                                uint32_t start, uint64_t* out, size_t out_words) {           \
-    BST_SUM(rows)(n, rows, list, n_padded, start, out, out_words);                           \
+#define BST_SUM_PLANES(n)                                                                 \
+  static void BST_SUM(rows_##n)(int n_planes, const uint8_t* rows, const bst_entry* list, \
+                                size_t n_padded, uint32_t start, uint64_t* out,           \
+                                size_t out_words) {                                       \
+    (void)n_planes;                                                                       \
+    BST_SUM(rows)(n, rows, list, n_padded, start, out, out_words);                        \
   }
-BST_SUM_PLANES(6)
 BST_SUM_PLANES(8)
 BST_SUM_PLANES(10)
+#if defined BST_SUM_FIXED && BST_SUM_FIXED > 10
 BST_SUM_PLANES(13)
+#define BST_SUM_MOST BST_SUM(rows_13)
+#else
+#define BST_SUM_MOST BST_SUM(rows_any)
+#endif
 #undef BST_SUM_PLANES
 
 /// The function for `n_planes`, one of those that bst_sum_planes gives.
 static inline bst_sum_function* BST_SUM(function)(int n_planes) {
-  static bst_sum_function* const functions[] = {BST_SUM(rows_6), BST_SUM(rows_8), BST_SUM(rows_10)};
-  return n_planes > BST_MAX_SUM_PLANES ? BST_SUM(rows_13) : functions[BST_SUM_NUMBER(n_planes)];
+  static bst_sum_function* const functions[] = {BST_SUM(rows_8), BST_SUM(rows_10)};
+  return n_planes > BST_MAX_SUM_PLANES ? BST_SUM_MOST : functions[BST_SUM_NUMBER(n_planes)];
 }
+#undef BST_SUM_MOST
+#else
+static inline bst_sum_function* BST_SUM(function)(int n_planes) {
+  (void)n_planes;
+  return BST_SUM(rows_any);
+}
+#endif
 
 #ifdef BST_SUM_IS_WHOLE
-#define BST_MORE_PLANES(n)                                                                   \
-  static void BST_SUM(more_##n)(const uint8_t* rows, const bst_entry* list, size_t n_padded, \
-                                uint64_t* planes) {                                          \
-    BST_SUM(more)(n, rows, list, n_padded, planes, BST_SUM_WORDS_OF);                        \
+#if defined BST_SUM_FIXED && BST_SUM_FIXED > 10
+BST_INLINE void BST_SUM(more)(int n_planes, const uint8_t* rows, const bst_entry* list,
+                              size_t n_padded, uint64_t* planes) {
+  BST_SUM(vec) p[BST_MAX_SLICED_PLANES];
+  BST_UNROLL
+  for (int i = 0; i < n_planes; ++i) p[i] = BST_SUM(load)(planes + (size_t)i * BST_SUM_WORDS_OF);
+  BST_SUM(planes)(n_planes, rows, list, n_padded, p);
+  BST_UNROLL
+  for (int i = 0; i < n_planes; ++i) {
+    memcpy(planes + (size_t)i * BST_SUM_WORDS_OF, &p[i], sizeof p[i]);
   }
-BST_MORE_PLANES(6)
+}
+
+#define BST_MORE_PLANES(n)                                                                \
+  static void BST_SUM(more_##n)(int n_planes, const uint8_t* rows, const bst_entry* list, \
+                                size_t n_padded, uint64_t* planes) {                      \
+    (void)n_planes;                                                                       \
+    BST_SUM(more)(n, rows, list, n_padded, planes);                                       \
+  }
 BST_MORE_PLANES(8)
 BST_MORE_PLANES(10)
 BST_MORE_PLANES(13)
@@ -123,12 +157,24 @@ BST_MORE_PLANES(13)
 
 /// The function onto `n_planes` planes, one after the other.
 static inline bst_more_function* BST_SUM(more_function)(int n_planes) {
-  static bst_more_function* const functions[] = {BST_SUM(more_6), BST_SUM(more_8),
-                                                 BST_SUM(more_10)};
+  static bst_more_function* const functions[] = {BST_SUM(more_8), BST_SUM(more_10)};
   return n_planes > BST_MAX_SUM_PLANES ? BST_SUM(more_13) : functions[BST_SUM_NUMBER(n_planes)];
 }
+#else
+static void BST_SUM(more_any)(int n_planes, const uint8_t* rows, const bst_entry* list,
+                              size_t n_padded, uint64_t* planes) {
+  BST_SUM(any)(n_planes, rows, list, n_padded, planes, BST_SUM_WORDS_OF);
+}
+
+static inline bst_more_function* BST_SUM(more_function)(int n_planes) {
+  (void)n_planes;
+  return BST_SUM(more_any);
+}
+#endif
 #endif
 
+#undef BST_SUM_FIXED
+#undef BST_SUM_IS_WHOLE
 #undef BST_SUM
 #undef BST_SUM_VEC
 #undef BST_SUM_WORDS_OF

@@ -17,7 +17,7 @@
 
 /// Planes of counters that have functions of their own: every second number; more than the last
 /// take BST_MAX_SLICED_PLANES.
-enum { BST_MIN_SUM_PLANES = 6, BST_MAX_SUM_PLANES = 10, BST_MAX_SLICED_PLANES = 13 };
+enum { BST_MIN_SUM_PLANES = 8, BST_MAX_SUM_PLANES = 10, BST_MAX_SLICED_PLANES = 13 };
 
 /// Which function takes `n_planes`.
 #define BST_SUM_NUMBER(n_planes) (((n_planes) - BST_MIN_SUM_PLANES) / 2)
@@ -34,12 +34,12 @@ enum {
 };
 
 /// See `rows` of sum.h.
-typedef void bst_sum_function(const uint8_t* rows, const bst_entry* list, size_t n_padded,
-                              uint32_t start, uint64_t* out, size_t out_words);
+typedef void bst_sum_function(int n_planes, const uint8_t* rows, const bst_entry* list,
+                              size_t n_padded, uint32_t start, uint64_t* out, size_t out_words);
 
 /// See `more` of sum.h.
-typedef void bst_more_function(const uint8_t* rows, const bst_entry* list, size_t n_padded,
-                               uint64_t* planes);
+typedef void bst_more_function(int n_planes, const uint8_t* rows, const bst_entry* list,
+                               size_t n_padded, uint64_t* planes);
 
 /// `function` of sum.h for one width of rows.
 typedef bst_sum_function* bst_sum_piece(int n_planes);

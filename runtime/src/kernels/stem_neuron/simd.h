@@ -84,9 +84,9 @@ static inline void bst_stem_set_digits(int n_out, int kh, int kw, int n_in, size
   }
 }
 
-static inline void bst_stem_prepare_vector(int n_out, int kh, int kw, int n_in, int n_classes,
-                                           const int32_t* weight, const int64_t* bias,
-                                           const uint8_t* shift, void* constants) {
+BST_COLD void bst_stem_prepare_vector(int n_out, int kh, int kw, int n_in, int n_classes,
+                                      const int32_t* weight, const int64_t* bias,
+                                      const uint8_t* shift, void* constants) {
   if (!bst_stem_has_digits(kh, kw, n_in)) {
     bst_stem_prepare_plain(n_out, kh, kw, n_in, weight, constants);
     return;
@@ -164,6 +164,12 @@ typedef struct bst_stem_group {
   size_t lane;  // of the first one
 } bst_stem_group;
 
+/// x of one vector of outputs.
+BST_NOINLINE bst_vec bst_stem_join(bst_vec high, bst_vec low, const int64_t* bias,
+                                   const int64_t* shift) {
+  return bst_vec_join_digits(high, low, bias, shift);
+}
+
 /// x of a group of n_vecs vectors at the pixels of frame t.
 BST_INLINE void bst_stem_group_input(const bst_stem_geometry* g, const bst_stem_group* group,
                                      int n_vecs, const bst_stem_pixels* pixels, int t,
@@ -195,8 +201,8 @@ BST_INLINE void bst_stem_group_input(const bst_stem_geometry* g, const bst_stem_
   for (int i = 0; i < BST_STEM_PIXELS; ++i) {
     const int64_t* const bias = pixels->bias[i] + group->lane;
     for (int j = 0; j < n_vecs; ++j) {
-      x[i][j] = bst_vec_join_digits(high[i][j], low[i][j], bias + j * BST_STEM_VEC_LANES,
-                                    group->shift + j * BST_STEM_VEC_LANES);
+      x[i][j] = bst_stem_join(high[i][j], low[i][j], bias + j * BST_STEM_VEC_LANES,
+                              group->shift + j * BST_STEM_VEC_LANES);
     }
   }
 }

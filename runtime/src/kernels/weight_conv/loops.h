@@ -87,6 +87,24 @@ BST_INLINE void bst_wc_sum(const bst_wc* c, size_t word, int n_words, const uint
   }
 }
 
+/// Words that are summed in one pass, of those that are left.
+static inline int bst_wc_words(size_t left) {
+  if (left >= BST_WC_WORDS) return BST_WC_WORDS;
+  return BST_WC_WORDS > 2 && left >= 2 ? 2 : 1;
+}
+
+/// bst_wc_sum for what bst_wc_words gives, each a constant.
+BST_NOINLINE void bst_wc_sum_words(const bst_wc* c, size_t word, int n_words, const uint32_t* list,
+                                   const size_t* n, int32_t* total) {
+  if (n_words == BST_WC_WORDS) {
+    bst_wc_sum(c, word, BST_WC_WORDS, list, n, total);
+  } else if (n_words == 2 && BST_WC_WORDS > 2) {
+    bst_wc_sum(c, word, 2, list, n, total);
+  } else {
+    bst_wc_sum(c, word, 1, list, n, total);
+  }
+}
+
 /// One step t (1-based) of 64 neurons (numerics.md 4).
 /// @param theta     row (t, 0) of these lanes; row (t, s) lies `row_lanes * s` further
 /// @param potential I_t-1 in, I_t out, @param last step of the last spike, updated
@@ -113,16 +131,16 @@ BST_INLINE uint64_t bst_wc_fire(int t, const int32_t* theta, size_t row_lanes, c
   return bst_pack_lanes(spike);
 }
 
-BST_INLINE void bst_wc_neuron_block(const bst_wc* c, size_t word, int n_words, const uint32_t* list,
-                                    const size_t* n, const int32_t* theta, size_t out_frame,
-                                    uint64_t* cell) {
+static inline void bst_wc_neuron_block(const bst_wc* c, size_t word, int n_words,
+                                       const uint32_t* list, const size_t* n, const int32_t* theta,
+                                       size_t out_frame, uint64_t* cell) {
   int32_t potential[64 * BST_WC_WORDS], last[64 * BST_WC_WORDS], total[64 * BST_WC_WORDS];
   memset(potential, 0, 64 * (size_t)n_words * sizeof *potential);
   memset(last, 0, 64 * (size_t)n_words * sizeof *last);
   const int32_t* row = theta + 64 * word;
   for (int t = 1; t <= c->g.n_steps; row += c->n_lanes * (size_t)t, ++t) {
     const size_t first = (size_t)(t - 1) * c->n_planes;
-    bst_wc_sum(c, word, n_words, list + first * c->list_items, n + first, total);
+    bst_wc_sum_words(c, word, n_words, list + first * c->list_items, n + first, total);
     for (int j = 0; j < n_words; ++j) {
       cell[(size_t)(t - 1) * out_frame + word + (size_t)j] = bst_wc_fire(
           t, row + 64 * j, c->n_lanes, total + 64 * j, potential + 64 * j, last + 64 * j);
@@ -144,26 +162,20 @@ BST_INLINE void bst_wc_neuron_run(int part, int n_parts, const bst_wc* c, const 
         const uint64_t* const frame = spikes + i / c->n_planes * c->frame_words;
         n[i] = bst_wc_list(c, frame, i % c->n_planes, y, x, lists + i * c->list_items);
       }
-      size_t w = 0;
-      for (; w + BST_WC_WORDS <= g->out_words; w += BST_WC_WORDS) {
-        bst_wc_neuron_block(c, w, BST_WC_WORDS, lists, n, theta, out_frame, cell);
-      }
-      for (; BST_WC_WORDS > 2 && w + 2 <= g->out_words; w += 2) {
-        bst_wc_neuron_block(c, w, 2, lists, n, theta, out_frame, cell);
-      }
-      for (; w < g->out_words; ++w) {
-        bst_wc_neuron_block(c, w, 1, lists, n, theta, out_frame, cell);
+      for (size_t w = 0, n_here; w < g->out_words; w += n_here) {
+        n_here = (size_t)bst_wc_words(g->out_words - w);
+        bst_wc_neuron_block(c, w, (int)n_here, lists, n, theta, out_frame, cell);
       }
       for (int t = 0; t < g->n_steps; ++t) cell[(size_t)t * out_frame + g->out_words - 1] &= tail;
     }
   }
 }
 
-BST_INLINE void bst_wc_affine_block(const bst_wc* c, size_t word, int n_words, const uint32_t* list,
-                                    const size_t* n, const int32_t* ai, const int16_t* af,
-                                    const int32_t* b, int32_t* out) {
+static inline void bst_wc_affine_block(const bst_wc* c, size_t word, int n_words,
+                                       const uint32_t* list, const size_t* n, const int32_t* ai,
+                                       const int16_t* af, const int32_t* b, int32_t* out) {
   int32_t total[64 * BST_WC_WORDS];
-  bst_wc_sum(c, word, n_words, list, n, total);
+  bst_wc_sum_words(c, word, n_words, list, n, total);
   const size_t first = 64 * word, left = (size_t)c->g.n_out - first;
   const size_t n_lanes = left < 64 * (size_t)n_words ? left : 64 * (size_t)n_words;
   for (size_t i = 0; i < n_lanes; ++i) {
@@ -189,14 +201,10 @@ BST_INLINE void bst_wc_affine_run(int part, int n_parts, const bst_wc* c, const 
         for (size_t p = 0; p < c->n_planes; ++p) {
           n[p] = bst_wc_list(c, spikes, p, y, x, lists + p * c->list_items);
         }
-        size_t w = 0;
-        for (; w + BST_WC_WORDS <= g->out_words; w += BST_WC_WORDS) {
-          bst_wc_affine_block(c, w, BST_WC_WORDS, lists, n, ai, af, b, out);
+        for (size_t w = 0, n_here; w < g->out_words; w += n_here) {
+          n_here = (size_t)bst_wc_words(g->out_words - w);
+          bst_wc_affine_block(c, w, (int)n_here, lists, n, ai, af, b, out);
         }
-        for (; BST_WC_WORDS > 2 && w + 2 <= g->out_words; w += 2) {
-          bst_wc_affine_block(c, w, 2, lists, n, ai, af, b, out);
-        }
-        for (; w < g->out_words; ++w) bst_wc_affine_block(c, w, 1, lists, n, ai, af, b, out);
       }
     }
   }
