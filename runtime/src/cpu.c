@@ -81,7 +81,6 @@ static bool bst_always(void) { return true; }
       .is_usable = (usable),                               \
       .spike_conv = &bst_spike_conv__##isa,                \
       .stem_neuron = &bst_stem_neuron__##isa,              \
-      .stem_stream = bst_stem_stream__##isa,               \
       .or_pool = bst_or_pool__##isa,                       \
       .stream_neuron = bst_stream_neuron__##isa,           \
       .residual_neuron = bst_residual_neuron__##isa,       \

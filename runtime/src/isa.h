@@ -19,7 +19,6 @@
 #include "kernels/spike_attention/spike_attention.h"
 #include "kernels/spike_conv/spike_conv.h"
 #include "kernels/stem_neuron/stem_neuron.h"
-#include "kernels/stem_stream/stem_stream.h"
 #include "kernels/stream_neuron/stream_neuron.h"
 #include "kernels/weight_conv/weight_conv.h"
 
@@ -29,7 +28,6 @@ typedef struct bst_isa {
   bool (*is_usable)(void);
   const bst_spike_conv* spike_conv;
   const bst_stem_neuron* stem_neuron;
-  bst_stem_stream_kernel* stem_stream;
   bst_or_pool_kernel* or_pool;
   bst_stream_neuron_kernel* stream_neuron;
   bst_residual_neuron_kernel* residual_neuron;

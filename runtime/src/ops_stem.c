@@ -3,7 +3,6 @@
 // gives spikes, stem_stream what they would be made of.
 
 #include "kernels/stem_neuron/stem_neuron.h"
-#include "kernels/stem_stream/stem_stream.h"
 #include "ops.h"
 
 enum { BST_MAX_STEM_WEIGHT = 8355711, BST_MAX_STEM_SHIFT = 24 };
@@ -94,7 +93,9 @@ static uint64_t bst_stem_scratch(const bst_call* call, bool* overflow) {
                                                (int)d[2], call->step->params[1]);
 }
 
-static void bst_stem_run(const bst_call* call, const bst_prepared* prepared, const bst_io* io) {
+/// Spikes where `spikes` is not NULL, else the stream.
+static void bst_stem_call(const bst_call* call, const bst_prepared* prepared, const bst_io* io,
+                          const int32_t* first, uint64_t* spikes, int32_t* stream) {
   const bst_buffer* const in = call->inputs[0];
   const uint32_t* const d = call->constants[0]->dims;
   const int32_t* const p = call->step->params;
@@ -102,7 +103,11 @@ static void bst_stem_run(const bst_call* call, const bst_prepared* prepared, con
                               (int)in->c, (int)d[0], (int)d[1], (int)d[2], p[0], p[1],
                               BST_NEURON_ARGS(call->step), io->inputs[0], prepared->table,
                               call->data[1], call->data[2], call->data[3], call->data[4], p[2],
-                              call->data[5], io->outputs[0], io->scratch);
+                              first, spikes, stream, io->scratch);
+}
+
+static void bst_stem_run(const bst_call* call, const bst_prepared* prepared, const bst_io* io) {
+  bst_stem_call(call, prepared, io, call->data[5], io->outputs[0], NULL);
 }
 
 const bst_op bst_op_stem_neuron = {
@@ -128,25 +133,9 @@ const bst_op bst_op_stem_neuron = {
     .run = bst_stem_run,
 };
 
-// ---- stem_stream --------------------------------------------------------------------------------
-
-static void bst_stem_stream_lay_out(const bst_call* call, bst_bump* bump, bst_prepared* prepared) {
-  const uint32_t* const d = call->constants[0]->dims;
-  const int o = (int)d[0], kh = (int)d[1], kw = (int)d[2], i = (int)d[3];
-  void* const rows = bst_take(bump, bst_stem_stream_bytes(o, kh, kw, i), 1);
-  if (rows != NULL) bst_stem_stream_prepare(o, kh, kw, i, call->data[0], rows);
-  prepared->table = rows;
-}
-
-static void bst_stem_stream_call(const bst_call* call, const bst_prepared* prepared,
-                                 const bst_io* io) {
-  const bst_buffer* const in = call->inputs[0];
-  const uint32_t* const d = call->constants[0]->dims;
-  const int32_t* const p = call->step->params;
-  call->isa->stem_stream(io->part, io->n_parts, call->n_t, (int)in->t, (int)in->h, (int)in->w,
-                         (int)in->c, (int)d[0], (int)d[1], (int)d[2], p[0], p[1], io->inputs[0],
-                         prepared->table, call->data[1], call->data[2], call->data[3],
-                         call->data[4], p[2], io->outputs[0]);
+static void bst_stem_stream_run(const bst_call* call, const bst_prepared* prepared,
+                                const bst_io* io) {
+  bst_stem_call(call, prepared, io, NULL, NULL, io->outputs[0]);
 }
 
 const bst_op bst_op_stem_stream = {
@@ -164,6 +153,7 @@ const bst_op bst_op_stem_stream = {
                   {BST_CONST_U8, 1, 1},
                   {BST_CONST_U8, 1, 1}},
     .check = bst_stem_check_shapes,
-    .prepare = bst_stem_stream_lay_out,
-    .run = bst_stem_stream_call,
+    .prepare = bst_stem_prepare,
+    .scratch_bytes = bst_stem_scratch,
+    .run = bst_stem_stream_run,
 };

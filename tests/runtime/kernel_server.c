@@ -39,7 +39,6 @@ typedef void function(void);
   X(bst_weight_conv_neuron__##isa)       \
   X(bst_weight_conv_affine__##isa)       \
   X(bst_products__##isa)                 \
-  X(bst_stem_stream__##isa)              \
   Y(bst_spike_conv__##isa, conv_members) \
   Y(bst_stem_neuron__##isa, stem_members)
 #define KERNELS_OF_ALL                          \
@@ -57,8 +56,6 @@ typedef void function(void);
   X(bst_weight_conv_prepare_theta)              \
   X(bst_weight_conv_scratch_bytes)              \
   X(bst_products_scratch_bytes)                 \
-  X(bst_stem_stream_bytes)                      \
-  X(bst_stem_stream_prepare)                    \
   X(bst_level_add)                              \
   X(bst_level_readout_scratch_bytes)            \
   X(bst_level_readout)

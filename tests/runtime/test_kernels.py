@@ -208,7 +208,7 @@ class StemCase:
 
     def set(self, image, weight, bias, shift, rows, cols):
         _, width, cin, o, k, _, _, pad = self.geometry
-        self.image, self.weight, self.constants = image, weight, (bias, shift, rows, cols)
+        self.image, self.constants = image, (bias, shift, rows, cols)
         sizes = (o, k, k, cin, len(bias))
         self.prepared = self.version.memory("stem_neuron.constant_bytes", *sizes)
         self.version.call("stem_neuron.prepare", *sizes, weight, bias, shift, self.prepared)
@@ -222,9 +222,21 @@ class StemCase:
         self.version.run(
             "stem_neuron.run",
             *(n_t, self.n_frames, *self.geometry, *params),
-            *(self.image, self.prepared, *self.constants, 2, first, out, self.space),
+            *(self.image, self.prepared, *self.constants, 2, first, out, None, self.space),
         )
         check_spikes(out, expected)
+        self.space.take()
+
+    def check_stream(self, n_t):
+        """x itself, the same at every step of a still image."""
+        expected = np.broadcast_to(self.x, (n_t, *self.x.shape[1:]))
+        out = Guarded(expected.shape, np.int32)
+        self.version.run(
+            "stem_neuron.run",
+            *(n_t, self.n_frames, *self.geometry, *NO_NEURON),
+            *(self.image, self.prepared, *self.constants, 2, None, None, out, self.space),
+        )
+        np.testing.assert_array_equal(out.take(), expected)
         self.space.take()
 
 
@@ -294,18 +306,14 @@ def test_stem_neuron_with_the_table_of_first_steps(version, rng, n_t):
 def test_stem_stream(version, rng, window, n_t, frames):
     for o in CHANNELS:
         case = StemCase(version, rng, n_t if frames else 1, o, *window)
-        o, k, cin = case.geometry[3], case.geometry[4], case.geometry[2]
-        prepared = version.memory("bst_stem_stream_bytes", o, k, k, cin)
-        version.call("bst_stem_stream_prepare", o, k, k, cin, case.weight, prepared)
-        prepared.take()
-        expected = np.broadcast_to(case.x, (n_t, *case.x.shape[1:]))
-        out = Guarded(expected.shape, np.int32)
-        version.run(
-            "stem_stream",
-            *(n_t, case.n_frames, *case.geometry),
-            *(case.image, prepared, *case.constants, 2, out),
-        )
-        np.testing.assert_array_equal(out.take(), expected)
+        case.check_stream(n_t)
+
+
+@pytest.mark.parametrize("cin", (3, 4097))
+def test_stem_stream_stays_inside_its_output(version, rng, cin):
+    """One channel, one pixel, an odd number of pixels; more taps than the vectors take."""
+    for o in (1, 3, 17):
+        StemCase(version, rng, 1, o, 1, 1, 0, 1, cin=cin).check_stream(2)
 
 
 @pytest.mark.parametrize("n_t", (1, 4, 16))

@@ -9,6 +9,8 @@
 #ifndef BST_KERNELS_STEM_NEURON_LOOPS_H_
 #define BST_KERNELS_STEM_NEURON_LOOPS_H_
 
+#include <string.h>
+
 #include "../lanes.h"
 #include "../part.h"
 #include "../stream_neuron/neuron.h"
@@ -62,8 +64,8 @@ BST_INLINE uint64_t bst_stem_mask(const bst_stem_block* b) {
 }
 
 /// x of a block for one frame; lanes beyond `n_lanes` stay as they are.
-BST_INLINE void bst_stem_input(const bst_stem_geometry* g, const bst_stem_block* b,
-                               const uint8_t* image, int32_t* input) {
+BST_NOINLINE void bst_stem_input(const bst_stem_geometry* g, const bst_stem_block* b,
+                                 const uint8_t* image, int32_t* input) {
   int64_t sum[BST_LANES];
   bst_stem_sum(g, image, b->weight, b->y, b->x, sum);
   for (size_t l = 0; l < b->n_lanes; ++l) {
@@ -110,32 +112,48 @@ BST_INLINE void bst_stem_look_up(const bst_stem_geometry* g, const bst_stem_bloc
   }
 }
 
+/// x of a block at every step; that of step t goes to stream[t * out_step].
+BST_INLINE void bst_stem_store(const bst_stem_geometry* g, const bst_stem_block* b,
+                               const uint8_t* image, size_t out_step, int32_t* stream) {
+  const size_t frame_bytes = (size_t)g->height * (size_t)g->width * (size_t)g->n_in;
+  int32_t input[BST_LANES] = {0};
+  for (int t = 0; t < g->n_steps; ++t) {
+    if (t < g->n_frames) bst_stem_input(g, b, image + (size_t)t * frame_bytes, input);
+    memcpy(stream + (size_t)t * out_step, input, b->n_lanes * sizeof *input);
+  }
+}
+
 BST_INLINE void bst_stem_neuron_run(int part, int n_parts, int n_steps, int n_frames, int height,
                                     int width, int n_in, int n_out, int kh, int kw, int stride,
                                     int pad, int flags, int theta, int v_reset, int r,
                                     const uint8_t* image, const int32_t* weight,
                                     const int64_t* bias, const uint8_t* shift,
                                     const uint8_t* row_class, const uint8_t* col_class,
-                                    int n_col_classes, const int32_t* first, uint64_t* spikes) {
+                                    int n_col_classes, const int32_t* first, uint64_t* spikes,
+                                    int32_t* stream) {
   const bst_stem_geometry g = {n_steps, n_frames, height, width, n_in,
                                kh,      kw,       stride, pad,   bst_stem_lanes(n_out)};
   const bst_neuron p = {flags, theta, v_reset, r};
   const int out_h = (height + 2 * pad - kh) / stride + 1;
   const int out_w = (width + 2 * pad - kw) / stride + 1;
-  const size_t n_words = g.n_lanes / 64, out_step = (size_t)out_h * (size_t)out_w * n_words;
+  const size_t n_words = g.n_lanes / 64, cells = (size_t)out_h * (size_t)out_w;
   const int first_y = (int)bst_part_begin(part, n_parts, (size_t)out_h);
   const int end_y = (int)bst_part_begin(part + 1, n_parts, (size_t)out_h);
-  spikes += (size_t)first_y * (size_t)out_w * n_words;
   for (int y = first_y; y < end_y; ++y) {
     for (int x = 0; x < out_w; ++x) {
+      const size_t cell = (size_t)y * (size_t)out_w + (size_t)x;
       const size_t border = (size_t)(row_class[y] * n_col_classes + col_class[x]);
       bst_stem_block b = {y, x, 0, weight, bias + border * (size_t)n_out, shift};
-      for (size_t done = 0; done < (size_t)n_out; done += BST_LANES, ++spikes) {
+      for (size_t done = 0; done < (size_t)n_out; done += BST_LANES) {
+        const size_t word = cell * n_words + done / BST_LANES;
         b.n_lanes = (size_t)n_out - done < BST_LANES ? (size_t)n_out - done : BST_LANES;
-        if (first != NULL) {
-          bst_stem_look_up(&g, &b, first, image, out_step, spikes);
+        if (stream != NULL) {
+          bst_stem_store(&g, &b, image, cells * (size_t)n_out,
+                         stream + cell * (size_t)n_out + done);
+        } else if (first != NULL) {
+          bst_stem_look_up(&g, &b, first, image, cells * n_words, spikes + word);
         } else {
-          bst_stem_fire(&g, &b, &p, image, out_step, spikes);
+          bst_stem_fire(&g, &b, &p, image, cells * n_words, spikes + word);
         }
         b.weight += BST_LANES;
         b.bias += BST_LANES;

@@ -34,11 +34,11 @@ static void bst_stem_scalar_run(int part, int n_parts, int n_steps, int n_frames
                                 const void* constants, const int64_t* bias, const uint8_t* shift,
                                 const uint8_t* row_class, const uint8_t* col_class,
                                 int n_col_classes, const int32_t* first, uint64_t* spikes,
-                                void* scratch) {
+                                int32_t* stream, void* scratch) {
   (void)scratch;
   bst_stem_neuron_run(part, n_parts, n_steps, n_frames, height, width, n_in, n_out, kh, kw, stride,
                       pad, flags, theta, v_reset, r, image, constants, bias, shift, row_class,
-                      col_class, n_col_classes, first, spikes);
+                      col_class, n_col_classes, first, spikes, stream);
 }
 
 const bst_stem_neuron bst_stem_neuron__scalar = {

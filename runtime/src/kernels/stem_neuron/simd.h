@@ -5,7 +5,7 @@
 // Weights are cut in two signed digits, W = 4096 W1 + W0 with W0 in -2048..2047; |W| <= 8355711
 // gives |W1| <= 2040. So products of int16 and sums of int32 are exact as long as
 // 255 * 2048 * taps < 2^31: up to 4096 taps; n = 4096 sum p W1 + sum p W0 is put together in 64
-// bits with the bias. Beyond 4096 taps the loops of loops.h take over.
+// bits with the bias. Beyond 4096 taps the scalar version takes over.
 //
 // Taps enter in pairs: the kw * n_in pixels of a window's row are contiguous, an odd number of them
 // is filled up with a weight of 0. Rows of the image are widened to int16 first, zero outside.
@@ -155,6 +155,9 @@ typedef struct bst_stem_pixels {
   size_t window_step;                    // from one window to the next
   const int64_t* bias[BST_STEM_PIXELS];  // lanes of their border classes
   uint64_t words[BST_STEM_PIXELS][BST_STEM_MAX_STEPS];
+  int32_t* stream;  // NULL, or where x of the first one goes
+  size_t stream_step, n_out;
+  int n_pixels;
 } bst_stem_pixels;
 
 /// What the vectors of a group read.
@@ -240,7 +243,21 @@ BST_NOINLINE void bst_stem_group_fire(const bst_stem_encoder* encoder, int n_vec
   *word |= (~bst_vec_bits32(silent, n_vecs) & lanes) << at;
 }
 
-/// Spikes of a group, from bit `at` of the words of the pixels on.
+/// Store x of a group at step t.
+BST_NOINLINE void bst_stem_group_store(const bst_stem_pixels* pixels, size_t lane, int n_vecs,
+                                       int t, bst_vec x[][BST_STEM_VECS]) {
+  for (int i = 0; i < pixels->n_pixels; ++i) {
+    int32_t* const to =
+        pixels->stream + (size_t)t * pixels->stream_step + (size_t)i * pixels->n_out + lane;
+    for (int j = 0; j < n_vecs; ++j) {
+      const size_t done = (size_t)j * BST_STEM_VEC_LANES, left = pixels->n_out - lane - done;
+      bst_vec_store_some32(to + done, x[i][j],
+                           left < BST_STEM_VEC_LANES ? left : BST_STEM_VEC_LANES);
+    }
+  }
+}
+
+/// Spikes of a group, from bit `at` of the words of the pixels on; or x.
 BST_INLINE void bst_stem_group_run(const bst_stem_geometry* g, const bst_stem_group* group,
                                    const bst_stem_encoder* encoder, int n_vecs, size_t at,
                                    bst_stem_pixels* pixels) {
@@ -250,6 +267,10 @@ BST_INLINE void bst_stem_group_run(const bst_stem_geometry* g, const bst_stem_gr
   }
   for (int t = 0; t < g->n_steps; ++t) {
     if (t < g->n_frames) bst_stem_group_input(g, group, n_vecs, pixels, t, x);
+    if (pixels->stream != NULL) {
+      bst_stem_group_store(pixels, group->lane, n_vecs, t, x);
+      continue;
+    }
     for (int i = 0; i < BST_STEM_PIXELS; ++i) {
       if (encoder->first == NULL) {
         bst_stem_group_fire(encoder, n_vecs, x[i], at, v[i], &pixels->words[i][t]);
@@ -295,13 +316,13 @@ static inline bst_stem_constants bst_stem_open(const void* constants, int n_out,
   return made;
 }
 
-/// The spikes of the pixels, neighbours in a row, the first n_pixels of them: word w of pixel i at
-/// step t goes to spikes[t * out_step + i * n_words + w].
+/// The output of the pixels, neighbours in a row: word w of pixel i at step t goes to
+/// spikes[t * out_step + i * n_words + w], unless x is asked for.
 BST_INLINE void bst_stem_pixels_run(const bst_stem_geometry* g, const bst_stem_constants* c,
-                                    const bst_stem_encoder* encoder, int n_pixels, size_t out_step,
+                                    const bst_stem_encoder* encoder, size_t out_step,
                                     bst_stem_pixels* pixels, uint64_t* spikes) {
   const size_t n_words = g->n_lanes / 64;
-  for (size_t done = 0; done < c->n_out; done += 64, ++spikes) {
+  for (size_t done = 0; done < c->n_out; done += 64) {
     const size_t end = c->n_out - done < 64 ? c->n_out - done : 64;
     const uint64_t mask = UINT64_MAX >> (64 - end);
     memset(pixels->words, 0, sizeof pixels->words);
@@ -311,25 +332,25 @@ BST_INLINE void bst_stem_pixels_run(const bst_stem_geometry* g, const bst_stem_c
       const size_t n_vecs = bst_stem_group_vecs(c->n_vecs, v);
       bst_stem_group_choose(g, &group, encoder, n_vecs, at, pixels);
     }
-    for (int i = 0; i < n_pixels; ++i) {
-      uint64_t* const to = spikes + (size_t)i * n_words;
+    for (int i = 0; pixels->stream == NULL && i < pixels->n_pixels; ++i) {
+      uint64_t* const to = spikes + (size_t)i * n_words + done / 64;
       for (int t = 0; t < g->n_steps; ++t) to[(size_t)t * out_step] = pixels->words[i][t] & mask;
     }
   }
 }
 
-static inline void bst_stem_neuron_vector(int part, int n_parts, int n_steps, int n_frames,
-                                          int height, int width, int n_in, int n_out, int kh,
-                                          int kw, int stride, int pad, int flags, int theta,
-                                          int v_reset, int r, const uint8_t* image,
-                                          const void* constants, const int64_t* bias,
-                                          const uint8_t* shift, const uint8_t* row_class,
-                                          const uint8_t* col_class, int n_col_classes,
-                                          const int32_t* first, uint64_t* spikes, void* scratch) {
+static inline void bst_stem_neuron_vector(
+    int part, int n_parts, int n_steps, int n_frames, int height, int width, int n_in, int n_out,
+    int kh, int kw, int stride, int pad, int flags, int theta, int v_reset, int r,
+    const uint8_t* image, const void* constants, const int64_t* bias, const uint8_t* shift,
+    const uint8_t* row_class, const uint8_t* col_class, int n_col_classes, const int32_t* first,
+    uint64_t* spikes, int32_t* stream, void* scratch) {
   if (!bst_stem_has_digits(kh, kw, n_in)) {
-    bst_stem_neuron_run(part, n_parts, n_steps, n_frames, height, width, n_in, n_out, kh, kw,
-                        stride, pad, flags, theta, v_reset, r, image, constants, bias, shift,
-                        row_class, col_class, n_col_classes, first, spikes);
+    // rare: not worth a copy for every instruction set
+    bst_stem_neuron__scalar.run(part, n_parts, n_steps, n_frames, height, width, n_in, n_out, kh,
+                                kw, stride, pad, flags, theta, v_reset, r, image, constants, bias,
+                                shift, row_class, col_class, n_col_classes, first, spikes, stream,
+                                scratch);
     return;
   }
   const bst_stem_geometry g = {n_steps, n_frames, height, width, n_in,
@@ -339,16 +360,20 @@ static inline void bst_stem_neuron_vector(int part, int n_parts, int n_steps, in
                                     bst_vec_neuron_of(flags, theta, v_reset, r)};
   const int out_h = (height + 2 * pad - kh) / stride + 1;
   const int out_w = (width + 2 * pad - kw) / stride + 1;
-  const size_t n_words = g.n_lanes / 64, out_step = (size_t)out_h * (size_t)out_w * n_words;
+  const size_t n_words = g.n_lanes / 64, cells = (size_t)out_h * (size_t)out_w;
   const int first_y = (int)bst_part_begin(part, n_parts, (size_t)out_h);
   const int end_y = (int)bst_part_begin(part + 1, n_parts, (size_t)out_h);
   int16_t* const rows = scratch;
-  spikes += (size_t)first_y * (size_t)out_w * n_words;
   for (int y = first_y; y < end_y; ++y) {
     bst_stem_widen_rows(&g, image, y, rows);
-    for (int x = 0, n; x < out_w; x += n, spikes += (size_t)n * n_words) {
+    for (int x = 0, n; x < out_w; x += n) {
+      const size_t cell = (size_t)y * (size_t)out_w + (size_t)x;
       bst_stem_pixels pixels;
       n = out_w - x < BST_STEM_PIXELS ? 1 : BST_STEM_PIXELS;
+      pixels.n_pixels = n;
+      pixels.n_out = c.n_out;
+      pixels.stream = stream == NULL ? NULL : stream + cell * c.n_out;
+      pixels.stream_step = cells * c.n_out;
       pixels.window_step = (size_t)stride * (size_t)n_in;
       pixels.window = rows + (size_t)x * pixels.window_step;
       if (n == 1) pixels.window_step = 0;
@@ -357,7 +382,8 @@ static inline void bst_stem_neuron_vector(int part, int n_parts, int n_steps, in
         const size_t border = (size_t)(row_class[y] * n_col_classes + col_class[column]);
         pixels.bias[i] = c.bias + border * c.n_vecs * BST_STEM_VEC_LANES;
       }
-      bst_stem_pixels_run(&g, &c, &encoder, n, out_step, &pixels, spikes);
+      bst_stem_pixels_run(&g, &c, &encoder, cells * n_words, &pixels,
+                          stream == NULL ? spikes + cell * n_words : NULL);
     }
   }
 }

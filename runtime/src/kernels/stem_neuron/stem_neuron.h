@@ -8,10 +8,10 @@
 // is that of frame t. A neuron turns x into spikes: the stream neuron, or, for still images, the
 // table `first` of the steps at which the neuron first fires. From p, the least step with
 // x >= first[p - 1], it then fires at p, 2p, 3p, ..: a constant input and a hard reset to the start
-// make the spikes periodic.
+// make the spikes periodic. Or x itself is the output, the first of the stream (op stem_stream).
 //
 // Shapes: image u8 [n_frames, height, width, n_in] -> spikes [T, out_h, out_w, n_out], packed 64
-// per word.
+// per word, or x i32 [T, out_h, out_w, n_out].
 // `part` of `n_parts`: see part.h.
 
 #ifndef BST_KERNELS_STEM_NEURON_H_
@@ -27,6 +27,7 @@
 /// @param row_class u8 [out_h], @param col_class u8 [out_w]
 /// @param first     int32 [T], not increasing, with n_frames = 1; NULL = the neuron
 ///                  {flags, theta, v_reset, r}
+/// @param stream    NULL, or where x goes; then there are no spikes
 /// @param scratch   aligned to 64
 typedef void bst_stem_neuron_kernel(int part, int n_parts, int n_steps, int n_frames, int height,
                                     int width, int n_in, int n_out, int kh, int kw, int stride,
@@ -35,7 +36,7 @@ typedef void bst_stem_neuron_kernel(int part, int n_parts, int n_steps, int n_fr
                                     const int64_t* bias, const uint8_t* shift,
                                     const uint8_t* row_class, const uint8_t* col_class,
                                     int n_col_classes, const int32_t* first, uint64_t* spikes,
-                                    void* scratch);
+                                    int32_t* stream, void* scratch);
 
 /// A version of the kernel for one instruction set: its own layout of the constants, made once at
 /// load, and the kernel that reads it.
