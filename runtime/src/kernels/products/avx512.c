@@ -14,7 +14,7 @@ BST_VECTOR_BEGIN
 #define BST_PRODUCTS_COUNT(x) __builtin_popcountll(x)
 #include "rows.h"
 
-BST_DEFINE_PRODUCTS(bst_products__avx512)
+BST_DEFINE_PRODUCT_ROWS(bst_products__avx512)
 
 BST_VECTOR_END
 

@@ -13,7 +13,7 @@ BST_VECTOR_BEGIN
 
 #include "rows.h"
 
-BST_DEFINE_PRODUCTS(bst_products__neon)
+BST_DEFINE_PRODUCT_ROWS(bst_products__neon)
 
 BST_VECTOR_END
 

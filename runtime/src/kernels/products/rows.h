@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// products on rows of int16, for compilers with vector types: the compiler picks the instructions
-// of the file that includes this. A body. Sums are at most N d; where that is no int16 the version
-// of scalar.c takes over.
+// products on rows of int16 in vector types of the compiler, which makes vectors (bst_vec) of the
+// instruction set of the file that includes this. A body. Sums are at most N d; where that is no
+// int16 the version of scalar.c takes over.
 //
 // k^T v: 64 tokens at a time, the channels of a head are turned into columns of one bit per token
 // by a transposition of 64 x 64 bits; entry (i, j) is the number of common bits of two columns.
@@ -49,8 +49,8 @@ static inline void bst_products_transpose(uint64_t* a) {
 }
 
 /// Channels first .. first + d - 1 of one step as columns [n_words][lanes].
-static inline void bst_products_columns(const bst_products_call* c, const uint64_t* tokens,
-                                        size_t first, uint64_t* columns) {
+static inline void bst_products_row_columns(const bst_products_call* c, const uint64_t* tokens,
+                                            size_t first, uint64_t* columns) {
   uint64_t block[64];
   for (size_t w = 0; w < c->n_words; ++w, columns += c->lanes) {
     const size_t left = c->n_tokens - 64 * w, n_here = left < 64 ? left : 64;
@@ -68,8 +68,8 @@ static inline void bst_products_columns(const bst_products_call* c, const uint64
 }
 
 /// k^T v of one step, [d][lanes], zero beyond d.
-static inline void bst_products_pairs(const bst_products_call* c, const uint64_t* k,
-                                      const uint64_t* v, int16_t* pairs) {
+static inline void bst_products_row_pairs(const bst_products_call* c, const uint64_t* k,
+                                          const uint64_t* v, int16_t* pairs) {
   for (size_t i = 0; i < c->d; ++i, pairs += c->lanes) {
     for (size_t j = 0; j < c->lanes; j += BST_PRODUCTS_LANES) {
       int16_t count[BST_PRODUCTS_LANES] = {0};
@@ -144,9 +144,9 @@ static inline void bst_products_rows(int part, int n_parts, const bst_products_c
   for (size_t h = 0; h < heads; ++h) {
     const size_t first = h * c->d, last = end * c->n_groups;
     for (size_t t = 0; t < c->n_steps; ++t) {
-      bst_products_columns(c, c->k + t * c->in_step, first, k_columns);
-      bst_products_columns(c, c->v + t * c->in_step, first, v_columns);
-      bst_products_pairs(c, k_columns, v_columns, pairs + t * c->d * c->lanes);
+      bst_products_row_columns(c, c->k + t * c->in_step, first, k_columns);
+      bst_products_row_columns(c, c->v + t * c->in_step, first, v_columns);
+      bst_products_row_pairs(c, k_columns, v_columns, pairs + t * c->d * c->lanes);
     }
     for (size_t unit = begin * c->n_groups; unit < last; unit += BST_PRODUCTS_UNITS) {
       const size_t left = last - unit;
@@ -158,7 +158,7 @@ static inline void bst_products_rows(int part, int n_parts, const bst_products_c
 
 // The kernel of one instruction set.
 
-#define BST_DEFINE_PRODUCTS(name)                                                                  \
+#define BST_DEFINE_PRODUCT_ROWS(name)                                                              \
   void name(int part, int n_parts, int n_steps, int n_tokens, int channels, int heads, int shift,  \
             int flags, int theta, int v_reset, int r, const uint64_t* q, const uint64_t* k,        \
             const uint64_t* v, uint64_t* out, void* scratch) {                                     \
@@ -185,5 +185,7 @@ static inline void bst_products_rows(int part, int n_parts, const bst_products_c
                                  .out = out};                                                      \
     bst_products_rows(part, n_parts, &c, (size_t)heads, scratch);                                  \
   }
+
+#undef BST_PRODUCTS_COUNT
 
 #endif  // BST_KERNELS_PRODUCTS_ROWS_H_

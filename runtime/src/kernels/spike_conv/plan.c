@@ -18,7 +18,7 @@ static uint64_t bst_count_pattern(const bst_conv_geometry* g, const uint64_t* sp
 }
 
 /// A pattern gets a list where that saves more rows per window than it costs: a list more to pad
-/// and two additions of counters (bst_add_patterns) are about as much work as BST_LIST_ROWS rows, a
+/// and two additions of counters are about as much work as BST_LIST_ROWS rows, a
 /// word more to list about BST_WORD_ROWS. Patterns are used where that saves BST_PLAN_ROWS more
 /// than that, for they also rule out shorter ways. A few cells are asked; small windows are not
 /// worth it.
