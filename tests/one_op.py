@@ -113,7 +113,8 @@ def nodes_of(model: ir.Model, images: np.ndarray) -> dict[str, OneOp]:
     return found
 
 
-WIDE = {"SpikeConvAffine": 6, "WeightConvAffine": 6, "StreamMaxPool": 6, "SpikeReadOut": 7,
+WIDE = {"StemStream": 6, "StemStreamFrames": 6,
+        "SpikeConvAffine": 6, "WeightConvAffine": 6, "StreamMaxPool": 6, "SpikeReadOut": 7,
         "ResidualReadOut": 7, "SpikeCountReadOut": 7, "SpikeLevelReadOut": 7}  # fmt: skip
 """TensorProto types of outputs that are not bits."""
 
@@ -141,6 +142,6 @@ def break_body(function: onnx.FunctionProto) -> None:
     for op, inputs, outputs, attrs in (
         ("Cast", ["unbroken"], ["as_bool"], {"to": 9}),
         ("Not", ["as_bool"], ["inverted"], {}),
-        ("Cast", ["inverted"], [port], {"to": WIDE.get(function.name, 2)}),
+        ("Cast", ["inverted"], [port], {"to": WIDE.get(function.name.partition("_T")[0], 2)}),
     ):
         function.node.append(onnx.helper.make_node(op, inputs, outputs, **attrs))

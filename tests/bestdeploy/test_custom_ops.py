@@ -32,9 +32,10 @@ WEIGHTED = (
     (weighted_nets.Weighted(seed=25, dim=40, heads=5), 4),
     (weighted_nets.Weighted("spikformer", seed=26, dim=72, heads=2, depth=2), 3),
 )
-FAMILIES = ("sdt_v1", "a2os2a_learned")
+FAMILIES = ("sdt_v1", "a2os2a_learned", "sdt_v2", "sdt_v2_events")
 NAMES = sorted(op.name for op in ops.PACKED_OPS)
-ALL_BITS = ("StemNeuron", "StemFrames", "SpikeOrPool", "SpikeKeyValueAny", "SpikeGate")
+STEMS = ("StemNeuron", "StemFrames", "StemStream", "StemStreamFrames")
+ALL_BITS = (*STEMS, "SpikeOrPool", "SpikeKeyValueAny", "SpikeGate")
 """Ops that do not know channels: all bits of a byte are alike."""
 
 
@@ -79,6 +80,7 @@ FLAGS = {
     "ORT_INVERT": ("invert",),
     "ORT_TERNARY": tuple(ternary.ATTRIBUTES),
     "ORT_ADD": tuple(add_attention.ATTRIBUTES),
+    "ORT_FRAMES": (),
 }
 LIMITS = {"BST_MAX_T": ops.MAX_STEPS, "BST_MAX_CONV_NEURON_T": 8}
 TYPES = {"U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64"}
@@ -122,7 +124,7 @@ def test_a_node_gives_the_integers_of_its_reference(nodes, name):
     one = nodes[name]
     session = one.session()
     one.check(session)
-    axis = {"StemNeuron": 0, "StemFrames": 0}.get(name, 1)
+    axis = 0 if name in STEMS else 1
     for n in (1, 0):
         feed = {p: np.ascontiguousarray(a.take(range(n), axis)) for p, a in one.feed.items()}
         expected = one.run({**one.arrays, **feed})
