@@ -48,7 +48,8 @@ _ON_COUNTS = ("SpikeScoresStream", "SpikeKeyValuesStream", "SpikeProducts")
 _CONV_NEURONS = ("SpikeConvNeuron", "WeightConvNeuron")
 _CONV_AFFINES = ("SpikeConvAffine", "WeightConvAffine")
 _WEIGHTED = ("WeightConvNeuron", "WeightConvAffine")
-_STEMS = ("StemNeuron", "StemFrames")
+_FRAMES = ("StemFrames", "StemStreamFrames")
+_STEMS = ("StemNeuron", "StemStream", *_FRAMES)
 _READ_OUTS = ("SpikeReadOut", "ResidualReadOut", "SpikeCountReadOut", "SpikeLevelReadOut")
 
 
@@ -138,7 +139,7 @@ def unpacked(model: ir.Model) -> list[dict[str, str]]:
         name = _name(node)
         if name in _STEMS:
             layer = str(node.inputs[1].name).removesuffix(".limbs")  # type: ignore[union-attr]
-            what = "event counts" if name == "StemFrames" else "real pixels"
+            what = "event counts" if name in _FRAMES else "real pixels"
             found.append(_row(layer, "24-bit weights", f"its input is {what}, not spikes"))
         elif name in _WEIGHTED:
             n = ir.size(node.inputs[1], -1) // packed_bytes(ir.attribute(node, "in_channels"))

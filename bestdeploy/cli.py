@@ -371,7 +371,7 @@ def inspect(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show layers, firing rates, SOPs, energy, sizes."""
+    """Show layers and sizes; on frames (--data) firing rates, SOPs, NS-ACE, energy."""
     from bestdeploy import _inspect_printing, deploy
 
     if published:

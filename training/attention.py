@@ -36,7 +36,14 @@ from torch import Tensor, nn
 
 from training import checkpoint, data, engine, models, plots
 from training.errors import ConfigError, guarded
-from training.measure import BATCH, GRID, entropy_of, groups_of, mean_and_deviation
+from training.measure import (
+    BATCH,
+    GRID,
+    entropy_of,
+    groups_of,
+    groups_parser,
+    mean_and_deviation,
+)
 
 # the module whose output (or input, for the product) is looked at, whatever it is called
 NAMES = {
@@ -169,17 +176,8 @@ def summary(groups: dict[str, list[dict[str, Held]]], n_images: int) -> str:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.attention",
-        description="Values, entropy and bimodality inside the attention of checkpoints.",
-    )
-    parser.add_argument("checkpoints", nargs="+", metavar="NAME=CKPT,CKPT")
-    parser.add_argument("--data", required=True, choices=list(data.DATASETS))
-    parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--images", type=int, default=200, help="images of the test split")
-    parser.add_argument("--out", required=True, help="prefix of the files to write")
-    parser.add_argument("--threads", type=int, default=0)
-    return parser.parse_args(argv)
+    words = "Values, entropy and bimodality inside the attention of checkpoints."
+    return groups_parser("python -m training.attention", words).parse_args(argv)
 
 
 def _measured(path: str, args: argparse.Namespace) -> dict[str, Held]:

@@ -232,18 +232,21 @@ def groups_of(texts: list[str]) -> dict[str, list[str]]:
     return found
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.measure",
-        description="Entropy, capacity, firing rates and cost of checkpoints.",
-    )
+def groups_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """What every report on groups of checkpoints is asked."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("checkpoints", nargs="+", metavar="NAME=CKPT,CKPT")
     parser.add_argument("--data", required=True, choices=list(data.DATASETS))
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--images", type=int, default=200, help="images of the test split")
     parser.add_argument("--out", required=True, help="prefix of the files to write")
     parser.add_argument("--threads", type=int, default=0)
-    return parser.parse_args(argv)
+    return parser
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    words = "Entropy, capacity, firing rates and cost of checkpoints."
+    return groups_parser("python -m training.measure", words).parse_args(argv)
 
 
 def _measured(path: str, args: argparse.Namespace) -> Measured:

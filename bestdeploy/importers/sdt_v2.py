@@ -33,6 +33,9 @@ from bestdeploy.importers import settings as s
 from bestdeploy.importers import weighted
 from bestdeploy.importers.checkpoint import Checkpoint
 from bestdeploy.importers.emitter import EPSILON
+from bestdeploy.importers.sdt_v1 import layout_of
+
+__all__ = ["NAME", "SETTINGS", "build", "layout_of", "recognises", "schema"]
 
 NAME = "sdt_v2"
 SETTINGS = tuple(
@@ -52,11 +55,6 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 def recognises(keys: set[str]) -> bool:
     """Tell whether a set of tensor names is a Meta-SpikeFormer with plain weights."""
     return f"{_FIRST}_conv.weight" in keys and not any(key.endswith(".alpha") for key in keys)
-
-
-def layout_of(keys: set[str]) -> None:
-    """Return nothing: the published code has one layout."""
-    return None
 
 
 def schema(layout: None, sources: Mapping[str, Mapping[str, Any]]) -> tuple[s.Setting, ...]:

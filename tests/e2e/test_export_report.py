@@ -241,6 +241,8 @@ def test_the_report_knows_every_packed_op():
         "SpikeTernaryNeuron",
         "SpikeGate",
         "StreamMaxPool",
+        "StemStream",
+        "StemStreamFrames",
     }
 
 

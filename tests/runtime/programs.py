@@ -75,18 +75,29 @@ class Builder:
         b = self.buffers[source]
         return (b.h + 2 * pad - k) // stride + 1, (b.w + 2 * pad - k) // stride + 1
 
-    def stem(self, o, k=3, stride=1, pad=1, neuron=None, first=None):
-        """Encoder with a neuron, or with `first`, the table of first steps."""
-        h, w = self.window(self.image, k, stride, pad)
+    def stem_constants(self, o, k, h, w):
+        """Weights, biases, shifts and border classes of a first convolution."""
         rows = np.minimum(np.arange(h), 1) + (np.arange(h) == h - 1)
         cols = np.minimum(np.arange(w), 1) + (np.arange(w) == w - 1)
-        constants = (
+        return (
             self.ints(-8355711, 8355712, (o, k, k, self.shape[2])),
             self.ints(-(1 << 30), 1 << 30, (9, o), ConstantType.I64),
             self.ints(3, 11, (o,), ConstantType.U8),
             self.constant(np.minimum(rows, 2), ConstantType.U8),
             self.constant(np.minimum(cols, 2), ConstantType.U8),
         )
+
+    def stem_stream(self, o, k=3, stride=1, pad=1):
+        """First convolution into the stream."""
+        h, w = self.window(self.image, k, stride, pad)
+        constants, out = self.stem_constants(o, k, h, w), self.stream(h, w, o)
+        params = (stride, pad, 3)
+        return self.step(Op.STEM_STREAM, "stem.conv", [self.image], [out], constants, params)
+
+    def stem(self, o, k=3, stride=1, pad=1, neuron=None, first=None):
+        """Encoder with a neuron, or with `first`, the table of first steps."""
+        h, w = self.window(self.image, k, stride, pad)
+        constants = self.stem_constants(o, k, h, w)
         params = (stride, pad, 3, 0, *(neuron or neuron_params()))
         if first is not None:
             constants += (self.constant(first, ConstantType.I32),)
@@ -338,6 +349,7 @@ def network(
     residual="reversible",
     readout="both",
     weights=None,
+    begin="spikes",
 ):
     """Stem, pool, one attention block with both residuals, read-out.
 
@@ -345,12 +357,16 @@ def network(
     `residual="plain"` and `readout="one"` or "residual" give the others and their other forms;
     `attention="gate"` is that of bits alone behind maxima of a stream, `readout="tokens"` reads
     the neuron on the mean over tokens, "counts" spikes of the last residual where others are not.
-    `weights`, a number of bits, those of `weighted_network`.
+    `weights`, a number of bits, those of `weighted_network`. `begin="stream"`: the first
+    convolution is the stream, a neuron reads it.
     """
     if weights is not None:
         return weighted_network(side, n_t, stem, dim, heads, n_classes, seed, tau, weights, readout)
     b = Builder(side, side, 3, n_classes, n_t, seed, events)
-    x = b.stem(stem, first=first)
+    if begin == "stream":
+        x = b.stream_neuron("stem.lif", b.stem_stream(stem), neuron_params(tau))
+    else:
+        x = b.stem(stem, first=first)
     x = b.conv_spikes("embed.conv0", x, dim, k=3, pad=1, explicit=(1, dim - 1))
     x = b.pool(x)
     x0 = b.conv_affine("embed.conv1", x, dim, k=3, pad=1)

@@ -24,6 +24,7 @@ NETWORKS = {
         "n_t": 10,
         "tau": 1.5,
     },
+    "stream": {"begin": "stream", "events": True, "stem": 9},
     "add": {"attention": "add", "dim": 66, "heads": 3},
     "gates": {"attention": "gate", "dim": 130, "readout": "tokens"},
     "weights": {"weights": 4, "dim": 70, "heads": 2},

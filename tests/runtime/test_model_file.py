@@ -81,6 +81,8 @@ NETWORKS = {
     "events-T10-T16": {"events": True, "n_t": 10, "heads": 8, "readout": "residual"},
     "events-T1": {"events": True, "n_t": 1},
     "first-steps": {"first": (1 << 24, 0, -(1 << 22), -(1 << 24)), "readout": "one"},
+    "stream-first": {"begin": "stream", "stem": 65},
+    "stream-first-events": {"begin": "stream", "events": True, "n_t": 3, "stem": 3},
     "gates": {"attention": "gate", "residual": "plain", "readout": "tokens"},
     "gates-T16-tails": {
         "attention": "gate",
@@ -415,6 +417,7 @@ ATTACKS = {
 }
 
 KV = Base(attention="kv", events=True, residual="plain", readout="residual")
+STREAM = Base(begin="stream", stem=9)
 GATES = Base(attention="gate", readout="tokens")
 COUNTS = Base(attention="gate", readout="counts")
 KV_TABLES = Base(attention="kv", forms=(1, 1), n_t=3)
@@ -452,6 +455,11 @@ NEW_ATTACKS = {
     "first-on-events": (KV, KV.step("stem", C[5], "I", KV.constant_of("embed.conv1", 3)), 2),
     "first-type": (FIRST, FIRST.step("stem", C[5], "I", FIRST.constant_of("stem", 2)), 2),
     "stem-neuron-flags": (QK, QK.step("stem", P[4], "i", 8), 3),
+    "stem-stream-col-classes": (STREAM, STREAM.step("stem.conv", P[2], "i", 2), 2),
+    "stem-stream-shift": (STREAM, STREAM.const("stem.conv", 2, 0, "B", 25), 2),
+    "stem-stream-row-class": (STREAM, STREAM.const("stem.conv", 3, 0, "B", 3), 2),
+    "stem-stream-stride": (STREAM, STREAM.step("stem.conv", P[0], "i", 0), 3),
+    "stem-stream-neuron": (STREAM, STREAM.step("stem.conv", P[4], "i", 1), 2),
     # key_value_neuron
     "map-heads": (KV, KV.step("attn.map", P[0], "i", 4), 2),
     "map-heads-zero": (KV, KV.step("attn.map", P[0], "i", 0), 2),

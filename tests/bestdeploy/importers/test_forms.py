@@ -161,7 +161,6 @@ def test_hints_speak_of_the_layout(golden_kv):
 @pytest.mark.parametrize(
     ("keys", "name"),
     [
-        (["downsample1_1.encode_conv.weight"], "Transformer v2"),
         (["downsample1_1.encode_conv.weight", "downsample1_1.encode_conv.alpha"], "QSD"),
     ],
 )  # fmt: skip

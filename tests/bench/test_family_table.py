@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = Path(__file__).with_name("families.py")
+SCRIPT = Path(__file__).with_name("family_table.py")
 
 
 def idx(path: Path, array: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """One table of trained checkpoints: accuracy, size, NS-ACE and latency of what is deployed of each.
 
-    python tests/bench/families.py --data fashion-mnist --data-dir DIR CKPT.pt CKPT.pt ..
+    python tests/bench/family_table.py --data fashion-mnist --data-dir DIR CKPT.pt CKPT.pt ..
 
 Each checkpoint of `training/` is exported (as a module of known parts where its family has no
 importer) and compiled for this machine. Accuracy is that of the C runtime on the test split, NS-ACE
