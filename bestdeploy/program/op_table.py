@@ -21,6 +21,7 @@ from bestdeploy.program.records import (
     MAX_HEADS,
     MAX_KERNEL,
     MAX_LEVEL_PLANES,
+    MAX_NEURON_LEVELS,
     MAX_STEM_WEIGHT,
     MAX_STRIDE,
     MAX_TOKENS,
@@ -34,6 +35,7 @@ from bestdeploy.program.records import (
     Op,
     Program,
     Step,
+    align,
     level_channels,
     scale_half_even,
 )
@@ -418,6 +420,59 @@ def _check_count_readout(at: _Checked) -> None:
     at.require_dims(1, (k,))
 
 
+def _check_stream_mean(at: _Checked) -> None:
+    at.require(_is_per_channel(at.outputs[0], at.inputs[0]), "its output has one cell")
+
+
+def _check_stream_levels(at: _Checked) -> None:
+    x, out, (n, width) = at.inputs[0], at.outputs[0], at.constant(0).dims
+    at.require(n <= MAX_NEURON_LEVELS, f"{n} levels, at most {MAX_NEURON_LEVELS}")
+    at.require(width in (1, x.c), f"thresholds of {width} channels, expected 1 or {x.c}")
+    shape = (out.t, out.h, out.w, out.c)
+    expected = (x.t, x.h, x.w, level_channels(x.c, n.bit_length()))
+    at.require(shape == expected, f"its output is {shape}, expected {expected}")
+    falling = at.given(1)
+    if falling is not None:
+        at.require_dims(1, (x.c,))
+        at.require(bool((falling.data <= 1).all()), "falling is 0 or 1")
+
+
+def _check_depthwise(at: _Checked) -> None:
+    bits, one, taps, c = at.constant(0).dims
+    kh, kw = at.step.param(2), at.step.param(3)
+    at.require(bits <= MAX_WEIGHT_BITS, f"weights of {bits} bits, at most {MAX_WEIGHT_BITS}")
+    at.require((one, taps) == (1, kh * kw) and c == at.outputs[0].c, "weight does not match")
+    if at.step.op == Op.DEPTHWISE_LEVELS:
+        _check_levels(at, at.inputs[0], c)
+    else:
+        at.require(at.inputs[0].c == c, "weight does not match its input")
+    _check_window(at, kh, kw, at.step.param(0), at.step.param(1))
+    _check_affine(at, c)
+
+
+def _check_stream_conv(at: _Checked) -> None:
+    x, out, (bits, o, taps, i) = at.inputs[0], at.outputs[0], at.constant(0).dims
+    at.require(bits <= MAX_WEIGHT_BITS, f"weights of {bits} bits, at most {MAX_WEIGHT_BITS}")
+    at.require((o, taps, i) == (out.c, 1, x.c), "weight does not match the channels around it")
+    at.require((x.t, x.h, x.w) == (out.t, out.h, out.w), "token grids differ")
+    for slot in (1, 2, 3):
+        at.require_dims(slot, (o,))
+    at.require(bool((at.constant(2).data <= 62).all()), "a shift is above 62")
+
+
+def _check_level_products(at: _Checked) -> None:
+    _check_same_inputs(at)
+    q, out, heads, c = at.inputs[0], at.outputs[0], at.step.param(0), at.step.param(1)
+    _check_levels(at, q, c)
+    at.require((out.t, out.h, out.w, out.c) == (q.t, q.h, q.w, c), "token grids differ")
+    at.require(1 <= heads <= MAX_HEADS and c % heads == 0, f"heads {heads} do not divide C")
+    n, d = q.h * q.w, c // heads
+    at.require(n <= MAX_TOKENS and d <= MAX_TOKENS, f"{n} tokens, {d} channels per head")
+    planes = 1 if q.c == c else q.c // align(c, 64)
+    most = (1 << planes) - 1
+    at.require(n * d * most**3 < 1 << 31, f"N d {most}^3 leaves int32")
+
+
 def _check_q(at: _Checked) -> None:
     at.require(0 <= at.step.param(0) <= 62, "q is not in 0..62")
 
@@ -434,6 +489,13 @@ _BITS, _U8, _I16, _I32, _I64 = (
     ConstantType.I16,
     ConstantType.I32,
     ConstantType.I64,
+)
+
+_DEPTHWISE = (  # weight planes, Ai, Af, B
+    (_BITS, 4, True),
+    (_I32, 1, True),
+    (_I16, 1, True),
+    (_I32, 1, True),
 )
 
 OPS: dict[Op, OpSpec] = {
@@ -682,6 +744,67 @@ OPS: dict[Op, OpSpec] = {
         n_params=0,
         neuron=False,
         check=_check_count_readout,
+    ),
+    Op.STREAM_ADD: OpSpec(
+        inputs=(_STREAM, _STREAM, _STREAM),  # y, x0, x1 (or x0 again)
+        outputs=(_STREAM,),
+        constants=(),
+        n_params=0,
+        neuron=False,
+        check=_check_equal_shapes,
+    ),
+    Op.STREAM_MEAN: OpSpec(
+        inputs=(_STREAM,),
+        outputs=(_STREAM,),  # [T, 1, 1, C]
+        constants=(),
+        n_params=0,
+        neuron=False,
+        check=_check_stream_mean,
+    ),
+    Op.STREAM_LEVELS: OpSpec(
+        inputs=(_STREAM,),
+        outputs=(_SPIKES,),  # levels
+        constants=((_I32, 2, True), (_U8, 1, False)),  # theta, falling
+        n_params=0,
+        neuron=False,
+        check=_check_stream_levels,
+    ),
+    Op.DEPTHWISE_LEVELS: OpSpec(
+        inputs=(_SPIKES,),  # or levels
+        outputs=(_STREAM,),
+        constants=_DEPTHWISE,
+        n_params=4,  # stride, pad, kh, kw
+        neuron=False,
+        check=_check_depthwise,
+    ),
+    Op.DEPTHWISE_STREAM: OpSpec(
+        inputs=(_STREAM,),
+        outputs=(_STREAM,),
+        constants=_DEPTHWISE,
+        n_params=4,  # stride, pad, kh, kw
+        neuron=False,
+        check=_check_depthwise,
+    ),
+    Op.STREAM_CONV: OpSpec(
+        inputs=(_STREAM,),
+        outputs=(_STREAM,),
+        constants=(  # weight planes, M, shift, B
+            (_BITS, 4, True),
+            (_I32, 1, True),
+            (_U8, 1, True),
+            (_I32, 1, True),
+        ),
+        n_params=0,
+        neuron=False,
+        check=_check_stream_conv,
+    ),
+    Op.LEVEL_PRODUCTS: OpSpec(
+        inputs=(_SPIKES, _SPIKES, _SPIKES),  # levels q, k, v
+        outputs=(_STREAM,),
+        constants=(),
+        n_params=2,  # heads, channels
+        neuron=False,
+        check=_check_level_products,
     ),
 }
 

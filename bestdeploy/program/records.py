@@ -31,6 +31,7 @@ MAX_STEM_WEIGHT = 8355711  # three balanced int8 limbs
 MAX_CONV_NEURON_T = 8
 MAX_WEIGHT_BITS = 16
 MAX_LEVEL_PLANES = 8
+MAX_NEURON_LEVELS = 15
 I64_LIMIT = 1 << 60  # biases: leaves room to add sums without overflow
 
 Array = npt.NDArray[Any]
@@ -92,6 +93,13 @@ class Op(IntEnum):
     TERNARY_NEURON = 29
     ADD_NEURON = 30
     STEM_STREAM = 31
+    STREAM_ADD = 32
+    STREAM_MEAN = 33
+    STREAM_LEVELS = 34
+    DEPTHWISE_LEVELS = 35
+    DEPTHWISE_STREAM = 36
+    STREAM_CONV = 37
+    LEVEL_PRODUCTS = 38
 
 
 def align(n_bytes: int, to: int) -> int:
@@ -247,7 +255,7 @@ class Step:
 
 
 def handed_on(steps: Sequence[Step]) -> dict[int, int]:
-    """Return, by the buffer x2 of a residual neuron, the buffer y whose place it may take.
+    """Return, by the buffer x2 of a residual, the buffer y whose place it may take.
 
     It may where nothing else reads y, at this step or later: kernels read each y before they write
     the x2 of its place.
@@ -258,7 +266,7 @@ def handed_on(steps: Sequence[Step]) -> dict[int, int]:
     return {
         step.outputs[0]: step.inputs[0]
         for at, step in enumerate(steps)
-        if step.op == Op.RESIDUAL_NEURON
+        if step.op in (Op.RESIDUAL_NEURON, Op.STREAM_ADD)
         and last[step.inputs[0]] == at
         and step.inputs[0] not in step.inputs[1:]
     }
