@@ -410,6 +410,48 @@ def _count_read_out(lo: _Lowering, node: ir.Node) -> None:
     lo.emit(Op.COUNT_READOUT, node, 1, (raw,), [_i32(v), _i64(constant)])
 
 
+def _plain(op: Op, n_inputs: int) -> Callable[[_Lowering, ir.Node], None]:
+    """Streams into a stream, without constants."""
+
+    def add(lo: _Lowering, node: ir.Node) -> None:
+        lo.emit(op, node, n_inputs, (lo.stream(node.outputs[0]),))
+
+    return add
+
+
+def _stream_levels(lo: _Lowering, node: ir.Node) -> None:
+    value = node.outputs[0]
+    theta, falling = (ir.array_of(v) for v in node.inputs[1:])
+    assert node.inputs[0] is not None
+    t, h, w, c = lo.shape(node.inputs[0])
+    planes = (t, h, w, level_channels(c, ir.attribute(node, "levels").bit_length()))
+    out = lo.add(value, BufferKind.SPIKES, planes)
+    constants = [_i32(theta), _u8(falling) if falling.any() else None]
+    lo.emit(Op.STREAM_LEVELS, node, 1, (out,), constants)
+
+
+def _depthwise(op: Op) -> Callable[[_Lowering, ir.Node], None]:
+    """A depthwise convolution into the stream."""
+
+    def add(lo: _Lowering, node: ir.Node) -> None:
+        w, arrays = _integers(node), [ir.array_of(v) for v in node.inputs[2:]]
+        constants = [Constant.of_weights(w), *_affine_constants(arrays), _i32(arrays[2])]
+        lo.emit(op, node, 1, (lo.stream(node.outputs[0]),), constants, _kernel(node, w))
+
+    return add
+
+
+def _stream_conv(lo: _Lowering, node: ir.Node) -> None:
+    gain, shift, offset = (ir.array_of(v) for v in node.inputs[2:])
+    constants = [Constant.of_weights(_integers(node)), _i32(gain), _u8(shift), _i32(offset)]
+    lo.emit(Op.STREAM_CONV, node, 1, (lo.stream(node.outputs[0]),), constants)
+
+
+def _level_products(lo: _Lowering, node: ir.Node) -> None:
+    params = (ir.attribute(node, "heads"), ir.attribute(node, "channels"))
+    lo.emit(Op.LEVEL_PRODUCTS, node, 3, (lo.stream(node.outputs[0]),), (), params)
+
+
 _STEPS: dict[str, Callable[[_Lowering, ir.Node], None]] = {
     "StemNeuron": _stem,
     "StemStream": _stem_stream,
@@ -440,6 +482,13 @@ _STEPS: dict[str, Callable[[_Lowering, ir.Node], None]] = {
     "SpikeProducts": _products,
     "SpikeLevelAdd": _level_add,
     "SpikeLevelReadOut": _level_read_out,
+    "ReversibleAdd": _plain(Op.STREAM_ADD, 3),
+    "StreamTokenMean": _plain(Op.STREAM_MEAN, 1),
+    "StreamLevels": _stream_levels,
+    "DepthwiseLevelsAffine": _depthwise(Op.DEPTHWISE_LEVELS),
+    "DepthwiseStreamAffine": _depthwise(Op.DEPTHWISE_STREAM),
+    "StreamPointwise": _stream_conv,
+    "LevelProducts": _level_products,
 }
 
 

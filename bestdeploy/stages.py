@@ -255,6 +255,9 @@ NEURONS = (
     "SpikeKeyValueAny",
     "SpikeAddNeuron",
     "ResidualMeanNeuron",
+    "LevelNeuron",
+    "LevelThresholds",
+    "StreamLevels",
 )
 
 
@@ -280,7 +283,7 @@ def kept_spikes(model: ir.Model) -> Callable[[str, np.ndarray], np.ndarray]:
 
 
 def spike_reader(model: ir.Model) -> Callable[[str, np.ndarray], np.ndarray]:
-    """Return a function (neuron name, array) -> spikes uint8 {0,1} with the true channel count."""
+    """Return a function (neuron name, array) -> spikes or levels uint8, true channel count."""
     from bestdeploy.ops import arithmetic
 
     widths = {}
@@ -290,6 +293,6 @@ def spike_reader(model: ir.Model) -> Callable[[str, np.ndarray], np.ndarray]:
         widths[value.name] = int(node.metadata_props.get("channels", 0))
 
     def read(name: str, array: np.ndarray) -> np.ndarray:
-        return arithmetic.unpack_bits(array, widths[name]) if widths[name] else array
+        return arithmetic.unpack_levels(array, widths[name]) if widths[name] else array
 
     return read

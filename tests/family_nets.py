@@ -15,6 +15,8 @@ SDT = {"depth": 1, "dim": 24, "heads": 3, "n_steps": 4, "image_size": 8, "channe
        "classes": 5, "weights": "binary"}  # fmt: skip
 META = {"widths": [4, 8, 8, 12], "depth": 2, "heads": 4, "n_steps": 4, "image_size": 40,
         "channels": 3, "classes": 5, "attn_scale": 1.0}  # fmt: skip
+QSD = {"widths": [4, 8, 8, 12], "depth": 2, "heads": 4, "n_steps": 1, "image_size": 40,
+       "channels": 3, "classes": 5, "attn_scale": 1.0, "layer_scale_init": 0.5}  # fmt: skip
 NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "sdt_v1": ("sdt_v1", SDT),
     "sdt_v1_T1": ("sdt_v1", SDT | {"n_steps": 1, "dim": 72, "image_size": 12,
@@ -36,9 +38,14 @@ NETS: dict[str, tuple[str, dict[str, Any]]] = {
                                        "image_size": 33, "channels": 1, "mlp_ratio": 2}),
     "sdt_v2_events": ("sdt_v2", META | {"input": "events", "channels": 2, "n_steps": 3,
                                         "widths": [2, 4, 6, 66], "heads": 2}),
+    "qsd": ("qsd", QSD),
+    "qsd_3bit": ("qsd", QSD | {"weight_bits": 3, "two_heads": True, "n_steps": 2, "heads": 2,
+                               "widths": [2, 4, 6, 66], "depth": 4, "image_size": 33,
+                               "channels": 1, "mlp_ratio": 2, "attn_scale": 0.03}),
+    "qsd_lif": ("qsd", QSD | {"neuron_kind": "lif", "n_steps": 2, "weight_bits": 2}),
 }  # fmt: skip
 """Family and settings of each by its name."""
-FEW = ("sdt_v1", "a2os2a", "sdt_v2", "sdt_v2_events")
+FEW = ("sdt_v1", "a2os2a", "sdt_v2", "sdt_v2_events", "qsd")
 """Networks that together hold every op; tests of each pass take these alone."""
 BITS = {"sdt_v1_real": 4, "a2os2a_real": 8, "sdt_v2": 8, "sdt_v2_heads": 16, "sdt_v2_events": 4}
 """Bits of the deployed weights of networks whose weights are real."""

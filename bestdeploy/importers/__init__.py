@@ -16,6 +16,7 @@ from bestdeploy.importers import (
     a2os2a,
     bestformer,
     checkpoint,
+    qsd,
     sdt_v1,
     sdt_v2,
     settings,
@@ -25,7 +26,7 @@ from bestdeploy.importers import (
 )
 
 FAMILIES: tuple[ModuleType, ...] = (
-    bestformer, spikingformer, spikformer, sdt_v1, a2os2a, sdt_v2,
+    bestformer, spikingformer, spikformer, sdt_v1, a2os2a, sdt_v2, qsd,
 )  # fmt: skip
 
 

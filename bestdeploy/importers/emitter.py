@@ -124,9 +124,15 @@ class Emitter:
         constants.append(self.b.initializer(f"{name}.epsilon", np.array(EPSILON)))
         return self.op("BatchNorm", x, *constants, name=name)
 
-    def _bias(self, name: str, width: int) -> np.ndarray | None:
+    def bias(self, name: str, width: int) -> np.ndarray | None:
+        """Take the bias of a layer [C], None where it has none."""
         key = f"{name}.bias"
         return self.t.take(key, (width,)) if key in self.checkpoint.tensors else None
+
+    def affine(self, name: str, x: ir.Value, gain: np.ndarray, shift: np.ndarray) -> ir.Value:
+        """Append gain x + shift per channel, both float64 [C]: a batch norm that is folded."""
+        held = [self.b.initializer(f"{name}.{p}", v) for p, v in (("a", gain), ("b", shift))]
+        return self.op("ChannelAffine", x, *held, name=name)
 
     def real_conv(self, name: str, bn: str, x: ir.Value, n_in: int, n_out: int, k: int = 3,
                   stride: int = 1, pad: int | None = None) -> ir.Value:  # fmt: skip
@@ -135,7 +141,7 @@ class Emitter:
         kernel = self.b.initializer(f"{name}.weight", w.transpose(0, 2, 3, 1).astype(np.float64))
         y = self.op("RealConv", x, kernel, name=name, strides=[stride] * 2,
                     pads=[k // 2 if pad is None else pad] * 4)  # fmt: skip
-        return self.batch_norm(bn, y, n_out, self._bias(name, n_out))
+        return self.batch_norm(bn, y, n_out, self.bias(name, n_out))
 
     def binary_conv(self, name: str, x: ir.Value, n_in: int, n_out: int, k: int, rank: int = 4,
                     bn: str | None = None, stride: int = 1, pad: int | None = None
@@ -155,7 +161,7 @@ class Emitter:
         y = self.op("BinaryConv", x, w, name=name, strides=[stride] * 2,
                     pads=[k // 2 if pad is None else pad] * 4, sign_of_zero=int(paper))  # fmt: skip
         bn = name.removesuffix("_conv") + "_bn" if bn is None else bn
-        return self.batch_norm(bn, y, n_out, self._bias(name, n_out))
+        return self.batch_norm(bn, y, n_out, self.bias(name, n_out))
 
     def weight_conv(
         self,
@@ -186,7 +192,7 @@ class Emitter:
         if trained_bits is not None:
             w = quantiser.quantised(w, quantiser.scales(w, trained_bits), trained_bits)
         y = self.integer_conv(name, x, w, levels=levels, stride=stride, pad=pad)
-        return self.batch_norm(bn, y, n_out, self._bias(name, n_out))
+        return self.batch_norm(bn, y, n_out, self.bias(name, n_out))
 
     def integer_conv(
         self,

@@ -35,13 +35,13 @@ from bestdeploy.importers.checkpoint import Checkpoint
 from bestdeploy.importers.emitter import EPSILON
 from bestdeploy.importers.sdt_v1 import layout_of
 
-__all__ = ["NAME", "SETTINGS", "build", "layout_of", "recognises", "schema"]
+__all__ = ["NAME", "SETTINGS", "MetaNetwork", "build", "layout_of", "recognises", "schema"]
 
 NAME = "sdt_v2"
 SETTINGS = tuple(
     dataclasses.replace(x, required=True) if x.name == "input" else x for x in weighted.SETTINGS
 )
-_FIRST = "downsample1_1.encode"
+FIRST = "downsample1_1.encode"
 _CONV_STAGES = (  # downsampling in front (None: nothing), the block
     (None, "ConvBlock1_1.0"),
     ("downsample1_2", "ConvBlock1_2.0"),
@@ -54,7 +54,7 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 
 def recognises(keys: set[str]) -> bool:
     """Tell whether a set of tensor names is a Meta-SpikeFormer with plain weights."""
-    return f"{_FIRST}_conv.weight" in keys and not any(key.endswith(".alpha") for key in keys)
+    return f"{FIRST}_conv.weight" in keys and not any(key.endswith(".alpha") for key in keys)
 
 
 def schema(layout: None, sources: Mapping[str, Mapping[str, Any]]) -> tuple[s.Setting, ...]:
@@ -74,32 +74,36 @@ def build(checkpoint: Checkpoint, sources: Mapping[str, Mapping[str, Any]]) -> i
         UnsupportedModelError: a missing setting, or a form that is not supported.
         UsageError: a setting that does not fit the checkpoint.
     """
-    if f"{_FIRST}_conv.weight" not in checkpoint.tensors:
+    require_first(checkpoint)
+    return weighted.build(_Importer, NAME, schema, checkpoint, sources, None, FIRST)
+
+
+def require_first(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint without the first convolution."""
+    if f"{FIRST}_conv.weight" not in checkpoint.tensors:
         raise CheckpointError(
-            f"`{_FIRST}_conv.weight` is missing",
+            f"`{FIRST}_conv.weight` is missing",
             where=str(checkpoint.path),
-            hint="Spike-driven Transformer v2 begins with a 7x7 convolution of this name",
+            hint="Meta-SpikeFormer begins with a 7x7 convolution of this name",
         )
-    return weighted.build(_Importer, NAME, schema, checkpoint, sources, None, _FIRST)
 
 
-class _Importer(weighted.WeightedNetwork):
-    """Meta-SpikeFormer, layer by layer."""
-
-    NAME = NAME
+class MetaNetwork(weighted.WeightedNetwork):
+    """Meta-SpikeFormer, layer by layer; QSD-Transformer replaces neurons and layers."""
 
     def __init__(self, checkpoint: Checkpoint, layout: None, found: s.Resolved) -> None:
         super().__init__(checkpoint, found)
         t = self.e.t
         self.layout_name, self.n_pools = "meta", len(_CONV_STAGES)
-        self.channels = t.shape(f"{_FIRST}_conv.weight", 4)[1]
+        self.channels = t.shape(f"{FIRST}_conv.weight", 4)[1]
         self.dim = t.shape("downsample4.encode_conv.weight", 4)[0]
         self.blocks = [self._n_blocks(name) for _, name, _ in _STAGES]
         self.depth = sum(self.blocks)
         self.settle()
 
-    def _trained_bits(self) -> None:
+    def _trained_bits(self) -> int | None:
         """Return nothing: these networks are trained with real weights."""
+        return None
 
     def _n_blocks(self, stage: str) -> int:
         """Count the blocks of a stage."""
@@ -121,6 +125,16 @@ class _Importer(weighted.WeightedNetwork):
             )
         gain = weight / np.sqrt(var + EPSILON)
         return gain, bias - mean * gain
+
+    def spike(self, name: str, x: ir.Value) -> ir.Value:
+        """Append a neuron on a stream or behind a layer of its own."""
+        return self.e.neuron(name, x)
+
+    def layer(
+        self, name: str, bn: str, x: ir.Value, shape: tuple[int, ...], stride: int = 1
+    ) -> ir.Value:
+        """Append a convolution of spikes and its batch norm."""
+        return self.e.weight_conv(name, bn, x, shape, stride=stride)
 
     def _matrix(self, name: str, n_out: int, n_in: int) -> np.ndarray:
         """Take the weights of a 1x1 convolution as a matrix, float64 [O, I]."""
@@ -146,9 +160,9 @@ class _Importer(weighted.WeightedNetwork):
     def sep_conv(self, p: str, x: ir.Value, width: int) -> ir.Value:
         """Append a SepConv on a stream, its last two layers folded."""
         wide = self.e.t.shape(f"{p}.pwconv1.weight", 4)[0]
-        spikes = self.e.neuron(f"{p}.lif1", x)
-        y = self.conv(f"{p}.pwconv1", f"{p}.bn1", spikes, (wide, width, 1, 1))
-        spikes = self.e.neuron(f"{p}.lif2", y)
+        spikes = self.spike(f"{p}.lif1", x)
+        y = self.layer(f"{p}.pwconv1", f"{p}.bn1", spikes, (wide, width, 1, 1))
+        spikes = self.spike(f"{p}.lif2", y)
         windows = self._windows(f"{p}.dwconv", wide, 7)
         w = self._matrix(f"{p}.pwconv2", width, wide)[:, :, None, None] * windows
         return self.e.batch_norm(f"{p}.bn2", self.e.integer_conv(f"{p}.dwconv", spikes, w), width,
@@ -164,8 +178,8 @@ class _Importer(weighted.WeightedNetwork):
         """Append a neuron and a strided convolution; the stream and its width."""
         e, key = self.e, f"{name}.encode_conv"
         n_out = e.t.shape(f"{key}.weight", 4)[0]
-        spikes = e.neuron(f"{name}.encode_lif", x)
-        y = e.weight_conv(key, f"{name}.encode_bn", spikes, (n_out, n_in, 3, 3), stride=stride)
+        spikes = self.spike(f"{name}.encode_lif", x)
+        y = self.layer(key, f"{name}.encode_bn", spikes, (n_out, n_in, 3, 3), stride)
         return y, n_out
 
     def conv_block(self, p: str, x: ir.Value, width: int) -> ir.Value:
@@ -173,18 +187,17 @@ class _Importer(weighted.WeightedNetwork):
         e = self.e
         x = self.add(f"{p}.Conv.residual", x, self.sep_conv(f"{p}.Conv", x, width))
         wide = e.t.shape(f"{p}.conv1.weight", 4)[0]
-        spikes = e.neuron(f"{p}.lif1", x)
-        y = self.conv(f"{p}.conv1", f"{p}.bn1", spikes, (wide, width, 3, 3))
-        spikes = e.neuron(f"{p}.lif2", y)
-        y = self.conv(f"{p}.conv2", f"{p}.bn2", spikes, (width, wide, 3, 3))
+        spikes = self.spike(f"{p}.lif1", x)
+        y = self.layer(f"{p}.conv1", f"{p}.bn1", spikes, (wide, width, 3, 3))
+        spikes = self.spike(f"{p}.lif2", y)
+        y = self.layer(f"{p}.conv2", f"{p}.bn2", spikes, (width, wide, 3, 3))
         return self.add(f"{p}.residual", x, y)
 
     def attention(self, p: str, x: ir.Value, width: int) -> ir.Value:
         """Append the attention branch on a stream."""
-        spikes = self.e.neuron(f"{p}.head_lif", x)
+        spikes = self.spike(f"{p}.head_lif", x)
         q, k, v = (
-            self.e.neuron(f"{p}.{a}_lif", self.rep_conv(f"{p}.{a}_conv", spikes, width))
-            for a in "qkv"
+            self.spike(f"{p}.{a}_lif", self.rep_conv(f"{p}.{a}_conv", spikes, width)) for a in "qkv"
         )
         return self.rep_conv(f"{p}.proj_conv", self.product(p, q, k, v), width)
 
@@ -192,20 +205,28 @@ class _Importer(weighted.WeightedNetwork):
         """Append the MLP branch on a stream."""
         e = self.e
         hidden = e.t.shape(f"{p}.fc1_conv.weight", 3)[0]
-        spikes = e.neuron(f"{p}.fc1_lif", x)
-        y = self.conv(f"{p}.fc1_conv", f"{p}.fc1_bn", spikes, (hidden, width, 1))
-        spikes = e.neuron(f"{p}.fc2_lif", y)
-        return self.conv(f"{p}.fc2_conv", f"{p}.fc2_bn", spikes, (width, hidden, 1))
+        spikes = self.spike(f"{p}.fc1_lif", x)
+        y = self.layer(f"{p}.fc1_conv", f"{p}.fc1_bn", spikes, (hidden, width, 1))
+        spikes = self.spike(f"{p}.fc2_lif", y)
+        return self.layer(f"{p}.fc2_conv", f"{p}.fc2_bn", spikes, (width, hidden, 1))
+
+    def first(self, pixels: ir.Value, width: int) -> ir.Value:
+        """Append the convolution of the pixels and its batch norm."""
+        return self.e.real_conv(f"{FIRST}_conv", f"{FIRST}_bn", pixels, self.channels, width, 7,
+                                2)  # fmt: skip
+
+    def head_weight(self, name: str) -> np.ndarray:
+        """Take the weights of a head, float64 [K, C]."""
+        return self.e.t.take(f"{name}.weight", (self.classes, self.dim)).astype(np.float64)
 
     def stem(self, image: ir.Value) -> tuple[ir.Value, int]:
         """Append the first convolution; the stream and its width."""
         e = self.e
-        width = e.t.shape(f"{_FIRST}_conv.weight", 4)[0]
-        x = e.real_conv(f"{_FIRST}_conv", f"{_FIRST}_bn", self.pixels(image), self.channels, width,
-                        7, 2)  # fmt: skip
+        width = e.t.shape(f"{FIRST}_conv.weight", 4)[0]
+        x = self.first(self.pixels(image), width)
         if not n.is_events(self.config):
-            x = e.b.op(f"Repeat_T{e.n_steps}", x, domain=ir.DOMAIN, name=f"{_FIRST}_steps",
-                       output_names=[f"{_FIRST}_steps.out"])  # fmt: skip
+            x = e.b.op(f"Repeat_T{e.n_steps}", x, domain=ir.DOMAIN, name=f"{FIRST}_steps",
+                       output_names=[f"{FIRST}_steps.out"])  # fmt: skip
         return x, width
 
     def head(self, features: ir.Value) -> ir.Value:
@@ -213,9 +234,9 @@ class _Importer(weighted.WeightedNetwork):
         e, names = self.e, ["head"]
         if "head_kd.weight" in self.checkpoint.tensors:
             names.append("head_kd")
-        weights = [e.t.take(f"{m}.weight", (self.classes, self.dim)) for m in names]
+        weights = [self.head_weight(m) for m in names]
         biases = [e.t.take(f"{m}.bias", (self.classes,)) for m in names]
-        w = np.mean(np.array(weights, np.float64), axis=0).T.copy()
+        w = np.mean(weights, axis=0).T.copy()
         y = e.b.op("MatMul", features, e.b.initializer("head.weight", w), name="head.matmul")
         bias = np.mean(np.array(biases, np.float64), axis=0)
         return e.b.op("Add", y, e.b.initializer("head.bias", bias), name="head.add")
@@ -233,6 +254,12 @@ class _Importer(weighted.WeightedNetwork):
                 p = f"{stage}.{i}"
                 x = self.add(f"{p}.attn.residual", x, self.attention(f"{p}.attn", x, width))
                 x = self.add(f"{p}.mlp.residual", x, self.mlp(f"{p}.mlp", x, width))
-        spikes = e.neuron("lif", e.op("TokenMean", x, name="head.tokens"))
+        spikes = self.spike("lif", e.op("TokenMean", x, name="head.tokens"))
         features = e.mean("head.mean", e.b.op("Cast", spikes, to=11, name="head.spikes"))
         return self.head(features)
+
+
+class _Importer(MetaNetwork):
+    """Spike-driven Transformer v2."""
+
+    NAME = NAME

@@ -87,6 +87,9 @@ class WeightedNetwork(n.Network):
                 where="setting attn_scale",
                 hint="override it with --set attn_scale=0.125",
             )
+        self._check_heads()
+
+    def _check_heads(self) -> None:
         width = self.dim // self.heads
         if width > MAX_HEAD_WIDTH:
             raise UnsupportedModelError(

@@ -15,17 +15,20 @@ from bestdeploy.ops import (
     count_neuron,
     count_read_out,
     count_table,
+    depthwise_conv,
     encoder,
     from_fixed,
     gate,
     head_scale,
     level_conv,
+    level_neuron,
     levels,
     lif,
     max_pool,
     membrane_neuron,
     or_pool,
     packing,
+    pointwise_conv,
     products,
     read_out,
     real_conv,
@@ -71,6 +74,10 @@ SPIKING_OPS = (
     max_pool.REAL,
     token_mean.REAL,
     levels.ADD,
+    level_neuron.REAL,
+    depthwise_conv.OP,
+    pointwise_conv.OP,
+    channel_affine.OP,
 )
 BETWEEN_OPS = (
     sign_conv.OP,
@@ -109,6 +116,9 @@ FOLDED_OPS = (
     token_mean.STREAM,
     count_read_out.OP,
     levels.READ,
+    level_neuron.OP,
+    depthwise_conv.INTEGER,
+    pointwise_conv.FIXED,
 )
 BIT_OPS = (
     packing.PACK,
@@ -150,6 +160,13 @@ PACKED_OPS = (
     token_mean.RESIDUAL,
     count_read_out.PACKED,
     levels.PACKED_READ,
+    residual.ADD,
+    token_mean.STREAM,
+    level_neuron.PACKED,
+    depthwise_conv.LEVELS,
+    depthwise_conv.STREAM,
+    pointwise_conv.PACKED,
+    products.LEVELS,
 )
 
 OPS: dict[str, Op] = {

@@ -2,7 +2,7 @@
 
 q k^T:  the binariser reads Scores (0..d),    the mixing neuron Values (0..N)
 k^T v:  the binariser reads KeyValues (0..N), the mixing neuron QueryValues (0..d)
-both:   without a binariser, the mixing neuron reads QueryKeyValues (0..N d)
+both:   without a binariser, the mixing neuron reads QueryKeyValues (0..N d L^3, levels up to L)
 """
 
 from __future__ import annotations
@@ -38,4 +38,9 @@ def whole(value: ir.Value | None) -> tuple[ir.Node, int] | None:
     if node is None:
         return None
     tokens = ir.size(node.inputs[0], 2) * ir.size(node.inputs[0], 3)
-    return node, tokens * ir.size(node.inputs[0], -1) // ir.attribute(node, "heads")
+    pairs = tokens * ir.size(node.inputs[0], -1) // ir.attribute(node, "heads")
+    most = 1
+    for spikes in node.inputs:
+        neuron = None if spikes is None else spikes.producer()
+        most *= 1 if neuron is None else ir.attribute(neuron, "levels", 1)
+    return node, pairs * most

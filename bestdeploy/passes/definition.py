@@ -54,11 +54,31 @@ def convolution(value: ir.Value | None) -> ir.Node | None:
     return producer(value, "SignConv") or producer(value, "IntegerConv")
 
 
+def depthwise(value: ir.Value | None) -> ir.Node | None:
+    """Return the depthwise convolution with integer weights behind a value, else None."""
+    return producer(value, "IntegerDepthwise")
+
+
 def count_bounds(conv: ir.Node) -> tuple[np.ndarray, np.ndarray]:
     """Return per output channel the least and greatest sum, int64, of such a convolution."""
+    if is_op(conv, "IntegerDepthwise"):
+        return _depthwise_bounds(conv)
     rows = ir.array_of(conv.inputs[1]).astype(np.int64)
     rows = rows.reshape(rows.shape[0], -1) * ir.attribute(conv, "levels", 1)
     return np.minimum(rows, 0).sum(axis=1), np.maximum(rows, 0).sum(axis=1)
+
+
+def _depthwise_bounds(conv: ir.Node) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of depthwise sums, of levels or of the sums in front."""
+    taps = ir.array_of(conv.inputs[1]).astype(np.int64)
+    up, down = (f(taps, 0).sum(axis=(0, 1, 2)) for f in (np.maximum, np.minimum))
+    affine = producer(conv.inputs[0], "StreamAffine")  # of gain 1
+    source = None if affine is None else convolution(affine.inputs[0])
+    if source is None:
+        levels = ir.attribute(conv, "levels")
+        return down * levels, up * levels
+    low, high = count_bounds(source)
+    return down * high + up * low, up * high + down * low
 
 
 def n_steps_of(node: ir.Node) -> int:

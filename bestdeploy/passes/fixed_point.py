@@ -26,10 +26,12 @@ from bestdeploy.passes.attention_counts import binarised, mixed, whole
 from bestdeploy.passes.definition import (
     convolution,
     count_bounds,
+    depthwise,
     is_op,
     n_steps_of,
     producer,
 )
+from bestdeploy.passes.level_thresholds import level_source
 from bestdeploy.passes.threshold_tables import count_threshold, table_source
 
 DEFAULT_BITS = 20
@@ -114,7 +116,7 @@ class _Bounds:
         elif any(is_op(node, name) for name in ("RealMaxPool", "TokenMean", "Repeat")):
             (x,) = (self.known[v] for v in node.inputs if v is not None)
             self._stream(node, x)  # none leaves the interval
-        elif is_op(node, "LevelAdd"):
+        elif is_op(node, "LevelAdd") or is_op(node, "LevelNeuron"):
             width = ir.size(node.outputs[0], -1)
             levels = np.full(width, float(ir.attribute(node, "levels")))
             self.known[node.outputs[0]] = _Interval(np.zeros(width), levels)
@@ -146,15 +148,50 @@ class _Bounds:
             self._claim(stem, self._limb_reach(stem, a), LIMIT + _UNITS)
             self._stream(node, self._pixels(stem).times(a).plus(shift))
             return
-        conv = convolution(node.inputs[0])
+        pointwise = producer(node.inputs[0], "PointwiseConv")
+        if pointwise is not None:
+            self._pointwise(node, pointwise, a, shift)
+            return
+        conv = convolution(node.inputs[0]) or depthwise(node.inputs[0])
         assert conv is not None
         reader = ir.consumer(node.outputs[0])
-        if reader is not None and table_source(reader) is not None:
+        if reader is not None and (table_source(reader) or level_source(reader)) is not None:
             return
         low, high = count_bounds(conv)
         products = _Interval(low.astype(np.float64), high.astype(np.float64)).times(a)
         self._claim(node, max(products.largest, float(np.abs(b).max()), float(np.abs(a).max())))
         self._stream(node, products.plus(shift))
+
+    def _pointwise(self, node: ir.Node, conv: ir.Node, a: np.ndarray, shift: _Interval) -> None:
+        """A 1x1 convolution of what a depthwise one gave: bounds of the two and the one in front.
+
+        Every input counts once in the dense product, where cancellation is seen.
+        """
+        q = ir.array_of(conv.inputs[1])[:, 0, 0]
+        inner = producer(conv.inputs[0], "ChannelAffine")
+        window = None if inner is None else depthwise(inner.inputs[0])
+        assert inner is not None and window is not None
+        gain, offset = (ir.array_of(v) for v in inner.inputs[1:])
+        taps = ir.array_of(window.inputs[1])[0].astype(np.float64) * gain
+        sums = producer(window.inputs[0], "StreamAffine")
+        source = None if sums is None else convolution(sums.inputs[0])
+        if source is None:
+            levels = ir.attribute(window, "levels")
+            up, down = (f(taps, 0).sum(axis=(0, 1)) * levels for f in (np.maximum, np.minimum))
+            high = np.maximum(q, 0) @ up + np.minimum(q, 0) @ down
+            low = np.maximum(q, 0) @ down + np.minimum(q, 0) @ up
+        else:
+            first = ir.array_of(source.inputs[1])[:, 0, 0].astype(np.float64)
+            levels = ir.attribute(source, "levels")
+            high, low = np.zeros(len(q)), np.zeros(len(q))
+            for tap in taps.reshape(-1, taps.shape[-1]):
+                dense = (q * tap) @ first
+                high += np.maximum(dense, 0).sum(axis=1) * levels
+                low += np.minimum(dense, 0).sum(axis=1) * levels
+        constant = q @ offset
+        found = _Interval(low + constant, high + constant).times(a).plus(shift)
+        self._claim(node, max(float(np.abs(shift.low).max()), found.largest))
+        self._stream(node, found)
 
     def _count_affine(self, node: ir.Node) -> None:
         a, b = (ir.array_of(v) for v in node.inputs[2:])

@@ -64,7 +64,7 @@ class _Fusion:
         inputs: list[ir.Value | None],
         outputs: list[ir.Value],
         n_channels: int = 0,
-        levels: int | None = None,
+        largest: int | None = None,
         **attrs: Any,
     ) -> None:
         b = ir.Builder(f"{self.name}.fused")
@@ -79,8 +79,8 @@ class _Fusion:
         made = made if isinstance(made, tuple) else (made,)
         if n_channels:
             b.nodes[0].metadata_props["channels"] = str(n_channels)
-        if levels is not None:  # the largest input, which bounds the sums
-            b.nodes[0].metadata_props["levels"] = str(levels)
+        if largest is not None:  # input, which bounds the sums
+            b.nodes[0].metadata_props["levels"] = str(largest)
         for node in self.old:
             if "gain" in node.metadata_props:
                 b.nodes[0].metadata_props["gain"] = node.metadata_props["gain"]
@@ -266,7 +266,9 @@ def _fuse_mean_neuron(model: ir.Model) -> int:
     for mean in find(model, "StreamTokenMean"):
         add, neuron = producer(mean.inputs[0], "ReversibleAdd"), ir.consumer(mean.outputs[0])
         pack = None if neuron is None else ir.consumer(neuron.outputs[0])
-        if add is None or ir.consumer(add.outputs[0]) is not mean or neuron is None or pack is None:
+        if add is None or ir.consumer(add.outputs[0]) is not mean or pack is None:
+            continue
+        if neuron is None or not is_op(neuron, "MembraneNeuron"):
             continue
         _Fusion(model, [add, mean, neuron, pack], neuron.name).emit(
             f"ResidualMeanNeuron_T{n_steps_of(neuron)}", list(add.inputs), [pack.outputs[0]],
@@ -296,6 +298,57 @@ def _fuse_products(model: ir.Model) -> int:
             _width(neuron), **attrs,
         )  # fmt: skip
         changes += 1
+    return changes
+
+
+def _fuse_level_neurons(model: ir.Model) -> int:
+    """Fuse neurons of several levels, and the products of attention in front of one."""
+    changes = 0
+    for node in find(model, "LevelThresholds"):
+        pack = ir.consumer(node.outputs[0])
+        if pack is not None:
+            _Fusion(model, [node, pack], node.name).emit(
+                "StreamLevels", list(node.inputs), [pack.outputs[0]], _width(node),
+                **ir.attributes(node),
+            )  # fmt: skip
+            changes += 1
+    for node in find(model, "QueryKeyValues"):
+        packed = [_packed(v) for v in node.inputs]
+        inputs = [p[0] for p in packed if p is not None]
+        if len(inputs) == len(packed):
+            assert packed[0] is not None
+            _Fusion(model, [node], node.name).emit(
+                "LevelProducts", [*inputs], [node.outputs[0]], channels=packed[0][1],
+                **ir.attributes(node),
+            )  # fmt: skip
+            changes += 1
+    return changes
+
+
+def _fuse_three_stages(model: ir.Model) -> int:
+    """Fuse depthwise convolutions with their affine, and 1x1 convolutions of the stream."""
+    changes = 0
+    for node in find(model, "IntegerDepthwise"):
+        x, w = _packed(node.inputs[0]), _packed(node.inputs[1])
+        affine = ir.consumer(node.outputs[0])
+        if w is None or affine is None or not is_op(affine, "StreamAffine"):
+            continue
+        attrs = {**ir.attributes(node), "in_channels": w[1]}
+        del attrs["levels"]
+        kind, source = ("Stream", node.inputs[0]) if x is None else ("Levels", x[0])
+        _Fusion(model, [node, affine], node.name).emit(
+            f"Depthwise{kind}Affine", [source, w[0], *affine.inputs[1:]], [affine.outputs[0]],
+            **attrs,
+        )  # fmt: skip
+        changes += 1
+    for node in find(model, "FixedPointwise"):
+        w = _packed(node.inputs[1])
+        if w is not None:
+            _Fusion(model, [node], node.name).emit(
+                "StreamPointwise", [node.inputs[0], w[0], *node.inputs[2:]], [node.outputs[0]],
+                in_channels=w[1],
+            )  # fmt: skip
+            changes += 1
     return changes
 
 
@@ -383,6 +436,7 @@ def apply(model: ir.Model) -> int:
     changes += _fuse_addition(model)
     changes += _fuse_gates(model) + _fuse_mean_neuron(model)
     changes += _fuse_products(model) + _fuse_levels(model)
+    changes += _fuse_level_neurons(model) + _fuse_three_stages(model)
     changes += _fuse_stream(model) + _fuse_read_out(model)
     ir.drop_unused(model.graph)
     model.metadata_props["stage"] = "packed"

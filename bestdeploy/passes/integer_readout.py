@@ -65,10 +65,15 @@ def _source(value: ir.Value | None, op_type: str) -> ir.Node:
     return node
 
 
+def levels_of(value: ir.Value | None) -> ir.Node | None:
+    """Return the op behind a value that holds levels, None where there is none."""
+    return producer(value, "LevelAdd") or producer(value, "LevelThresholds")
+
+
 def _stream(value: ir.Value | None) -> ir.Value:
     """Return the fixed-point stream behind a value, or the levels behind a Cast of them."""
     cast = None if value is None else value.producer()
-    if cast is not None and cast.op_type == "Cast" and producer(cast.inputs[0], "LevelAdd"):
+    if cast is not None and cast.op_type == "Cast" and levels_of(cast.inputs[0]) is not None:
         return cast.inputs[0]  # type: ignore[return-value]
     node = producer(value, "FromFixed")
     if node is None or node.inputs[0] is None:
@@ -98,7 +103,7 @@ def _counted_spikes(logits: ir.Value) -> tuple[ir.Value, np.ndarray, np.ndarray]
     cast = None if mean is None or mean.inputs[0] is None else mean.inputs[0].producer()
     if cast is None or cast.op_type != "Cast" or cast.inputs[0] is None:
         return None
-    if producer(cast.inputs[0], "LevelAdd") is not None:  # levels have a read-out of their own
+    if levels_of(cast.inputs[0]) is not None:  # levels have a read-out of their own
         return None
     assert product is not None
     return cast.inputs[0], ir.array_of(product.inputs[1]), ir.array_of(add.inputs[1])
@@ -189,7 +194,7 @@ def _mean_readout(b: ir.Builder, heads: _Heads, bits: int) -> ir.Value:
         b.initializer("readout.v", weights(w, positions, q)),
         b.initializer("readout.constant", _constant(heads.bias, bits)),
     ]
-    if producer(stream, "LevelAdd") is not None:
+    if levels_of(stream) is not None:
         return b.op("LevelReadOut", stream, *held, domain=ir.DOMAIN, name="readout",
                     output_names=["raw"], q=q, bits=bits)  # fmt: skip
     return b.op("MeanReadOut", stream, *held, domain=ir.DOMAIN, name="readout",

@@ -7,6 +7,9 @@
     TokenMean(x)             ->  FromFixed(StreamTokenMean(x))
     Repeat(x)                ->  FromFixed(Repeat(x))
     Lif(FromFixed(x))        ->  MembraneNeuron(x)
+    ChannelAffine(PointwiseConv(FromFixed(x), q), a, b)
+                             ->  FromFixed(FixedPointwise(x, q, M, s, B))
+        a = M 2^-s with the largest s <= 62 for which |M| < 2^24 and |n| |M| < 2^62
 
 Nodes are visited in order, so every input of a residual is fixed-point when its turn comes.
 """
@@ -20,9 +23,12 @@ import numpy as np
 
 from bestdeploy import ir
 from bestdeploy.errors import PassError
+from bestdeploy.ops.pointwise_conv import GAIN_LIMIT, MAX_SHIFT
 from bestdeploy.passes.definition import Pass, find, is_op, n_steps_of, producer
 from bestdeploy.passes.fixed_point import frac_bits
 from bestdeploy.passes.integer_attention import neuron_attributes
+from bestdeploy.passes.level_thresholds import stream_levels
+from bestdeploy.passes.threshold_tables import weight_type
 
 
 def affine_constants(
@@ -45,11 +51,42 @@ def fixed(value: ir.Value | None, reader: ir.Node) -> ir.Value:
 
 
 def _affine(node: ir.Node, b: ir.Builder, bits: int) -> ir.Value:
+    conv = producer(node.inputs[0], "PointwiseConv")
+    if conv is not None:
+        return _pointwise(node, conv, b, bits)
     a, shift = (ir.array_of(v) for v in node.inputs[1:])
     constants = affine_constants(a, shift, bits)
     names = (f"{node.name}.{p}" for p in ("whole", "fraction", "shift"))
     held = [b.initializer(n, c) for n, c in zip(names, constants, strict=True)]
     x = b.op("StreamAffine", node.inputs[0], *held, domain=ir.DOMAIN, name=node.name)
+    return b.op("FromFixed", x, domain=ir.DOMAIN, name=f"{node.name}.real", bits=bits)
+
+
+def gain_and_shift(a: float, reach: int) -> tuple[int, int]:
+    """Return M and s of a gain a on integers up to `reach`: a = M 2^-s, s as large as it may be."""
+    exact = Fraction(a)
+    limit = min(GAIN_LIMIT, 2**62 // max(reach, 1))
+    for s in range(MAX_SHIFT, -1, -1):
+        m = round(exact * 2**s)
+        if abs(m) < limit:
+            return m, s
+    raise PassError(f"a gain of {a:g} on values up to 2^{reach.bit_length()} leaves int64")
+
+
+def _pointwise(node: ir.Node, conv: ir.Node, b: ir.Builder, bits: int) -> ir.Value:
+    a, shift = (ir.array_of(v) for v in node.inputs[1:])
+    q = ir.array_of(conv.inputs[1]).astype(np.int64)
+    reach = [int(row) << 31 for row in np.abs(q).sum(axis=(1, 2, 3))]  # x is an int32
+    pairs = [gain_and_shift(float(v), n) for v, n in zip(a, reach, strict=True)]
+    held = (
+        ("integers", weight_type(q)),
+        ("gain", np.array([m for m, _ in pairs], np.int32)),
+        ("shift", np.array([s for _, s in pairs], np.uint8)),
+        ("offset", np.array([round(Fraction(float(v)) * 2**bits) for v in shift], np.int32)),
+    )
+    constants = [b.initializer(f"{conv.name}.fixed.{p}", v) for p, v in held]
+    x = b.op("FixedPointwise", fixed(conv.inputs[0], conv), *constants, domain=ir.DOMAIN,
+             name=conv.name)  # fmt: skip
     return b.op("FromFixed", x, domain=ir.DOMAIN, name=f"{node.name}.real", bits=bits)
 
 
@@ -82,6 +119,10 @@ def _neuron(node: ir.Node, b: ir.Builder, bits: int) -> ir.Value:
                 **neuron_attributes(node, bits))  # fmt: skip
 
 
+def _levels(node: ir.Node, b: ir.Builder, bits: int) -> ir.Value:
+    return stream_levels(node, fixed(node.inputs[0], node), b, bits)
+
+
 _REWRITES: dict[str, Callable[[ir.Node, ir.Builder, int], ir.Value]] = {
     "ChannelAffine": _affine,
     "ReversibleMix": _residual,
@@ -90,6 +131,7 @@ _REWRITES: dict[str, Callable[[ir.Node, ir.Builder, int], ir.Value]] = {
     "Repeat": _repeat,
     "Lif": _neuron,
     "ConstantLif": _neuron,
+    "LevelNeuron": _levels,
 }
 
 
@@ -108,6 +150,7 @@ def apply(model: ir.Model) -> int:
                 y = rewrite(node, b, bits)
                 ir.replace(model.graph, [node], b, {node.outputs[0]: y})
                 changes += 1
+    ir.drop_unused(model.graph)
     for node in find(model, "FromFixed"):
         if not node.outputs[0].uses():
             model.graph.remove([node], safe=True)

@@ -3,7 +3,8 @@
     s = neuron(..)        ->  bits = neuron(..); s = PackBits(bits); every reader: UnpackBits(s)
     w int8 +-1 constant   ->  UnpackSigns(bits of w)
     v = ternary neuron    ->  planes = PackTernary(v); every reader: UnpackTernary(planes)
-    levels = a + b        ->  planes = PackLevels(levels); every reader: UnpackLevels(planes)
+    levels = a + b, levels = neuron(..)
+                          ->  planes = PackLevels(levels); every reader: UnpackLevels(planes)
     w int8, int16         ->  UnpackWeights(planes of w), as many planes as its numbers need
 
 Exact: packing and unpacking are inverse to each other. The fuse pass draws the pairs into layers.
@@ -28,7 +29,8 @@ SPIKE_SOURCES = (
     "Gate",
     "AddNeuron",
 )
-WEIGHT_INPUT = {"SignConv": 1, "IntegerConv": 1, "ReadOut": 3}
+SIGNED = {"SignConv": 1, "ReadOut": 3}
+WIDE = {"IntegerConv": 1, "IntegerDepthwise": 1, "FixedPointwise": 1}
 
 
 def _pack_spikes(model: ir.Model, node: ir.Node) -> None:
@@ -78,7 +80,7 @@ def _put_between(
 
 def _pack_weights(model: ir.Model, node: ir.Node, index: int) -> None:
     value = node.inputs[index]
-    signs, wide = ir.array_of(value), is_op(node, "IntegerConv")
+    signs, wide = ir.array_of(value), any(is_op(node, name) for name in WIDE)
     name = f"{value.name}.packed"  # type: ignore[union-attr]
     held = model.graph.initializers.get(name)
     if held is None:
@@ -101,10 +103,11 @@ def apply(model: ir.Model) -> int:
     for node in find(model, "TernaryNeuron"):
         _pack_ternary(model, node)
         changes += 1
-    for node in find(model, "LevelAdd"):
-        _pack_levels(model, node)
-        changes += 1
-    for op_name, index in WEIGHT_INPUT.items():
+    for op_name in ("LevelAdd", "LevelThresholds"):
+        for node in find(model, op_name):
+            _pack_levels(model, node)
+            changes += 1
+    for op_name, index in (SIGNED | WIDE).items():
         for node in find(model, op_name):
             _pack_weights(model, node, index)
             changes += 1
