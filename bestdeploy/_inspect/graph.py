@@ -114,7 +114,8 @@ def _in_references(
 ) -> Callable[[np.ndarray, Sequence[str]], Spikes]:
     """Return a function that evaluates frames with the numpy references."""
     executor = stages.Executor(model, watch=watch)
-    levels = {v.name for n in model.graph if is_op(n, "LevelAdd") for v in n.outputs}
+    kinds = ("LevelAdd", "LevelNeuron", "LevelThresholds")
+    levels = {v.name for n in model.graph for k in kinds if is_op(n, k) for v in n.outputs}
 
     def run(frames: np.ndarray, names: Sequence[str]) -> Spikes:
         out = executor.run(frames)

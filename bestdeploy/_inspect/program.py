@@ -178,6 +178,11 @@ def _in_runtime(
 ) -> Callable[[np.ndarray, Sequence[str]], Spikes]:
     """Return a function that runs frames one by one and keeps their spikes, bits of levels."""
     widths = {step.name: step.param(0) for step in program.steps if step.op == Op.LEVEL_ADD}
+    widths |= {
+        step.name: program.buffers[step.inputs[0]].c
+        for step in program.steps
+        if step.op == Op.STREAM_LEVELS
+    }
 
     def run(frames: np.ndarray, names: Sequence[str]) -> Spikes:
         kept: dict[str, list[np.ndarray]] = {name: [] for name in names}

@@ -39,7 +39,10 @@ class _Floating:
         self.ours: dict[str, Callable[[ir.Node], None]] = {
             "RealConv": self.skip,
             "SignConv": self.skip,
-            "WeightConv": self.skip,
+            "WeightConv": self.weight_conv,
+            "DepthwiseConv": self.skip,
+            "PointwiseConv": self.skip,
+            "LevelNeuron": self.levels,
             "ChannelAffine": self.conv,
             "Lif": self.lif,
             "ConstantLif": self.lif,
@@ -115,12 +118,15 @@ class _Floating:
         """Leave it to the reader of this node, which takes it in."""
 
     def conv(self, node: ir.Node) -> None:
-        kinds = ("SignConv", "WeightConv", "RealConv")
+        kinds = ("SignConv", "WeightConv", "RealConv", "DepthwiseConv", "PointwiseConv")
         inner = next(filter(None, (producer(node.inputs[0], kind) for kind in kinds)), None)
         if inner is None:
             raise PassError("an affine without a convolution", where=str(node.name))
         a, shift = (ir.array_of(v) for v in node.inputs[1:])
-        w = ir.array_of(inner.inputs[1]).astype(np.float64) * a[:, None, None, None]
+        w, settings = ir.array_of(inner.inputs[1]).astype(np.float64), {}
+        if is_op(inner, "DepthwiseConv"):
+            w, settings = w.transpose(3, 1, 2, 0), {"group": w.shape[-1]}
+        w = w * a[:, None, None, None]
         x = self.pixels if is_op(inner, "RealConv") else self.get(inner.inputs[0])
         self.made[node.outputs[0]] = self.b.op(
             "Conv",
@@ -128,9 +134,43 @@ class _Floating:
             self.constant(f"{inner.name}.weight", w.transpose(0, 3, 1, 2)),
             self.constant(f"{inner.name}.bias", shift),
             name=inner.name,
-            strides=ir.attribute(inner, "strides"),
-            pads=ir.attribute(inner, "pads"),
+            strides=ir.attribute(inner, "strides", [1, 1]),
+            pads=ir.attribute(inner, "pads", [0] * 4),
+            **settings,
         )
+
+    def weight_conv(self, node: ir.Node) -> None:
+        """Emit a convolution that a depthwise one reads; an affine takes in any other."""
+        if not is_op(ir.consumer(node.outputs[0]), "DepthwiseConv"):
+            return
+        w = ir.array_of(node.inputs[1])
+        self.made[node.outputs[0]] = self.b.op(
+            "Conv",
+            self.get(node.inputs[0]),
+            self.constant(f"{node.name}.weight", w.transpose(0, 3, 1, 2)),
+            name=node.name,
+            strides=ir.attribute(node, "strides"),
+            pads=ir.attribute(node, "pads"),
+        )
+
+    def levels(self, node: ir.Node) -> None:
+        """Emit floor(clip(gain x, 0, n) + 1/2) as floats; the scale of products is in the gain."""
+        b = self.b
+        scaled = producer(node.inputs[0], "HeadScale")
+        source = node.inputs[0] if scaled is None else scaled.inputs[0]
+        gain = float(ir.attribute(node, "gain"))
+        if scaled is not None:
+            gain *= float(ir.array_of(scaled.inputs[1]).flat[0])
+        x = b.op("Mul", self.get(source), self.constant(f"{node.name}.gain", np.array(gain)))
+        low, high = (
+            self.constant(f"{node.name}.{p}", np.array(v))
+            for p, v in (("low", 0.0), ("high", float(ir.attribute(node, "levels"))))
+        )
+        half = self.constant(f"{node.name}.half", np.array(0.5))
+        out = b.op("Floor", b.op("Add", b.op("Clip", x, low, high), half))
+        if scaled is not None:  # [TB, heads, d, N] -> [TB, D, H, W]
+            out = self._to_image(out, node.outputs[0])
+        self.made[node.outputs[0]] = out
 
     def _steps(self, x: ir.Value, *, constant: bool) -> list[ir.Value]:
         if constant:

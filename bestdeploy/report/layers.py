@@ -21,10 +21,12 @@ __all__ = [
     "addition_layer",
     "conv_layer",
     "conv_reach",
+    "depthwise_layer",
     "linear_layer",
     "pixel_layer",
     "plain_layer",
     "product_layer",
+    "stream_conv_layer",
 ]
 
 Kind = Literal[
@@ -32,6 +34,8 @@ Kind = Literal[
     "binary conv",  # spikes, weights of 1 bit; also 1x1, that is a linear layer
     "b-bit conv",  # spikes, integer weights of several bits (real ones before they are quantised)
     "level conv",  # small whole numbers, weights of any number of bits
+    "depthwise conv",  # every channel for itself, spikes or levels
+    "stream conv",  # sums or fixed-point numbers that are neither spikes nor levels
     "q k^T",  # queries times keys, both spikes
     "a v",  # attention bits times values
     "k^T v",  # keys times values, both spikes
@@ -45,7 +49,17 @@ Kind = Literal[
     "gate",  # spikes combined with spikes, bit by bit
     "other",
 ]
-_SPIKE_FED = ("binary conv", "b-bit conv", "level conv", "q k^T", "a v", "k^T v", "q a", "q m")
+_SPIKE_FED = (
+    "binary conv",
+    "b-bit conv",
+    "level conv",
+    "depthwise conv",
+    "q k^T",
+    "a v",
+    "k^T v",
+    "q a",
+    "q m",
+)
 
 Shape = tuple[int, ...]
 
@@ -194,6 +208,58 @@ def conv_layer(
         reads=(reads,),
         writes=writes,
         reach=conv_reach(source, out, kernel, strides, pads),
+    )
+
+
+def depthwise_layer(
+    name: str,
+    op: str,
+    source: Shape,
+    out: Shape,
+    weight: Shape,
+    *,
+    n_steps: int,
+    weight_bits: int,
+    reads: str | None = None,
+    strides: Sequence[int] = (1, 1),
+    pads: Sequence[int] | None = None,
+) -> Layer:
+    """Return a depthwise convolution; `weight` is [1, kh, kw, C], `reads` None: no spikes."""
+    kernel = (weight[1], weight[2])
+    pads = (kernel[0] // 2, kernel[1] // 2) if pads is None else pads
+    reach = conv_reach(source, (*out[:2], 1), kernel, strides, pads)
+    return Layer(
+        name=name,
+        op=op,
+        kind="stream conv" if reads is None else "depthwise conv",
+        input_shape=source,
+        output_shape=out,
+        n_steps=n_steps,
+        macs=_conv_macs(weight, out),
+        weight_bits=weight_bits,
+        n_weights=math.prod(weight),
+        n_norm=2 * weight[3],
+        reads=() if reads is None else (reads,),
+        reach=None if reads is None else reach,
+    )
+
+
+def stream_conv_layer(
+    name: str, op: str, source: Shape, out: Shape, *, n_steps: int, weight_bits: int
+) -> Layer:
+    """Return a 1x1 convolution of the stream."""
+    size = source[-1] * out[-1]
+    return Layer(
+        name=name,
+        op=op,
+        kind="stream conv",
+        input_shape=source,
+        output_shape=out,
+        n_steps=n_steps,
+        macs=size * out[0] * out[1],
+        weight_bits=weight_bits,
+        n_weights=size,
+        n_norm=2 * out[-1],
     )
 
 

@@ -19,10 +19,12 @@ from bestdeploy.report.layers import (
     Shape,
     addition_layer,
     conv_layer,
+    depthwise_layer,
     linear_layer,
     pixel_layer,
     plain_layer,
     product_layer,
+    stream_conv_layer,
 )
 
 __all__ = ["layers_of_graph", "n_scales_of_graph", "steps_of_graph"]
@@ -37,6 +39,8 @@ _NEURONS = (
     "ConstantMembraneNeuron",
     "Encoder",
     "CountNeuron",
+    "LevelNeuron",
+    "LevelThresholds",
 )
 _GATES = ("KeyValueCounts", "KeyValueAny", "Gate")  # spikes combined with spikes
 _BETWEEN = (  # what may stand between a layer and its neuron
@@ -105,6 +109,10 @@ class _Reader:
             "IntegerConv": self.weight_conv,
             "QueryKeyValues": self.products,
             "LevelAdd": self.level_add,
+            "DepthwiseConv": self.depthwise,
+            "IntegerDepthwise": self.depthwise,
+            "PointwiseConv": self.pointwise,
+            "FixedPointwise": self.pointwise,
             "LevelReadOut": self.mean_read_out,
             "CountAffine": self.counts,
             "OrPool": self.pool,
@@ -178,6 +186,45 @@ class _Reader:
             bits = arithmetic.weight_bits(self._integers(node))
         return self.conv(node, weight_bits=bits, levels=ir.attribute(node, "levels"))
 
+    def _bits(self, node: ir.Node) -> int:
+        """Return the bits of a layer's weights, trained or what they have become."""
+        if _name_of(node) in ("DepthwiseConv", "PointwiseConv"):
+            return self._trained_bits(node)
+        return arithmetic.weight_bits(self._integers(node))
+
+    def depthwise(self, node: ir.Node) -> list[Layer]:
+        """Return a depthwise convolution of levels, or of the sums in front of it."""
+        source = node.inputs[0].producer() if node.inputs[0] is not None else None
+        while source is not None and _name_of(source) in _PACKING:
+            source = source.inputs[0].producer() if source.inputs[0] is not None else None
+        fed = source is not None and _name_of(source) in _NEURONS
+        return [
+            depthwise_layer(
+                str(node.name),
+                node.op_type,
+                _shape(node.inputs[0]),
+                _shape(node.outputs[0]),
+                self._weight(node, 1),
+                n_steps=self.n_steps,
+                weight_bits=self._bits(node),
+                reads=_source(node.inputs[0]) if fed else None,
+                strides=ir.attribute(node, "strides"),
+                pads=ir.attribute(node, "pads"),
+            )
+        ]
+
+    def pointwise(self, node: ir.Node) -> list[Layer]:
+        return [
+            stream_conv_layer(
+                str(node.name),
+                node.op_type,
+                _shape(node.inputs[0]),
+                _shape(node.outputs[0]),
+                n_steps=self.n_steps,
+                weight_bits=self._bits(node),
+            )
+        ]
+
     @staticmethod
     def _trained_bits(node: ir.Node) -> int:
         """Return the bits of a layer whose weights are multiples of their scale as they come.
@@ -186,14 +233,15 @@ class _Reader:
         what the export will make of them.
         """
         w, scale = ir.array_of(node.inputs[1]), ir.array_of(node.inputs[2])
-        scale = np.where(scale == 0, 1, scale).reshape(-1, 1, 1, 1)
+        scale = np.where(scale == 0, 1, scale)
+        scale = scale if _name_of(node) == "DepthwiseConv" else scale.reshape(-1, 1, 1, 1)
         grid = np.asarray(w, np.float64) / scale
         on_it = np.allclose(grid, np.rint(grid), rtol=0, atol=1e-6)
         return int(ir.attribute(node, "weight_bits")) if on_it else REAL_BITS
 
     @staticmethod
     def _integers(node: ir.Node) -> np.ndarray:
-        """Return the weights of an IntegerConv, unpacked where they are packed."""
+        """Return the integer weights of a layer, unpacked where they are packed."""
         unpack = node.inputs[1].producer() if node.inputs[1] is not None else None
         if unpack is None:
             return ir.array_of(node.inputs[1])

@@ -14,10 +14,12 @@ from bestdeploy.report.layers import (
     Shape,
     addition_layer,
     conv_layer,
+    depthwise_layer,
     linear_layer,
     pixel_layer,
     plain_layer,
     product_layer,
+    stream_conv_layer,
 )
 
 __all__ = ["layers_of_program", "n_scales_of_program"]
@@ -275,6 +277,72 @@ def _max_pool(at: _At) -> list[Layer]:
     return [plain_layer(at.name, at.op, "pool", at.source(), at.out(), n_steps=at.program.n_steps)]
 
 
+def _depthwise(at: _At) -> list[Layer]:
+    stride, pad, kh, kw = (at.step.param(i) for i in range(4))
+    bits, _, _, channels = at.dims(0)
+    fed = at.step.op == Op.DEPTHWISE_LEVELS
+    return [
+        depthwise_layer(
+            at.name,
+            at.op,
+            (*at.source()[:2], channels),
+            at.out(),
+            (1, kh, kw, channels),
+            n_steps=at.program.n_steps,
+            weight_bits=bits,
+            reads=at.spikes(0) if fed else None,
+            strides=(stride, stride),
+            pads=(pad, pad),
+        )
+    ]
+
+
+def _stream_conv(at: _At) -> list[Layer]:
+    return [
+        stream_conv_layer(
+            at.name,
+            at.op,
+            at.source(),
+            at.out(),
+            n_steps=at.program.n_steps,
+            weight_bits=at.dims(0)[0],
+        )
+    ]
+
+
+def _level_products(at: _At) -> list[Layer]:
+    """Return the two halves of q (k^T v) on levels; the neuron is a step of its own."""
+    shape, n_steps = at.out(), at.program.n_steps
+    q, k, v = (at.spikes(i) for i in range(3))
+    heads = at.step.param(0)
+    return [
+        product_layer(f"{at.name}.map", at.op, "k^T v", shape, heads, n_steps=n_steps,
+                      reads=(k, v)),
+        product_layer(at.name, at.op, "q m", shape, heads, n_steps=n_steps, reads=(q,)),
+    ]  # fmt: skip
+
+
+def _between(at: _At) -> list[Layer]:
+    """Return a row of a step from stream to stream without weights."""
+    n_steps = at.program.n_steps
+    return [plain_layer(at.name, at.op, "other", at.source(), at.out(), n_steps=n_steps)]
+
+
+def _levels(at: _At) -> list[Layer]:
+    """Return a row of a neuron of several levels; its shape is that of its channels."""
+    return [
+        plain_layer(
+            at.name,
+            at.op,
+            "neuron",
+            at.source(),
+            at.source(),
+            n_steps=at.program.n_steps,
+            writes=at.writes,
+        )
+    ]
+
+
 _READERS: dict[Op, Callable[[_At], list[Layer]]] = {
     Op.STEM_NEURON: _stem,
     Op.STEM_STREAM: _stem,
@@ -301,28 +369,48 @@ _READERS: dict[Op, Callable[[_At], list[Layer]]] = {
     Op.PRODUCT_NEURON: _products,
     Op.LEVEL_ADD: _level_add,
     Op.LEVEL_READOUT: _level_read_out,
+    Op.STREAM_ADD: _between,
+    Op.STREAM_MEAN: _between,
+    Op.STREAM_LEVELS: _levels,
+    Op.DEPTHWISE_LEVELS: _depthwise,
+    Op.DEPTHWISE_STREAM: _depthwise,
+    Op.STREAM_CONV: _stream_conv,
+    Op.LEVEL_PRODUCTS: _level_products,
 }
 
 
 _STEMS = (Op.STEM_NEURON, Op.STEM_STREAM)
-_STREAMS = (Op.CONV_AFFINE, Op.WEIGHT_CONV_AFFINE)
+_STREAMS = (Op.CONV_AFFINE, Op.WEIGHT_CONV_AFFINE, Op.DEPTHWISE_LEVELS, Op.DEPTHWISE_STREAM)
+_DENSE = (*_STEMS, Op.DEPTHWISE_STREAM, Op.STREAM_CONV)  # whole numbers times weights
 
 
 def _multiplications(at: _At, layer: Layer) -> int:
     """Return the multiplications of one frame: pixels, affines, leaks, means, classifiers.
 
-    An affine into the stream has two per value, a neuron whose leak is no shift one per step; sums
+    An affine into the stream has two per value where its gain is not 1, that of a stream's 1x1
+    convolution one; a neuron whose leak is no shift one per step; sums
     of weights and of keys, thresholds, gates and tables have none.
     """
     if layer.kind == "linear":
         return layer.total_macs + (2 * at.dims(1)[0] if at.step.op == Op.READOUT else 0)
     values = math.prod(at.out()) * at.program.n_steps
-    found = layer.total_macs if at.step.op in _STEMS else 0
-    if at.step.op in _STREAMS:
+    found = layer.total_macs if at.step.op in _DENSE else 0
+    if at.step.op == Op.LEVEL_PRODUCTS:  # levels times the numbers of k^T v
+        found += layer.total_macs
+    elif at.step.op == Op.STREAM_CONV:
+        found += values
+    elif at.step.op in _STREAMS and not _is_plain(at):
         found += 2 * values
     elif OPS[at.step.op].neuron and not _is_shift(at.step):
         found += math.prod(at.source()) * at.program.n_steps
-    return found + (values if at.step.op == Op.MEAN_NEURON else 0)
+    return found + (values if at.step.op in (Op.MEAN_NEURON, Op.STREAM_MEAN) else 0)
+
+
+def _is_plain(at: _At) -> bool:
+    """Tell whether the affine of a step leaves its sums as they are."""
+    whole, fraction = at.constant(1), at.constant(2)
+    assert whole is not None and fraction is not None
+    return bool((whole.data == 1).all()) and not fraction.data.any()
 
 
 def _is_shift(step: Step) -> bool:
