@@ -7,16 +7,7 @@
 
 Divisors and steps go into the affine behind a layer, so every layer is integers times levels, and
 q, k^T v in levels is an integer whose neuron compares integers. RepConv and SepConv keep their
-stages, each of b-bit weights, for their product would be dense and of many bits:
-
-    RepConv     n = q1 L                                integers
-                z[c] = a[c] (q2 n)[c] + b[c]            depthwise on integers: a channel keeps its
-                                                        factor; the border of the inner norm is in b
-                y[o] = a'[o] sum q3[o, c] z[c] + b'[o]  z in the fixed point of the stream
-    SepConv     z[c] = alpha2[c] (q2 L)[c], then as above
-
-With alpha1, alpha2, alpha3 the steps, g1, h1 gain and shift of the inner norm, D the divisor,
-a = alpha2 g1 alpha1 / D and b = h1 alpha2 sum q2 over the window.
+stages, as `sdt_v2.py` has them.
 """
 
 from __future__ import annotations
@@ -33,7 +24,7 @@ from bestdeploy.importers import network as n
 from bestdeploy.importers import settings as s
 from bestdeploy.importers import weighted
 from bestdeploy.importers.checkpoint import Checkpoint
-from bestdeploy.importers.sdt_v2 import FIRST, MetaNetwork, layout_of, require_first
+from bestdeploy.importers.sdt_v2 import FIRST, MetaNetwork, Weights, layout_of, require_first
 
 __all__ = ["NAME", "SETTINGS", "build", "layout_of", "recognises", "schema"]
 
@@ -97,14 +88,6 @@ def build(checkpoint: Checkpoint, sources: Mapping[str, Mapping[str, Any]]) -> i
     return weighted.build(_Importer, NAME, schema, checkpoint, sources, None, FIRST)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Weights:
-    """Integers float64 [O, I, k, k] and steps float64 [O] of a layer."""
-
-    q: np.ndarray
-    alpha: np.ndarray
-
-
 class _Importer(MetaNetwork):
     """QSD-Transformer, layer by layer."""
 
@@ -136,8 +119,8 @@ class _Importer(MetaNetwork):
 
     # -- weights -----------------------------------------------------------------------------------
 
-    def lsq(self, name: str, shape: tuple[int, ...]) -> _Weights:
-        """Take the weights of a layer and their steps."""
+    def weights(self, name: str, shape: tuple[int, ...]) -> Weights:
+        """Take the weights of a layer, whole multiples of the steps that were trained."""
         key, where = f"{name}.alpha", str(self.checkpoint.path)
         w = self.e.t.take(f"{name}.weight", shape)
         alpha = self.e.t.take(key, (shape[0],))
@@ -145,7 +128,7 @@ class _Importer(MetaNetwork):
         if len(bad):
             raise CheckpointError(
                 f"`{key}` is {alpha[bad[0]]:g} in channel {bad[0]} ({len(bad)} of {len(alpha)} "
-                "channels): a step is a positive number",
+                "channels), expected a positive step",
                 where=where,
                 hint="the layer has diverged; --set negative_alpha=true takes negative steps as "
                 "they are, a step of 0 has no weights",
@@ -153,59 +136,23 @@ class _Importer(MetaNetwork):
         top = 2 ** (int(self.config["weight_bits"]) - 1)
         column = alpha.reshape(-1, *[1] * (w.ndim - 1))
         q = np.clip(np.rint(w / column), -top, top - 1)  # in float32, as it was trained
-        kernel = (*shape, 1, 1)[:4] if len(shape) < 4 else shape
-        return _Weights(q.astype(np.float64).reshape(kernel), alpha.astype(np.float64))
+        kernel = q.astype(np.float64).reshape((*shape, 1, 1)[: max(4, len(shape))])
+        scale = alpha.astype(np.float64)
+        return Weights(kernel * scale[:, None, None, None], scale, -top)
 
-    def _held(self, name: str, w: _Weights, divisor: float) -> dict[str, Any]:
-        """Register weights [O, k, k, I] and scale; return what every kind of layer says of them."""
-        scale = w.alpha / divisor
-        kernel = (w.q * scale[:, None, None, None]).transpose(0, 2, 3, 1).copy()
-        bits = int(self.config["weight_bits"])
-        held = self.e.b.initializer(f"{name}.weight", kernel)
-        return {
-            "inputs": (held, self.e.b.initializer(f"{name}.scale", scale)),
-            "attributes": {"weight_bits": bits, "lowest": -(2 ** (bits - 1))},
-        }
-
-    def _sums(
-        self, name: str, x: ir.Value, w: _Weights, divisor: float, stride: int = 1
-    ) -> ir.Value:
-        """Append a convolution of levels."""
-        held = self._held(name, w, divisor)
-        return self.e.op(
-            "WeightConv", x, *held["inputs"], name=name, strides=[stride] * 2,
-            pads=[w.q.shape[-1] // 2] * 4, levels=self.levels, **held["attributes"],
-        )  # fmt: skip
-
-    def _depthwise(self, name: str, x: ir.Value, w: _Weights, divisor: float) -> ir.Value:
-        """Append a depthwise convolution, [C, 1, k, k]."""
-        scale = w.alpha / divisor
-        kernel = (w.q[:, 0] * scale[:, None, None]).transpose(1, 2, 0)[None].copy()
-        bits = int(self.config["weight_bits"])
-        held = [self.e.b.initializer(f"{name}.{p}", v)
-                for p, v in (("weight", kernel), ("scale", scale))]  # fmt: skip
-        return self.e.op(
-            "DepthwiseConv", x, *held, name=name, strides=[1, 1],
-            pads=[w.q.shape[-1] // 2] * 4, weight_bits=bits, lowest=-(2 ** (bits - 1)),
-        )  # fmt: skip
-
-    def _pointwise(self, name: str, x: ir.Value, w: _Weights) -> ir.Value:
-        """Append a 1x1 convolution of a stream."""
-        held = self._held(name, w, 1.0)
-        return self.e.op("PointwiseConv", x, *held["inputs"], name=name, **held["attributes"])
-
-    def _branch(self, name: str, width: int) -> np.ndarray:
-        """Return what a residual branch is multiplied by, float64 [C]; 1 for any other layer."""
+    def branch(self, name: str, width: int) -> np.ndarray:
+        """Take the layer scale of a residual branch where this is its last layer."""
         for suffix, key in _BRANCHES.items():
             if name.endswith(suffix):
                 block = name.removesuffix(suffix)
                 return self.e.t.take(f"{block}{key}", (width,)).astype(np.float64)
         return np.ones(width)
 
-    def _divisor(self, of_attention: bool = False) -> float:
+    def divisor(self, name: str) -> float:
+        """Return what the levels that a layer reads are divided by."""
         if self.config["neuron_kind"] == "lif":
             return 1.0
-        return ATTENTION_DIVISOR if of_attention else DIVISOR
+        return ATTENTION_DIVISOR if name.endswith("proj_conv") else DIVISOR
 
     # -- layers ------------------------------------------------------------------------------------
 
@@ -216,58 +163,27 @@ class _Importer(MetaNetwork):
         return self.e.b.op("LevelNeuron", x, domain=ir.DOMAIN, name=name, output_names=[name],
                            levels=N_LEVELS, gain=GAIN)  # fmt: skip
 
+    def _normed(self, name: str, bn: str, y: ir.Value, width: int) -> ir.Value:
+        """Append the batch norm behind a layer, its bias and the scale of a branch in it."""
+        gain, shift = self._gain(bn, width)
+        bias, factor = self.e.bias(name, width), self.branch(name, width)
+        shift = shift if bias is None else shift + gain * bias.astype(np.float64)
+        return self.e.affine(bn, y, factor * gain, factor * shift)
+
     def layer(
         self, name: str, bn: str, x: ir.Value, shape: tuple[int, ...], stride: int = 1
     ) -> ir.Value:
         """Append a convolution of levels and its batch norm."""
-        width = shape[0]
-        y = self._sums(name, x, self.lsq(name, shape), self._divisor(), stride)
-        gain, shift = self._gain(bn, width)
-        factor, bias = self._branch(name, width), self.e.bias(name, width)
-        shift = shift if bias is None else shift + gain * bias.astype(np.float64)
-        return self.e.affine(bn, y, factor * gain, factor * shift)
+        w = self.weights(name, shape).over(self.divisor(name))
+        return self._normed(name, bn, self.sums(name, x, w, stride), shape[0])
 
     def first(self, pixels: ir.Value, width: int) -> ir.Value:
         """Append the convolution of the pixels and its batch norm."""
         name = f"{FIRST}_conv"
-        w = self.lsq(name, (width, self.channels, 7, 7))
-        kernel = (w.q * w.alpha[:, None, None, None]).transpose(0, 2, 3, 1).copy()
-        y = self.e.op("RealConv", pixels, self.e.b.initializer(f"{name}.weight", kernel), name=name,
+        w = self.weights(name, (width, self.channels, 7, 7)).real.transpose(0, 2, 3, 1).copy()
+        y = self.e.op("RealConv", pixels, self.e.b.initializer(f"{name}.weight", w), name=name,
                       strides=[2, 2], pads=[3] * 4)  # fmt: skip
-        gain, shift = self._gain(f"{FIRST}_bn", width)
-        bias = self.e.bias(name, width)
-        shift = shift if bias is None else shift + gain * bias.astype(np.float64)
-        return self.e.affine(f"{FIRST}_bn", y, gain, shift)
-
-    def rep_conv(self, p: str, x: ir.Value, width: int) -> ir.Value:
-        """Append a RepConv in its three stages, and the batch norm behind it."""
-        inner, square = f"{p}.0.body", (width, width, 1, 1)
-        first, window, last = (
-            self.lsq(f"{inner}.{part}", shape)
-            for part, shape in (("0", square), ("2.0", (width, 1, 3, 3)), ("2.1", square))
-        )
-        gain, shift = self._gain(f"{inner}.1.bn", width)
-        n1 = self._sums(f"{inner}.0", x, first, self._divisor(p.endswith("proj_conv")))
-        n2 = self._depthwise(f"{inner}.2.0", n1, window, 1.0)
-        border = window.alpha * window.q.sum(axis=(1, 2, 3))
-        z = self.e.affine(f"{inner}.1.bn", n2, gain, shift * border)
-        y = self._pointwise(f"{inner}.2.1", z, last)
-        gain2, shift2 = self._gain(f"{inner}.2.2", width)
-        outer, outer_shift = self._gain(f"{p}.1", width)
-        factor = self._branch(p, width)
-        return self.e.affine(f"{p}.1", y, factor * outer * gain2,
-                             factor * (outer * shift2 + outer_shift))  # fmt: skip
-
-    def sep_conv(self, p: str, x: ir.Value, width: int) -> ir.Value:
-        """Append a SepConv on a stream, its last two layers in fixed point."""
-        wide = self.e.t.shape(f"{p}.pwconv1.weight", 4)[0]
-        y = self.layer(f"{p}.pwconv1", f"{p}.bn1", self.spike(f"{p}.lif1", x), (wide, width, 1, 1))
-        levels = self.spike(f"{p}.lif2", y)
-        window = self.lsq(f"{p}.dwconv", (wide, 1, 7, 7))
-        n2 = self._depthwise(f"{p}.dwconv", levels, window, self._divisor())
-        z = self.e.affine(f"{p}.dwconv.scaled", n2, np.ones(wide), np.zeros(wide))
-        y = self._pointwise(f"{p}.pwconv2", z, self.lsq(f"{p}.pwconv2", (width, wide, 1, 1)))
-        return self.e.affine(f"{p}.bn2", y, *self._gain(f"{p}.bn2", width))
+        return self._normed(name, f"{FIRST}_bn", y, width)
 
     def product(self, p: str, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
         """Append the product of levels and its neuron."""
@@ -281,5 +197,5 @@ class _Importer(MetaNetwork):
 
     def head_weight(self, name: str) -> np.ndarray:
         """Take the weights of a head, float64 [K, C]."""
-        w = self.lsq(name, (self.classes, self.dim))
-        return w.q[:, :, 0, 0] * (w.alpha / self._divisor())[:, None]
+        w = self.weights(name, (self.classes, self.dim)).over(self.divisor(name))
+        return w.real[:, :, 0, 0]

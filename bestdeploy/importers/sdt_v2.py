@@ -8,9 +8,18 @@
     RepConv     bn(pw(dw3x3(bn(pw s)))), the inner bn padded with what it gives for 0
     logits      head(mean over T of lif(mean over tokens of x)); with head_kd the mean of both heads
 
-Nothing fires between the layers of a RepConv, nor between dw and pw of a SepConv: each is one
-linear map of spikes, and is folded into one convolution (3x3, 7x7) before its weights become
-integers of `weight_bits` bits. With a_j, b_j the gain and the shift of batch norm j
+Nothing fires between the layers of a RepConv, nor between dw and pw of a SepConv. With weights of
+up to 8 bits the stages stay apart, each of integers q1, q2, q3 with a step per output channel:
+
+    RepConv     n = q1 s                                integers
+                z[c] = a[c] (q2 n)[c] + b[c]            depthwise on integers: a channel keeps its
+                                                        factor; the border of the inner norm is in b
+                y[o] = a'[o] sum q3[o, c] z[c] + b'[o]  z in the fixed point of the stream
+    SepConv     z[c] = a[c] (q2 s)[c], then as above
+
+With steps alpha1, alpha2, gain and shift g1, h1 of the inner norm, D what levels are divided by (1
+of spikes): a = alpha2 g1 alpha1 / D, b = h1 alpha2 sum q2 over the window. With 16 bits the sums of
+the second stage would leave int32, so the stages are folded into one dense convolution (3x3, 7x7):
 
     W[o, i, y, x] = a_2o sum_c pw[o, c] dw[c, y, x] a_1c w1[c, i]
     bias[o]       = a_2o sum_c pw[o, c] (sum_yx dw[c, y, x]) b_1c + b_2o
@@ -29,8 +38,8 @@ import numpy as np
 from bestdeploy import ir
 from bestdeploy.errors import CheckpointError
 from bestdeploy.importers import network as n
+from bestdeploy.importers import quantiser, weighted
 from bestdeploy.importers import settings as s
-from bestdeploy.importers import weighted
 from bestdeploy.importers.checkpoint import Checkpoint
 from bestdeploy.importers.emitter import EPSILON
 from bestdeploy.importers.sdt_v1 import layout_of
@@ -49,6 +58,7 @@ _CONV_STAGES = (  # downsampling in front (None: nothing), the block
     (None, "ConvBlock2_2.0"),
 )
 _STAGES = (("downsample3", "block3", 2), ("downsample4", "block4", 1))  # with the stride
+MAX_STAGED_BITS = 8
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -88,11 +98,31 @@ def require_first(checkpoint: Checkpoint) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Real weights float64 [O, I, k, k] on their way to integers.
+
+    Attributes:
+        real: the weights.
+        scale: steps float64 [O].
+        lowest: the least integer.
+    """
+
+    real: np.ndarray
+    scale: np.ndarray
+    lowest: int
+
+    def over(self, divisor: float) -> Weights:
+        """Return them for an input that is not divided by `divisor`."""
+        return Weights(self.real / divisor, self.scale / divisor, self.lowest)
+
+
 class MetaNetwork(weighted.WeightedNetwork):
     """Meta-SpikeFormer, layer by layer; QSD-Transformer replaces neurons and layers."""
 
     def __init__(self, checkpoint: Checkpoint, layout: None, found: s.Resolved) -> None:
         super().__init__(checkpoint, found)
+        self.levels = 1  # the largest output of a neuron
         t = self.e.t
         self.layout_name, self.n_pools = "meta", len(_CONV_STAGES)
         self.channels = t.shape(f"{FIRST}_conv.weight", 4)[1]
@@ -136,37 +166,80 @@ class MetaNetwork(weighted.WeightedNetwork):
         """Append a convolution of spikes and its batch norm."""
         return self.e.weight_conv(name, bn, x, shape, stride=stride)
 
-    def _matrix(self, name: str, n_out: int, n_in: int) -> np.ndarray:
-        """Take the weights of a 1x1 convolution as a matrix, float64 [O, I]."""
-        return self.e.t.take(f"{name}.weight", (n_out, n_in, 1, 1))[:, :, 0, 0].astype(np.float64)
+    def weights(self, name: str, shape: tuple[int, int, int, int]) -> Weights:
+        """Take the weights of a layer that become integers, and their steps."""
+        w = self.e.t.take(f"{name}.weight", shape).astype(np.float64)
+        bits = int(self.config["weight_bits"])
+        return Weights(w, quantiser.scales(w, bits), 1 - 2 ** (bits - 1))
 
-    def _windows(self, name: str, width: int, k: int) -> np.ndarray:
-        """Take the weights of a depthwise convolution, float64 [C, k, k]."""
-        return self.e.t.take(f"{name}.weight", (width, 1, k, k))[:, 0].astype(np.float64)
+    def divisor(self, name: str) -> float:
+        """Return what the levels that a layer reads are divided by."""
+        return 1.0
+
+    def branch(self, name: str, width: int) -> np.ndarray:
+        """Return what a residual branch is multiplied by behind its last layer, float64 [C]."""
+        return np.ones(width)
+
+    def _held(self, name: str, kernel: np.ndarray, w: Weights) -> tuple[list[ir.Value], Any]:
+        """Register a kernel and its steps; return them, and what every kind of layer says."""
+        held = [self.e.b.initializer(f"{name}.{part}", array)
+                for part, array in (("weight", kernel), ("scale", w.scale))]  # fmt: skip
+        return held, {"weight_bits": int(self.config["weight_bits"]), "lowest": w.lowest}
+
+    def sums(self, name: str, x: ir.Value, w: Weights, stride: int = 1) -> ir.Value:
+        """Append a convolution of spikes or levels [O, I, k, k]."""
+        held, said = self._held(name, w.real.transpose(0, 2, 3, 1).copy(), w)
+        return self.e.op("WeightConv", x, *held, name=name, strides=[stride] * 2,
+                         pads=[w.real.shape[-1] // 2] * 4, levels=self.levels, **said)  # fmt: skip
+
+    def depthwise(self, name: str, x: ir.Value, w: Weights) -> ir.Value:
+        """Append a depthwise convolution [C, 1, k, k]."""
+        held, said = self._held(name, w.real[:, 0].transpose(1, 2, 0)[None].copy(), w)
+        return self.e.op("DepthwiseConv", x, *held, name=name, strides=[1, 1],
+                         pads=[w.real.shape[-1] // 2] * 4, **said)  # fmt: skip
+
+    def pointwise(self, name: str, x: ir.Value, w: Weights) -> ir.Value:
+        """Append a 1x1 convolution of a stream."""
+        held, said = self._held(name, w.real.transpose(0, 2, 3, 1).copy(), w)
+        return self.e.op("PointwiseConv", x, *held, name=name, **said)
 
     def rep_conv(self, p: str, x: ir.Value, width: int) -> ir.Value:
-        """Append a RepConv, folded, and the batch norm behind it."""
-        inner = f"{p}.0.body"
-        first = self._matrix(f"{inner}.0", width, width)
+        """Append a RepConv and the batch norm behind it."""
+        inner, square = f"{p}.0.body", (width, width, 1, 1)
+        first = self.weights(f"{inner}.0", square).over(self.divisor(p))
+        window = self.weights(f"{inner}.2.0", (width, 1, 3, 3))
+        last = self.weights(f"{inner}.2.1", square)
         gain1, shift1 = self._gain(f"{inner}.1.bn", width)
-        windows = self._windows(f"{inner}.2.0", width, 3)
-        last = self._matrix(f"{inner}.2.1", width, width)
         gain2, shift2 = self._gain(f"{inner}.2.2", width)
-        scaled = gain2[:, None] * last
-        w = np.einsum("oc,cyx,ci->oiyx", scaled, windows, gain1[:, None] * first, optimize=True)
-        bias = scaled @ (windows.sum(axis=(1, 2)) * shift1) + shift2
-        return self.e.batch_norm(f"{p}.1", self.e.integer_conv(p, x, w), width, bias)
+        outer, outer_shift = self._gain(f"{p}.1", width)
+        factor = self.branch(p, width)
+        gain, shift = factor * outer * gain2, factor * (outer * shift2 + outer_shift)
+        border = window.real.sum(axis=(1, 2, 3)) * shift1
+        if self.config["weight_bits"] > MAX_STAGED_BITS:
+            dense = np.einsum("oc,cyx,ci->oiyx", last.real[:, :, 0, 0], window.real[:, 0],
+                              gain1[:, None] * first.real[:, :, 0, 0], optimize=True)  # fmt: skip
+            y = self.e.integer_conv(p, x, dense)
+            return self.e.affine(f"{p}.1", y, gain, gain * (last.real[:, :, 0, 0] @ border) + shift)
+        n1 = self.sums(f"{inner}.0", x, first)
+        z = self.depthwise(f"{inner}.2.0", n1, window)
+        z = self.e.affine(f"{inner}.1.bn", z, gain1, border)
+        return self.e.affine(f"{p}.1", self.pointwise(f"{inner}.2.1", z, last), gain, shift)
 
     def sep_conv(self, p: str, x: ir.Value, width: int) -> ir.Value:
-        """Append a SepConv on a stream, its last two layers folded."""
+        """Append a SepConv on a stream."""
         wide = self.e.t.shape(f"{p}.pwconv1.weight", 4)[0]
         spikes = self.spike(f"{p}.lif1", x)
         y = self.layer(f"{p}.pwconv1", f"{p}.bn1", spikes, (wide, width, 1, 1))
         spikes = self.spike(f"{p}.lif2", y)
-        windows = self._windows(f"{p}.dwconv", wide, 7)
-        w = self._matrix(f"{p}.pwconv2", width, wide)[:, :, None, None] * windows
-        return self.e.batch_norm(f"{p}.bn2", self.e.integer_conv(f"{p}.dwconv", spikes, w), width,
-                                 None)  # fmt: skip
+        window = self.weights(f"{p}.dwconv", (wide, 1, 7, 7)).over(self.divisor(p))
+        last = self.weights(f"{p}.pwconv2", (width, wide, 1, 1))
+        if self.config["weight_bits"] > MAX_STAGED_BITS:
+            y = self.e.integer_conv(f"{p}.dwconv", spikes, last.real * window.real[None, :, 0])
+        else:
+            z = self.depthwise(f"{p}.dwconv", spikes, window)
+            z = self.e.affine(f"{p}.dwconv.scaled", z, np.ones(wide), np.zeros(wide))
+            y = self.pointwise(f"{p}.pwconv2", z, last)
+        return self.e.affine(f"{p}.bn2", y, *self._gain(f"{p}.bn2", width))
 
     # -- blocks ----------------------------------------------------------------------------------
 
