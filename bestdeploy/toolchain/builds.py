@@ -83,7 +83,7 @@ _WITH_VECTORS = ("x86_64", "aarch64")
 # instruction set (never those whose vectors are the compiler's: -Os makes none).
 # runtime/CMakeLists.txt has the same list.
 _PORTABLE = ("scalar", "words")
-_COLD_STEMS = ("layouts", "plan")
+_COLD_STEMS = ("layouts", "plan", "walks")
 _COLD_KERNELS = ("gate", "max_pool", "or_pool")
 _COLD_ON_AVX2 = (
     "products",
@@ -93,6 +93,7 @@ _COLD_ON_AVX2 = (
     "stream_neuron",
     "weight_conv",
 )
+_COLD_ON_AVX512 = ("kv_attention", "readout", "stem_neuron", "weight_conv")
 
 PROGRAMS = ("bst_run", "bst_bench")
 """Programs in runtime/tools/ that travel in a bundle."""
@@ -178,7 +179,8 @@ class _Build:
             return True
         if source.stem in _PORTABLE:
             return self._machine in _WITH_VECTORS
-        return kernel in _COLD_KERNELS or (source.stem == "avx2" and kernel in _COLD_ON_AVX2)
+        by_set = {"avx2": _COLD_ON_AVX2, "avx512": _COLD_ON_AVX512}
+        return kernel in _COLD_KERNELS or kernel in by_set.get(source.stem, ())
 
     def shared_flags(self, name: str) -> tuple[str, ...]:
         """Return the flags of a shared library that programs look up as `name`."""

@@ -100,6 +100,7 @@ static bool bst_always(void) { return true; }
       .weight_conv_neuron = bst_weight_conv_neuron__##isa, \
       .weight_conv_affine = bst_weight_conv_affine__##isa, \
       .products = bst_products__##isa,                     \
+      .stream_inner = &bst_stream_inner__##isa,            \
       .additions = bst_additions__##isa,                   \
   }
 

@@ -20,6 +20,7 @@
 #include "kernels/spike_conv/spike_conv.h"
 #include "kernels/stem_neuron/stem_neuron.h"
 #include "kernels/stream_neuron/stream_neuron.h"
+#include "kernels/stream_ops/stream_ops.h"
 #include "kernels/weight_conv/weight_conv.h"
 
 typedef struct bst_isa {
@@ -47,6 +48,7 @@ typedef struct bst_isa {
   bst_weight_conv_neuron_kernel* weight_conv_neuron;
   bst_weight_conv_affine_kernel* weight_conv_affine;
   bst_products_kernel* products;
+  const bst_stream_inner* stream_inner;
   bst_additions_kernel* additions;
 } bst_isa;
 

@@ -336,7 +336,7 @@ static bst_status bst_check_name(const bst_file* file, uint32_t index) {
   return BST_OK;
 }
 
-enum { BST_NEVER = 0xFFFF, BST_OP_RESIDUAL_NEURON = 6 };
+enum { BST_NEVER = 0xFFFF, BST_OP_RESIDUAL_NEURON = 6, BST_OP_STREAM_ADD = 32 };
 
 /// When each buffer is alive: from the step that writes it to the last that reads it, both
 /// included, counted from 1; the image is written at 0.
@@ -368,15 +368,16 @@ static bst_status bst_check_order(const bst_file* file, bst_lifetimes* lives) {
   return BST_OK;
 }
 
-/// x2 of residual_neuron may take the place of y, which nothing reads any more: the kernels read
-/// each y before they write the x2 of its place.
+/// x2 of residual_neuron and of stream_add may take the place of y, which nothing reads any more:
+/// the kernels read each y before they write the x2 of its place.
 static bool bst_takes_place(const bst_file* file, const bst_lifetimes* lives, uint32_t from,
                             uint32_t to) {
   const bst_step* const step =
       lives->written[to] == 0 ? NULL : &file->steps[lives->written[to] - 1];
-  return step != NULL && step->op == BST_OP_RESIDUAL_NEURON && step->inputs[0] == from &&
-         step->outputs[0] == to && step->inputs[1] != from && step->inputs[2] != from &&
-         lives->last_use[from] == lives->written[to] &&
+  const bool adds =
+      step != NULL && (step->op == BST_OP_RESIDUAL_NEURON || step->op == BST_OP_STREAM_ADD);
+  return adds && step->inputs[0] == from && step->outputs[0] == to && step->inputs[1] != from &&
+         step->inputs[2] != from && lives->last_use[from] == lives->written[to] &&
          file->buffers[from].offset == file->buffers[to].offset;
 }
 

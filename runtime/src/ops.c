@@ -33,6 +33,13 @@ static const bst_op* const bst_ops[] = {
     &bst_op_level_add,
     &bst_op_level_readout,
     &bst_op_stem_stream,
+    &bst_op_stream_add,
+    &bst_op_stream_mean,
+    &bst_op_stream_levels,
+    &bst_op_depthwise_levels,
+    &bst_op_depthwise_stream,
+    &bst_op_stream_conv,
+    &bst_op_level_products,
 };
 
 const bst_op* bst_find_op(uint32_t code) {

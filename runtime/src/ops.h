@@ -45,6 +45,16 @@ bst_status bst_check_neuron(const bst_call* call);
 /// Constants 1..4 are the thresholds of a conv_neuron: theta_u, theta_w, row_index, row_theta.
 bst_status bst_check_thresholds(const bst_call* call);
 
+enum { BST_MAX_WEIGHT_BITS = 16 };
+
+/// The buffer holds spikes or levels of `channels` channels.
+bst_status bst_check_levels(const bst_call* call, const bst_buffer* b, uint32_t channels);
+
+/// Planes of a checked buffer of levels.
+static inline int bst_n_planes(const bst_buffer* b, uint32_t channels) {
+  return (int)(bst_n_words(b->c) / bst_n_words(channels));
+}
+
 // ---- Rows of the table --------------------------------------------------------------------------
 
 extern const bst_op bst_op_stem_neuron, bst_op_or_pool, bst_op_conv_neuron, bst_op_conv_affine,
@@ -52,6 +62,8 @@ extern const bst_op bst_op_stem_neuron, bst_op_or_pool, bst_op_conv_neuron, bst_
     bst_op_readout, bst_op_key_value_neuron, bst_op_query_value_neuron, bst_op_residual_readout,
     bst_op_key_value_any, bst_op_gate, bst_op_max_pool, bst_op_mean_neuron, bst_op_count_readout,
     bst_op_ternary_neuron, bst_op_add_neuron, bst_op_weight_conv_neuron, bst_op_weight_conv_affine,
-    bst_op_product_neuron, bst_op_level_add, bst_op_level_readout, bst_op_stem_stream;
+    bst_op_product_neuron, bst_op_level_add, bst_op_level_readout, bst_op_stem_stream,
+    bst_op_stream_add, bst_op_stream_mean, bst_op_stream_levels, bst_op_depthwise_levels,
+    bst_op_depthwise_stream, bst_op_stream_conv, bst_op_level_products;
 
 #endif  // BST_OPS_H_

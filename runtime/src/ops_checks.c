@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Checks that several ops share; see ops.h.
 
+#include "kernels/levels/levels.h"
 #include "kernels/stream_neuron/neuron.h"
 #include "ops.h"
 
@@ -110,5 +111,15 @@ bst_status bst_check_thresholds(const bst_call* call) {
     BST_CHECK(index[i] > (i == 0 ? -1 : index[i - 1]) && index[i] < (int32_t)o, BAD_FILE,
               call->where, "row_index", index[i], "ascending channels");
   }
+  return BST_OK;
+}
+
+bst_status bst_check_levels(const bst_call* call, const bst_buffer* b, uint32_t channels) {
+  BST_CHECK(channels >= 1 && channels <= BST_MAX_CHANNELS, BAD_FILE, call->where, "channels",
+            channels, "in 1..65536");
+  const uint32_t plane = 64 * bst_n_words(channels), n = b->c / plane;
+  const bool is_levels = b->c % plane == 0 && n >= 2 && n <= BST_MAX_LEVEL_PLANES;
+  BST_CHECK(b->c == channels || is_levels, BAD_FILE, call->where, "channels of a buffer", b->c,
+            "those of spikes, or 2..8 planes of whole words");
   return BST_OK;
 }

@@ -11,24 +11,6 @@
 #include "kernels/weight_conv/weight_conv.h"
 #include "ops.h"
 
-enum { BST_MAX_WEIGHT_BITS = 16 };
-
-/// Planes of a checked buffer of levels.
-static int bst_n_planes(const bst_buffer* b, uint32_t channels) {
-  return (int)(bst_n_words(b->c) / bst_n_words(channels));
-}
-
-/// The buffer holds spikes or levels of `channels` channels.
-static bst_status bst_check_levels(const bst_call* call, const bst_buffer* b, uint32_t channels) {
-  BST_CHECK(channels >= 1 && channels <= BST_MAX_CHANNELS, BAD_FILE, call->where, "channels",
-            channels, "in 1..65536");
-  const uint32_t plane = 64 * bst_n_words(channels), n = b->c / plane;
-  const bool is_levels = b->c % plane == 0 && n >= 2 && n <= BST_MAX_LEVEL_PLANES;
-  BST_CHECK(b->c == channels || is_levels, BAD_FILE, call->where, "channels of a buffer", b->c,
-            "those of spikes, or 2..8 planes of whole words");
-  return BST_OK;
-}
-
 // ---- weight_conv_neuron, weight_conv_affine -----------------------------------------------------
 
 /// Weight bits [bits, O, kh * kw, I]; params stride, pad, kh, kw.

@@ -85,6 +85,11 @@ static uint64_t bst_product_sops(const bst_call* call, const void* const* inputs
          head_channels;
 }
 
+/// A depthwise window: a spike meets one weight per output that reads it.
+static uint64_t bst_depthwise_sops(const bst_call* call, const void* const* inputs) {
+  return bst_weight_conv_sops(call, inputs) / call->outputs[0]->c;
+}
+
 /// The last linear layer, on spike counts: each spike meets one weight per channel of the stream.
 static uint64_t bst_readout_sops(const bst_call* call, const void* const* inputs) {
   return bst_count_spikes(call->inputs[2], inputs[2]) * call->inputs[0]->c;
@@ -113,6 +118,8 @@ static const bst_driver bst_drivers[] = {
     {&bst_op_weight_conv_affine, 0, bst_weight_conv_sops},
     {&bst_op_product_neuron, 0, bst_product_sops},
     {&bst_op_level_add, 0, NULL},
+    {&bst_op_depthwise_levels, 0, bst_depthwise_sops},
+    {&bst_op_level_products, 0, bst_product_sops},
 };
 
 void bst_profile_count(const bst_call* call, const bst_io* io, bst_step_profile* entry) {
