@@ -93,7 +93,7 @@ _COLD_ON_AVX2 = (
     "stream_neuron",
     "weight_conv",
 )
-_COLD_ON_AVX512 = ("kv_attention", "readout", "stem_neuron", "weight_conv")
+_COLD_ON_AVX512 = ("kv_attention", "products", "readout", "weight_conv")
 
 PROGRAMS = ("bst_run", "bst_bench")
 """Programs in runtime/tools/ that travel in a bundle."""
