@@ -23,6 +23,7 @@ from bestdeploy.program.records import (
     MAX_LEVEL_PLANES,
     MAX_NEURON_LEVELS,
     MAX_STEM_WEIGHT,
+    MAX_STREAM_BITS,
     MAX_STRIDE,
     MAX_TOKENS,
     MAX_WEIGHT_BITS,
@@ -452,7 +453,7 @@ def _check_depthwise(at: _Checked) -> None:
 
 def _check_stream_conv(at: _Checked) -> None:
     x, out, (bits, o, taps, i) = at.inputs[0], at.outputs[0], at.constant(0).dims
-    at.require(bits <= MAX_WEIGHT_BITS, f"weights of {bits} bits, at most {MAX_WEIGHT_BITS}")
+    at.require(bits <= MAX_STREAM_BITS, f"weights of {bits} bits, at most {MAX_STREAM_BITS}")
     at.require((o, taps, i) == (out.c, 1, x.c), "weight does not match the channels around it")
     at.require((x.t, x.h, x.w) == (out.t, out.h, out.w), "token grids differ")
     for slot in (1, 2, 3):

@@ -32,6 +32,7 @@ MAX_CONV_NEURON_T = 8
 MAX_WEIGHT_BITS = 16
 MAX_LEVEL_PLANES = 8
 MAX_NEURON_LEVELS = 15
+MAX_STREAM_BITS = 8  # of a weight on a stream
 I64_LIMIT = 1 << 60  # biases: leaves room to add sums without overflow
 
 Array = npt.NDArray[Any]

@@ -94,6 +94,7 @@ _COLD_ON_AVX2 = (
     "weight_conv",
 )
 _COLD_ON_AVX512 = ("kv_attention", "products", "readout", "weight_conv")
+_COLD_ON_NEON = ("kv_attention", "products", "readout")
 
 PROGRAMS = ("bst_run", "bst_bench")
 """Programs in runtime/tools/ that travel in a bundle."""
@@ -119,7 +120,8 @@ class _Build:
             self.compiler.version,
             *self.compile_flags,
             *self.cold_flags,
-            *(*_PORTABLE, *_COLD_STEMS, *_COLD_KERNELS, *_COLD_ON_AVX2),
+            *(*_PORTABLE, *_COLD_STEMS, *_COLD_KERNELS),
+            *("avx2", *_COLD_ON_AVX2, "avx512", *_COLD_ON_AVX512, "neon", *_COLD_ON_NEON),
             *self.link_flags,
         )
 
@@ -179,7 +181,7 @@ class _Build:
             return True
         if source.stem in _PORTABLE:
             return self._machine in _WITH_VECTORS
-        by_set = {"avx2": _COLD_ON_AVX2, "avx512": _COLD_ON_AVX512}
+        by_set = {"avx2": _COLD_ON_AVX2, "avx512": _COLD_ON_AVX512, "neon": _COLD_ON_NEON}
         return kernel in _COLD_KERNELS or kernel in by_set.get(source.stem, ())
 
     def shared_flags(self, name: str) -> tuple[str, ...]:

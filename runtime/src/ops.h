@@ -50,6 +50,9 @@ enum { BST_MAX_WEIGHT_BITS = 16 };
 /// The buffer holds spikes or levels of `channels` channels.
 bst_status bst_check_levels(const bst_call* call, const bst_buffer* b, uint32_t channels);
 
+/// Param 0, heads, divides the channels; tokens and channels per head are at most 1024.
+bst_status bst_check_product_heads(const bst_call* call, uint32_t channels);
+
 /// Planes of a checked buffer of levels.
 static inline int bst_n_planes(const bst_buffer* b, uint32_t channels) {
   return (int)(bst_n_words(b->c) / bst_n_words(channels));

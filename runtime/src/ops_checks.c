@@ -123,3 +123,13 @@ bst_status bst_check_levels(const bst_call* call, const bst_buffer* b, uint32_t 
             "those of spikes, or 2..8 planes of whole words");
   return BST_OK;
 }
+
+bst_status bst_check_product_heads(const bst_call* call, uint32_t channels) {
+  const int32_t heads = call->step->params[0];
+  BST_CHECK(heads >= 1 && heads <= BST_MAX_HEADS && channels % (uint32_t)heads == 0, BAD_FILE,
+            call->where, "heads", heads, "in 1..256 and a divisor of the channels");
+  const uint64_t n = bst_cells(call->inputs[0]), d = channels / (uint32_t)heads;
+  BST_CHECK(n <= BST_MAX_TOKENS, UNSUPPORTED, call->where, "number of tokens", n, "at most 1024");
+  BST_CHECK(d <= BST_MAX_TOKENS, UNSUPPORTED, call->where, "channels per head", d, "at most 1024");
+  return BST_OK;
+}

@@ -197,8 +197,8 @@ const bst_op bst_op_depthwise_stream = BST_DEPTHWISE_OP(36, "depthwise_stream", 
 static bst_status bst_stream_conv_check(const bst_call* call) {
   const uint32_t* const d = call->constants[0]->dims;
   const uint32_t o = call->outputs[0]->c;
-  BST_CHECK(d[0] <= BST_MAX_WEIGHT_BITS, UNSUPPORTED, call->where, "bits of a weight", d[0],
-            "in 1..16");
+  BST_CHECK(d[0] <= BST_MAX_STREAM_BITS, UNSUPPORTED, call->where, "bits of a weight", d[0],
+            "in 1..8");
   BST_TRY(bst_check_dims(call, 0, d[0], o, 1, call->inputs[0]->c));
   BST_TRY(bst_check_grid(call));
   for (int slot = 1; slot <= 3; ++slot) BST_TRY(bst_check_dims(call, slot, o, 0, 0, 0));
@@ -212,12 +212,12 @@ static bst_status bst_stream_conv_check(const bst_call* call) {
 static void bst_stream_conv_layout(const bst_call* call, bst_bump* bump, bst_prepared* prepared) {
   const uint32_t* const d = call->constants[0]->dims;
   const int bits = (int)d[0], o = (int)d[1], i = (int)d[3];
-  uint64_t* const rows = bst_take(bump, bst_stream_conv_rows_bytes(bits, o, i), 1);
+  int8_t* const rows = bst_take(bump, bst_stream_conv_rows_bytes(bits, o, i), 1);
   int64_t* const sums = bst_take(bump, bst_stream_conv_sums_bytes(o), 1);
   if (rows != NULL && sums != NULL) {
     bst_stream_conv_prepare(bits, o, i, call->data[0], rows, sums);
   }
-  prepared->rows = rows;
+  prepared->rows = (const uint64_t*)rows;
   prepared->table = sums;
 }
 
@@ -231,8 +231,9 @@ static void bst_stream_conv_run(const bst_call* call, const bst_prepared* prepar
   const bst_buffer* const x = call->inputs[0];
   bst_stream_conv(io->part, io->n_parts, (size_t)x->t * bst_cells(x),
                   (int)call->constants[0]->dims[0], (int)x->c, (int)call->outputs[0]->c,
-                  call->isa->stream_inner, io->inputs[0], prepared->rows, prepared->table,
-                  call->data[1], call->data[2], call->data[3], io->outputs[0], io->scratch);
+                  call->isa->stream_inner, io->inputs[0], (const int8_t*)prepared->rows,
+                  prepared->table, call->data[1], call->data[2], call->data[3], io->outputs[0],
+                  io->scratch);
 }
 
 const bst_op bst_op_stream_conv = {
@@ -257,18 +258,14 @@ const bst_op bst_op_stream_conv = {
 
 static bst_status bst_level_products_check(const bst_call* call) {
   const bst_buffer* const q = call->inputs[0];
-  const int32_t heads = call->step->params[0];
   const uint32_t c = (uint32_t)call->step->params[1];
   for (int i = 1; i < 3; ++i) BST_TRY(bst_check_same_shape(call, q, call->inputs[i]));
   BST_TRY(bst_check_levels(call, q, c));
   BST_TRY(bst_check_grid(call));
   BST_CHECK(call->outputs[0]->c == c, BAD_FILE, call->where, "output channels", call->outputs[0]->c,
             "those of the levels");
-  BST_CHECK(heads >= 1 && heads <= BST_MAX_HEADS && c % (uint32_t)heads == 0, BAD_FILE, call->where,
-            "heads", heads, "in 1..256 and a divisor of the channels");
-  const uint64_t n = (uint64_t)q->h * q->w, d = c / (uint32_t)heads;
-  BST_CHECK(n <= BST_MAX_TOKENS, UNSUPPORTED, call->where, "number of tokens", n, "at most 1024");
-  BST_CHECK(d <= BST_MAX_TOKENS, UNSUPPORTED, call->where, "channels per head", d, "at most 1024");
+  BST_TRY(bst_check_product_heads(call, c));
+  const uint64_t n = (uint64_t)q->h * q->w, d = c / (uint32_t)call->step->params[0];
   const uint64_t most = (UINT64_C(1) << bst_n_planes(q, c)) - 1;
   BST_CHECK(n * d * most * most * most <= INT32_MAX, UNSUPPORTED, call->where,
             "levels of attention", most, "such that N d L^3 is an int32");

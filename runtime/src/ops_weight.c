@@ -180,11 +180,8 @@ static bst_status bst_product_check(const bst_call* call) {
   const bst_buffer* const q = call->inputs[0];
   const int32_t heads = call->step->params[0], shift = call->step->params[1];
   BST_TRY(bst_check_all_same(call));
-  BST_CHECK(heads >= 1 && heads <= BST_MAX_HEADS && q->c % (uint32_t)heads == 0, BAD_FILE,
-            call->where, "heads", heads, "in 1..256 and a divisor of the channels");
+  BST_TRY(bst_check_product_heads(call, q->c));
   const uint64_t n = (uint64_t)q->h * q->w, d = q->c / (uint32_t)heads;
-  BST_CHECK(n <= BST_MAX_TOKENS, UNSUPPORTED, call->where, "number of tokens", n, "at most 1024");
-  BST_CHECK(d <= BST_MAX_TOKENS, UNSUPPORTED, call->where, "channels per head", d, "at most 1024");
   BST_CHECK(shift >= 0 && shift <= 30 && (n * d) << shift <= INT32_MAX, BAD_FILE, call->where,
             "shift", shift, "in 0..30 and such that N d 2^shift is an int32");
   return bst_check_neuron(call);

@@ -16,6 +16,7 @@ enum {
   BST_STREAM_LANES = 64,  // channels at a time
   BST_DOT_TOKENS = 4,     // tokens that share a load of weights
   BST_MAX_NEURON_LEVELS = 15,
+  BST_MAX_STREAM_BITS = 8,  // of a weight on a stream
 };
 
 /// Inner loops of one instruction set.
@@ -68,19 +69,19 @@ void bst_depthwise_affine(int part, int n_parts, const bst_depthwise* s,
                           const int32_t* ai, const int16_t* af, const int32_t* b, int32_t* out,
                           void* scratch);
 
-/// Bytes of weight rows of a 1x1 convolution of a stream, and of the sums of weights.
+/// Bytes of weight rows of a 1x1 convolution of a stream, int8, and of the sums of weights.
 size_t bst_stream_conv_rows_bytes(int bits, int n_out, int n_in);
 size_t bst_stream_conv_sums_bytes(int n_out);
 
 /// @param planes [bits, n_out] rows of ceil(n_in / 8) bytes
-void bst_stream_conv_prepare(int bits, int n_out, int n_in, const uint8_t* planes, void* rows,
+void bst_stream_conv_prepare(int bits, int n_out, int n_in, const uint8_t* planes, int8_t* rows,
                              int64_t* sums);
 
 size_t bst_stream_conv_scratch_bytes(int n_in, int n_out);
 
 /// out = ((n M + half) >> s) + B of n = sum w x, modulo 2^64; half = 2^(s-1), 0 where s = 0.
 void bst_stream_conv(int part, int n_parts, size_t n_cells, int bits, int n_in, int n_out,
-                     const bst_stream_inner* inner, const int32_t* x, const void* rows,
+                     const bst_stream_inner* inner, const int32_t* x, const int8_t* rows,
                      const int64_t* sums, const int32_t* gain, const uint8_t* shift,
                      const int32_t* offset, int32_t* out, void* scratch);
 

@@ -228,7 +228,7 @@ void bst_depthwise_affine(int part, int n_parts, const bst_depthwise* s,
 
 static size_t bst_stream_lanes(int n_out) { return ((size_t)n_out + 63) / 64 * 64; }
 
-/// Pairs of inputs: 8-bit weights are multiplied two at a time, a last odd row is zeros.
+/// Pairs of inputs: they are multiplied two at a time, a last odd row is zeros.
 static size_t bst_stream_pairs(int n_in) { return ((size_t)n_in + 1) / 2; }
 
 size_t bst_stream_conv_rows_bytes(int bits, int n_out, int n_in) {
@@ -237,14 +237,11 @@ size_t bst_stream_conv_rows_bytes(int bits, int n_out, int n_in) {
 
 size_t bst_stream_conv_sums_bytes(int n_out) { return (size_t)n_out * sizeof(int64_t); }
 
-void bst_stream_conv_prepare(int bits, int n_out, int n_in, const uint8_t* planes, void* rows,
+void bst_stream_conv_prepare(int bits, int n_out, int n_in, const uint8_t* planes, int8_t* rows,
                              int64_t* sums) {
   const size_t lanes = bst_stream_lanes(n_out);
   bst_weight_conv_prepare_rows(bits, n_out, 1, n_in, planes, rows);
-  if (n_in % 2 != 0) {
-    const size_t item = bits > 8 ? sizeof(int16_t) : sizeof(int8_t);
-    memset((uint8_t*)rows + (size_t)n_in * lanes * item, 0, lanes * item);
-  }
+  if (n_in % 2 != 0) memset(rows + (size_t)n_in * lanes, 0, lanes);
   for (size_t o = 0; o < (size_t)n_out; ++o) {
     sums[o] = 0;
     for (size_t i = 0; i < (size_t)n_in; ++i) {
@@ -274,9 +271,9 @@ static void bst_stream_split(size_t n_tokens, size_t n_in, const int32_t* x, uin
   }
 }
 
-/// Sums of up to four tokens by 8-bit weights, without those of the 2^15.
-static void bst_stream_sums8(size_t n_pairs, int bits, size_t lanes, const bst_stream_inner* inner,
-                             const int8_t* rows, const uint32_t* halves, int64_t* totals) {
+/// Sums of up to four tokens, without those of the 2^15.
+static void bst_stream_sums(size_t n_pairs, int bits, size_t lanes, const bst_stream_inner* inner,
+                            const int8_t* rows, const uint32_t* halves, int64_t* totals) {
   // 2 |x| |w| per pair, |x| <= 2^15 and |w| <= 2^(bits-1): so many pairs stay inside int32.
   const size_t most = ((size_t)1 << (16 - (bits < 2 ? 2 : bits))) - 1;
   int32_t sum[2 * BST_DOT_TOKENS][BST_STREAM_LANES];
@@ -294,17 +291,8 @@ static void bst_stream_sums8(size_t n_pairs, int bits, size_t lanes, const bst_s
   }
 }
 
-/// Sums of one token by weights of more than 8 bits.
-static void bst_stream_sums16(size_t n_in, size_t lanes, const int16_t* rows, const int32_t* x,
-                              int64_t* totals) {
-  memset(totals, 0, lanes * sizeof *totals);
-  for (size_t i = 0; i < n_in; ++i, rows += lanes) {
-    for (size_t o = 0; o < lanes; ++o) totals[o] += (int64_t)x[i] * rows[o];
-  }
-}
-
 void bst_stream_conv(int part, int n_parts, size_t n_cells, int bits, int n_in, int n_out,
-                     const bst_stream_inner* inner, const int32_t* x, const void* rows,
+                     const bst_stream_inner* inner, const int32_t* x, const int8_t* rows,
                      const int64_t* sums, const int32_t* gain, const uint8_t* shift,
                      const int32_t* offset, int32_t* out, void* scratch) {
   const size_t lanes = bst_stream_lanes(n_out), i_in = (size_t)n_in, i_out = (size_t)n_out;
@@ -313,17 +301,12 @@ void bst_stream_conv(int part, int n_parts, size_t n_cells, int bits, int n_in, 
   uint32_t* const halves = (uint32_t*)(totals + BST_DOT_TOKENS * lanes);
   size_t cell = bst_part_begin(part, n_parts, n_cells), here;
   for (; cell < end; cell += here) {
-    here = bits > 8 ? 1 : end - cell < BST_DOT_TOKENS ? end - cell : BST_DOT_TOKENS;
-    if (bits > 8) {
-      bst_stream_sums16(i_in, lanes, rows, x + cell * i_in, totals);
-    } else {
-      bst_stream_split(here, i_in, x + cell * i_in, halves);
-      bst_stream_sums8(n_pairs, bits, lanes, inner, rows, halves, totals);
-    }
+    here = end - cell < BST_DOT_TOKENS ? end - cell : BST_DOT_TOKENS;
+    bst_stream_split(here, i_in, x + cell * i_in, halves);
+    bst_stream_sums(n_pairs, bits, lanes, inner, rows, halves, totals);
     for (size_t k = 0; k < here; ++k) {
       for (size_t o = 0; o < i_out; ++o) {
-        const int64_t lifted = bits > 8 ? 0 : sums[o] * 32768;
-        const int64_t n = bst_add64(totals[k * lanes + o], lifted);
+        const int64_t n = bst_add64(totals[k * lanes + o], sums[o] * 32768);
         const int64_t half = shift[o] == 0 ? 0 : (int64_t)1 << (shift[o] - 1);
         const int64_t y = bst_add64(bst_mul64(n, gain[o]), half) >> shift[o];
         out[(cell + k) * i_out + o] = bst_add32(bst_wrap32(y), offset[o]);
