@@ -44,7 +44,7 @@ void bst_stream_mean(int part, int n_parts, int n_steps, size_t n_cells, int cha
 
 /// Levels: number of k with x >= theta[k, c], n_levels less that in channels that fall.
 /// @param theta [n_levels, theta_width], theta_width 1 (all channels) or `channels`
-/// @param falling [channels] 0 or 1, or NULL
+/// @param falling [channels], not 0 where a channel falls; NULL: none does
 void bst_stream_levels(int part, int n_parts, size_t n_cells, int channels, int n_levels,
                        int theta_width, const int32_t* theta, const uint8_t* falling,
                        const int32_t* x, uint64_t* levels);
