@@ -114,7 +114,9 @@ def nodes_of(model: ir.Model, images: np.ndarray) -> dict[str, OneOp]:
 
 
 WIDE = {"StemStream": 6, "StemStreamFrames": 6,
-        "SpikeConvAffine": 6, "WeightConvAffine": 6, "StreamMaxPool": 6, "SpikeReadOut": 7,
+        "SpikeConvAffine": 6, "WeightConvAffine": 6, "StreamMaxPool": 6, "ReversibleAdd": 6,
+        "StreamTokenMean": 6, "DepthwiseLevelsAffine": 6, "DepthwiseStreamAffine": 6,
+        "StreamPointwise": 6, "LevelProducts": 6, "SpikeReadOut": 7,
         "ResidualReadOut": 7, "SpikeCountReadOut": 7, "SpikeLevelReadOut": 7}  # fmt: skip
 """TensorProto types of outputs that are not bits."""
 

@@ -46,7 +46,8 @@ enum {
   ORT_INVERT = 1024,    ///< invert: param 0
   ORT_TERNARY = 2048,   ///< rate, v_threshold, decay_input: params 4, 5, 7
   ORT_ADD = 4096,       ///< heads, k_shift, decay_input, v_threshold: params 0, 1, 4, 5
-  ORT_FRAMES = 8192,    ///< no attribute: the image has an axis of time
+  ORT_THRESHOLDS = 16384,  ///< levels: planes of the output
+  ORT_FRAMES = 8192,       ///< no attribute: the image has an axis of time
 };
 
 typedef struct bst_ort_node bst_ort_node;

@@ -124,7 +124,12 @@ OrtStatus* bst_ort_read_attributes(bst_ort_node* node, const OrtKernelInfo* info
   if (has & ORT_INVERT) ORT_TRY(bst_ort_integer(node, info, "invert", 0, 1, &p[0]));
   if (has & ORT_TERNARY) ORT_TRY(bst_ort_ternary(node, info, p));
   if (has & ORT_ADD) ORT_TRY(bst_ort_add_attention(node, info, p));
-  if (node->entry->op->step == &bst_op_level_readout) p[1] = channels;
+  if (has & ORT_THRESHOLDS) {
+    ORT_TRY(bst_ort_integer(node, info, "levels", 1, BST_MAX_NEURON_LEVELS, &planes));
+    planes = bst_bit_length((size_t)planes);
+  }
+  const bst_op* const step = node->entry->op->step;
+  if (step == &bst_op_level_readout || step == &bst_op_level_products) p[1] = channels;
   node->n_channels = (uint32_t)channels;
   node->frac_bits = (uint32_t)bits;
   node->n_planes = (uint32_t)planes;
@@ -220,7 +225,9 @@ static OrtStatus* bst_ort_load_planes(const bst_ort_node* node, bst_ort_weights*
 static OrtStatus* bst_ort_load_weights(const bst_ort_node* node, bst_ort_weights* weights,
                                        const bst_ort_tensor* w) {
   const bst_op* const step = node->entry->op->step;
-  const bool is_integer = step == &bst_op_weight_conv_neuron || step == &bst_op_weight_conv_affine;
+  const bool is_integer = step == &bst_op_weight_conv_neuron ||
+                          step == &bst_op_weight_conv_affine || step == &bst_op_depthwise_levels ||
+                          step == &bst_op_depthwise_stream;
   return is_integer ? bst_ort_load_planes(node, weights, w) : bst_ort_load_bits(node, weights, w);
 }
 
@@ -324,6 +331,25 @@ static OrtStatus* bst_ort_load_readout(const bst_ort_node* node, const bst_ort_t
   return bst_ort_copy(node, weights, 6, BST_CONST_I64, &inputs[6]);
 }
 
+/// theta, falling; one value of 0 for all channels: none falls
+static OrtStatus* bst_ort_load_levels(const bst_ort_node* node, const bst_ort_tensor* inputs,
+                                      bst_ort_weights* weights) {
+  const bst_ort_tensor* const falling = &inputs[1];
+  ORT_TRY(bst_ort_copy(node, weights, 0, BST_CONST_I32, &inputs[0]));
+  if (falling->count == 1 && falling->data[0] == 0) return NULL;
+  return bst_ort_copy(node, weights, 1, BST_CONST_U8, falling);
+}
+
+/// w, gain, shift, offset
+static OrtStatus* bst_ort_load_stream_conv(const bst_ort_node* node, const bst_ort_tensor* inputs,
+                                           bst_ort_weights* weights) {
+  ORT_TRY(bst_ort_load_planes(node, weights, &inputs[0]));
+  weights->sizes[0] = weights->sizes[1] = 0;  // the step has no params
+  ORT_TRY(bst_ort_copy(node, weights, 1, BST_CONST_I32, &inputs[1]));
+  ORT_TRY(bst_ort_copy(node, weights, 2, BST_CONST_U8, &inputs[2]));
+  return bst_ort_copy(node, weights, 3, BST_CONST_I32, &inputs[3]);
+}
+
 /// v, constant
 static OrtStatus* bst_ort_load_head(const bst_ort_node* node, const bst_ort_tensor* inputs,
                                     bst_ort_weights* weights) {
@@ -417,6 +443,52 @@ static void bst_ort_smallest_weight_conv(const bst_ort_node* node, const bst_ort
   in->h = (uint32_t)weights->sizes[0];
   in->w = (uint32_t)weights->sizes[1];
   in->c = node->n_channels;
+}
+
+/// As a convolution, with the channels of the input.
+static void bst_ort_shape_depthwise(const bst_ort_node* node, const bst_ort_weights* weights,
+                                    bst_buffer* in, bst_buffer* out) {
+  if (in->kind == BST_KIND_SPIKES) bst_ort_set_levels(node, in);
+  bst_ort_slide(in, (uint32_t)weights->sizes[0], (uint32_t)weights->sizes[1], node->params, out);
+  out->c = node->n_channels;
+}
+
+static void bst_ort_shape_stream_conv(const bst_ort_node* node, const bst_ort_weights* weights,
+                                      bst_buffer* in, bst_buffer* out) {
+  (void)node;
+  out->h = in->h;
+  out->w = in->w;
+  out->c = bst_ort_dims(weights, 0)[1];
+}
+
+static void bst_ort_smallest_stream_conv(const bst_ort_node* node, const bst_ort_weights* weights,
+                                         bst_buffer* in) {
+  in->c = bst_ort_dims(weights, 0)[3];
+  (void)node;
+}
+
+/// Thresholds of every channel, or of all alike.
+static void bst_ort_smallest_thresholds(const bst_ort_node* node, const bst_ort_weights* weights,
+                                        bst_buffer* in) {
+  (void)node;
+  in->c = bst_ort_dims(weights, 0)[1];
+}
+
+static void bst_ort_shape_thresholds(const bst_ort_node* node, const bst_ort_weights* weights,
+                                     bst_buffer* in, bst_buffer* out) {
+  (void)weights;
+  out->h = in->h;
+  out->w = in->w;
+  out->c = node->n_planes == 1 ? in->c : 64 * bst_n_words(in->c) * node->n_planes;
+}
+
+static void bst_ort_shape_level_products(const bst_ort_node* node, const bst_ort_weights* weights,
+                                         bst_buffer* in, bst_buffer* out) {
+  (void)weights;
+  for (int i = 0; i < 3; ++i) bst_ort_set_levels(node, &in[i]);
+  out->h = in->h;
+  out->w = in->w;
+  out->c = node->n_channels;
 }
 
 static void bst_ort_smallest_levels(const bst_ort_node* node, const bst_ort_weights* weights,
@@ -857,6 +929,68 @@ const bst_ort_op bst_ort_ops[] = {
         .load = bst_ort_load_head,
         .smallest = bst_ort_smallest_levels,
         .shape = bst_ort_shape_level_readout,
+        .plane = bst_ort_plane_levels,
+    },
+    {
+        .name = "ReversibleAdd",
+        .step = &bst_op_stream_add,
+        .inputs = {"y", "x0", "x1"},
+        .shape = bst_ort_shape_stream,
+    },
+    {
+        .name = "StreamTokenMean",
+        .step = &bst_op_stream_mean,
+        .inputs = {"x"},
+        .shape = bst_ort_shape_one_cell,
+    },
+    {
+        .name = "StreamLevels",
+        .step = &bst_op_stream_levels,
+        .attributes = ORT_THRESHOLDS,
+        .inputs = {"x", "theta", "falling"},
+        .constants = {{I32, 2}, {U8, 1}},
+        .load = bst_ort_load_levels,
+        .smallest = bst_ort_smallest_thresholds,
+        .shape = bst_ort_shape_thresholds,
+    },
+    {
+        .name = "DepthwiseLevelsAffine",
+        .step = &bst_op_depthwise_levels,
+        .attributes = ORT_WINDOW | ORT_IN_CHANNELS,
+        .inputs = {"levels", "w", "whole", "fraction", "shift"},
+        .constants = {{U8, 4}, {I32, 1}, {I16, 1}, {I32, 1}},
+        .load = bst_ort_load_conv_affine,
+        .smallest = bst_ort_smallest_weight_conv,
+        .shape = bst_ort_shape_depthwise,
+        .plane = bst_ort_plane_levels,
+    },
+    {
+        .name = "DepthwiseStreamAffine",
+        .step = &bst_op_depthwise_stream,
+        .attributes = ORT_WINDOW | ORT_IN_CHANNELS,
+        .inputs = {"x", "w", "whole", "fraction", "shift"},
+        .constants = {{U8, 4}, {I32, 1}, {I16, 1}, {I32, 1}},
+        .load = bst_ort_load_conv_affine,
+        .smallest = bst_ort_smallest_weight_conv,
+        .shape = bst_ort_shape_depthwise,
+    },
+    {
+        .name = "StreamPointwise",
+        .step = &bst_op_stream_conv,
+        .attributes = ORT_IN_CHANNELS,
+        .inputs = {"x", "w", "gain", "shift", "offset"},
+        .constants = {{U8, 4}, {I32, 1}, {U8, 1}, {I32, 1}},
+        .load = bst_ort_load_stream_conv,
+        .smallest = bst_ort_smallest_stream_conv,
+        .shape = bst_ort_shape_stream_conv,
+    },
+    {
+        .name = "LevelProducts",
+        .step = &bst_op_level_products,
+        .attributes = ORT_HEADS,
+        .inputs = {"q", "k", "v"},
+        .smallest = bst_ort_smallest_levels,
+        .shape = bst_ort_shape_level_products,
         .plane = bst_ort_plane_levels,
     },
 };

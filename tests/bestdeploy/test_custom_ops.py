@@ -32,7 +32,7 @@ WEIGHTED = (
     (weighted_nets.Weighted(seed=25, dim=40, heads=5), 4),
     (weighted_nets.Weighted("spikformer", seed=26, dim=72, heads=2, depth=2), 3),
 )
-FAMILIES = ("sdt_v1", "a2os2a_learned", "sdt_v2", "sdt_v2_events")
+FAMILIES = ("sdt_v1", "a2os2a_learned", "sdt_v2", "sdt_v2_events", "qsd")
 NAMES = sorted(op.name for op in ops.PACKED_OPS)
 STEMS = ("StemNeuron", "StemFrames", "StemStream", "StemStreamFrames")
 ALL_BITS = (*STEMS, "SpikeOrPool", "SpikeKeyValueAny", "SpikeGate")
@@ -80,6 +80,7 @@ FLAGS = {
     "ORT_INVERT": ("invert",),
     "ORT_TERNARY": tuple(ternary.ATTRIBUTES),
     "ORT_ADD": tuple(add_attention.ATTRIBUTES),
+    "ORT_THRESHOLDS": ("levels",),
     "ORT_FRAMES": (),
 }
 LIMITS = {"BST_MAX_T": ops.MAX_STEPS, "BST_MAX_CONV_NEURON_T": 8}

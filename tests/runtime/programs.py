@@ -313,6 +313,58 @@ class Builder:
         raw = self.buffer(BufferKind.RAW, 1, 1, 1, k)
         return self.step(Op.COUNT_READOUT, "head", [spikes], [raw], constants)
 
+    def stream_add(self, name, y, x0, x1):
+        b = self.buffers[y]
+        return self.step(Op.STREAM_ADD, name, [y, x0, x1], [self.stream(b.h, b.w, b.c)])
+
+    def stream_mean(self, name, x):
+        return self.step(Op.STREAM_MEAN, name, [x], [self.stream(1, 1, self.buffers[x].c)])
+
+    def stream_levels(self, name, x, n, reach, shared=False):
+        """Neuron of n levels, thresholds of size up to `reach`; some channels fall."""
+        b = self.buffers[x]
+        theta = self.ints(-reach, reach, (n, 1 if shared else b.c))
+        falling = None if shared else self.ints(0, 2, (b.c,), ConstantType.U8)
+        out = self.spikes(b.h, b.w, level_channels(b.c, n.bit_length()))
+        return self.step(Op.STREAM_LEVELS, name, [x], [out], (theta, falling))
+
+    def depthwise(self, name, source, bits, k, stride=1, pad=0, channels=None):
+        """Of levels of `channels`, or of a stream."""
+        b = self.buffers[source]
+        c = channels or b.c
+        h, w = self.window(source, k, stride, pad)
+        low, high = (-1, 1) if bits == 1 else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+        weights = self.rng.integers(low, high + 1, (1, k, k, c))
+        weights = np.where(weights == 0, 1, weights) if bits == 1 else weights
+        weights.flat[0] = low
+        self.constants.append(Constant.of_weights(weights))
+        constants = (
+            len(self.constants) - 1,
+            self.ints(-(1 << 9), 1 << 9, (c,)),
+            self.ints(-16384, 16385, (c,), ConstantType.I16),
+            self.ints(-(1 << 20), 1 << 20, (c,)),
+        )
+        op = Op.DEPTHWISE_STREAM if channels is None else Op.DEPTHWISE_LEVELS
+        return self.step(op, name, [source], [self.stream(h, w, c)], constants,
+                         (stride, pad, k, k))  # fmt: skip
+
+    def stream_conv(self, name, x, o, bits):
+        b = self.buffers[x]
+        shift = self.rng.integers(0, 63, o)
+        shift[: o // 2] = 30
+        constants = (
+            self.weights(bits, o, 1, b.c),
+            self.ints(-(1 << 24), 1 << 24, (o,)),
+            self.constant(shift, ConstantType.U8),
+            self.ints(-(1 << 20), 1 << 20, (o,)),
+        )
+        return self.step(Op.STREAM_CONV, name, [x], [self.stream(b.h, b.w, o)], constants)
+
+    def level_products(self, q, k, v, heads, channels):
+        b = self.buffers[q]
+        out = self.stream(b.h, b.w, channels)
+        return self.step(Op.LEVEL_PRODUCTS, "attn.product", [q, k, v], [out], (), (heads, channels))
+
     def program(self, meta='{"made_by": "tests"}', golden=()):
         height, width, channels = self.shape
         return Program(
@@ -350,6 +402,7 @@ def network(
     readout="both",
     weights=None,
     begin="spikes",
+    levels=None,
 ):
     """Stem, pool, one attention block with both residuals, read-out.
 
@@ -358,8 +411,11 @@ def network(
     `attention="gate"` is that of bits alone behind maxima of a stream, `readout="tokens"` reads
     the neuron on the mean over tokens, "counts" spikes of the last residual where others are not.
     `weights`, a number of bits, those of `weighted_network`. `begin="stream"`: the first
-    convolution is the stream, a neuron reads it.
+    convolution is the stream, a neuron reads it. `levels`, a number of bits, those of
+    `levels_network`.
     """
+    if levels is not None:
+        return levels_network(side, n_t, stem, dim, heads, n_classes, seed, events, levels)
     if weights is not None:
         return weighted_network(side, n_t, stem, dim, heads, n_classes, seed, tau, weights, readout)
     b = Builder(side, side, 3, n_classes, n_t, seed, events)
@@ -398,6 +454,31 @@ def network(
         return b
     h = b.conv_spikes("mlp2.fc1", s3, hidden)
     b.readout(x3, x2 if residual == "reversible" else x3, h, both=readout == "both")
+    return b
+
+
+def levels_network(side, n_t, stem, dim, heads, n_classes, seed, events, bits):
+    """Ops 31 to 38: neurons of several levels, convolutions in stages, products of levels."""
+    b = Builder(side, side, 3, n_classes, n_t, seed, events)
+    x = b.stem_stream(stem)
+    s = b.stream_levels("embed.lif", x, 4, 1 << 29, shared=True)
+    y = b.weight_affine("embed.conv", s, dim, bits, channels=stem, k=3, pad=1)
+    x = b.stream_add("embed.residual", y, y, y)
+    s = b.stream_levels("embed.lif2", x, 5, 1 << 21)
+    z = b.depthwise("embed.dw", s, bits, 7, stride=2, pad=3, channels=dim)
+    x = b.stream_conv("embed.pw", z, dim, min(bits, 8))
+    fine = b.depthwise("attn.dw", x, bits, 3, pad=1)
+    neurons = []
+    for name, n in (("q", 4), ("k", 7), ("v", 4)):
+        x = b.stream_conv(f"attn.{name}", fine, dim, min(bits, 8))
+        neurons.append(b.stream_levels(f"attn.{name}_lif", x, n, 1 << 30))
+    m = b.level_products(*neurons, heads, dim)
+    s = b.stream_levels("attn.lif", m, 1, 1 << 9, shared=True)
+    s = b.stream_levels("attn.lif2", b.depthwise("attn.dw2", s, bits, 2, channels=dim), 15, 1 << 20)
+    y = b.weight_affine("attn.proj", s, dim, bits, channels=dim)
+    x = b.stream_add("attn.residual", y, y, y)
+    s = b.stream_levels("head.lif", b.stream_mean("head.mean", x), 4, 1 << 18)
+    b.level_readout(s, dim)
     return b
 
 

@@ -380,6 +380,81 @@ def run_weighted(program: Program, step: Step, ins, const) -> np.ndarray:
     return level_readout(levels_of(ins[0], p[1]), *const, p[0])
 
 
+STREAMED = (
+    Op.STREAM_ADD,
+    Op.STREAM_MEAN,
+    Op.STREAM_LEVELS,
+    Op.DEPTHWISE_LEVELS,
+    Op.DEPTHWISE_STREAM,
+    Op.STREAM_CONV,
+    Op.LEVEL_PRODUCTS,
+)
+
+
+def planes_of(levels, n_planes):
+    """Levels [.., C] -> bits of their planes, each padded to words unless it is the only one."""
+    planes = [(levels >> p & 1).astype(np.uint8) for p in range(n_planes)]
+    if n_planes == 1:
+        return planes[0]
+    missing = [(0, 0)] * (levels.ndim - 1) + [(0, -levels.shape[-1] % 64)]
+    return np.concatenate([np.pad(p, missing) for p in planes], axis=-1)
+
+
+def stream_levels(x, theta, falling=None):
+    count = sum((x >= row).astype(np.int64) for row in theta)
+    level = count if falling is None else np.where(falling != 0, len(theta) - count, count)
+    return planes_of(level, len(theta).bit_length())
+
+
+def depthwise(x, constant, p):
+    """Sums int64 of integer weights [1, kh kw, C]; p = stride, pad, kh, kw."""
+    w = constant.weights().reshape(p[2], p[3], -1).astype(np.int64)
+    view = windows(x.astype(np.int64), p[2], p[3], p[0], p[1])
+    return (view * w).sum(axis=(3, 4)).astype(np.int32)
+
+
+def stream_conv(x, w, gain, shift, offset):
+    """Modulo 2^64, in Python's integers where int64 could be left."""
+    n = x.astype(np.int64) @ w.astype(np.int64).T
+    with np.errstate(over="ignore"):
+        lifted = n * gain.astype(np.int64)
+        s = shift.astype(np.int64)
+        lifted = lifted + np.where(s > 0, np.int64(1) << np.maximum(s - 1, 0), 0)
+        return ((lifted >> s) + offset).astype(np.int32)
+
+
+def level_products(q, k, v, heads):
+    t, h, w, c = q.shape
+    q, k, v = (z.astype(np.int64).reshape(t, h * w, heads, c // heads) for z in (q, k, v))
+    pairs = np.einsum("tnhi,tnhj->thij", k, v)
+    return np.einsum("tnhi,thij->tnhj", q, pairs).reshape(t, h, w, c).astype(np.int32)
+
+
+def run_streamed(program: Program, step: Step, ins, const) -> np.ndarray:
+    """Output of one of the ops on streams that are no spikes yet."""
+    p = [step.param(i) for i in range(8)]
+    match step.op:
+        case Op.STREAM_ADD:
+            return residual(*ins)
+        case Op.STREAM_MEAN:
+            n = ins[0].shape[1] * ins[0].shape[2]
+            total = ins[0].sum(axis=(1, 2), keepdims=True, dtype=np.int64)
+            return ((2 * total + n) // (2 * n)).astype(np.int32)
+        case Op.STREAM_LEVELS:
+            return stream_levels(ins[0], *const)
+        case Op.STREAM_CONV:
+            constant = program.constants[step.constants[0]]
+            return stream_conv(ins[0], constant.weights()[:, 0], *const[1:])
+        case Op.LEVEL_PRODUCTS:
+            return level_products(*(levels_of(z, p[1]) for z in ins), p[0])
+    constant = program.constants[step.constants[0]]
+    x = ins[0]
+    if step.op == Op.DEPTHWISE_LEVELS:
+        x = levels_of(x, constant.dims[-1])
+    n = depthwise(x, constant, p)
+    return (scale_count(n, const[1], const[2]) + const[3]).astype(np.int32)
+
+
 def run_step(program: Program, step: Step, values: dict[int, np.ndarray]) -> list[np.ndarray]:
     """Outputs of one step; spikes as 0/1, streams int32, raw int64."""
     ins = [values[i] for i in step.inputs]
@@ -422,6 +497,8 @@ def run_step(program: Program, step: Step, values: dict[int, np.ndarray]) -> lis
 def _run_other(program: Program, step: Step, ins, const) -> np.ndarray:
     if step.op in GATED:
         return run_gated(step, ins, const)
+    if step.op in STREAMED:
+        return run_streamed(program, step, ins, const)
     if step.op in WEIGHTED:
         return run_weighted(program, step, ins, const)
     return run_attention(program, step, ins, const)

@@ -27,6 +27,7 @@ NETWORKS = {
     "stream": {"begin": "stream", "events": True, "stem": 9},
     "add": {"attention": "add", "dim": 66, "heads": 3},
     "gates": {"attention": "gate", "dim": 130, "readout": "tokens"},
+    "levels": {"levels": 4, "dim": 70, "heads": 2, "stem": 9},
     "weights": {"weights": 4, "dim": 70, "heads": 2},
     "weights-stream": {"weights": 3, "dim": 70, "heads": 2, "readout": "one"},
     "first": {"first": (1 << 22, 0, -(1 << 20), -(1 << 24)), "readout": "one", "forms": (1, 1)},

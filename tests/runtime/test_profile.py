@@ -12,6 +12,7 @@ from test_model_file import NETWORKS, Loaded
 
 from bestdeploy import runtime
 from bestdeploy.emit.bstm import write_bstm
+from bestdeploy.program import Op
 from bestdeploy.report import activity, of_program
 
 CLOCK = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)
@@ -30,18 +31,28 @@ def strided(k, stride, pad):
     return b
 
 
+def events(bits, channels):
+    """Bits set per channel of levels of so many channels; spikes as they are."""
+    if channels is None or bits.shape[-1] == channels:
+        return bits
+    planes = bits.reshape(*bits.shape[:-1], -1, 64 * -(-channels // 64))
+    return planes[..., :channels].sum(axis=-2, dtype=np.uint8)
+
+
 def check_counts(program, threads=1):
     """Spikes and SOPs of every step equal those of the report, counted from the outputs."""
     model = runtime.load(write_bstm(program), threads=threads)
     frames = np.stack([programs.random_frame(program, seed) for seed in range(3)])
     recorder = activity.Recorder(of_program.layers_of_program(program))
+    levels = {s.name: program.buffers[s.inputs[0]].c for s in program.steps
+              if s.op == Op.STREAM_LEVELS}  # fmt: skip
     for frame in frames:
         _, taps = model.run_probed(frame)
         spikes = {}
         for name, outputs in taps.items():
             for tap in outputs:
                 if tap.info.kind == "spikes":
-                    spikes[name] = tap.values()[:, None]
+                    spikes[name] = events(tap.values(), levels.get(name))[:, None]
         recorder.add(spikes, 1)
     with model.recorded() as recording:
         model.run_raw(frames)
