@@ -24,6 +24,7 @@ FIRST_STEPS = "exact table of first steps"
 SUMS = "int64 sums of keys in Q{bits}"
 ANY = "exact OR of spike pairs"
 STREAM = "stream neuron in Q{bits}, rounded"
+LEVELS = "levels of a stream in Q{bits}, rounded"
 
 # packed op -> rule of its neuron
 _RULES = {
@@ -47,7 +48,13 @@ _RULES = {
 _ON_COUNTS = ("SpikeScoresStream", "SpikeKeyValuesStream", "SpikeProducts")
 _CONV_NEURONS = ("SpikeConvNeuron", "WeightConvNeuron")
 _CONV_AFFINES = ("SpikeConvAffine", "WeightConvAffine")
-_WEIGHTED = ("WeightConvNeuron", "WeightConvAffine")
+_WEIGHTED = (
+    "WeightConvNeuron",
+    "WeightConvAffine",
+    "DepthwiseLevelsAffine",
+    "DepthwiseStreamAffine",
+    "StreamPointwise",
+)
 _FRAMES = ("StemFrames", "StemStreamFrames")
 _STEMS = ("StemNeuron", "StemStream", *_FRAMES)
 _READ_OUTS = ("SpikeReadOut", "ResidualReadOut", "SpikeCountReadOut", "SpikeLevelReadOut")
@@ -78,9 +85,25 @@ def neuron_rules(model: ir.Model) -> dict[str, str]:
     for value in stages.neuron_values(model):
         node = value.producer()
         assert node is not None
-        rule = COUNTS if _is_exact_on_counts(node, model) else _RULES[_name(node)]
+        if _name(node) == "StreamLevels":
+            rule = _levels_rule(node)
+        else:
+            rule = COUNTS if _is_exact_on_counts(node, model) else _RULES[_name(node)]
         found[str(value.name)] = rule.format(bits=_bits(model))
     return found
+
+
+def _levels_rule(node: ir.Node) -> str:
+    """Return the rule of a neuron of levels: of sums, of products of attention, of the stream."""
+    source = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if source is not None and _name(source) == "LevelProducts":
+        return COUNTS
+    return THRESHOLDS if _is_by_channel(node) else LEVELS
+
+
+def _is_by_channel(node: ir.Node) -> bool:
+    """Tell whether a neuron of levels has thresholds of each channel: it compares plain sums."""
+    return _name(node) == "StreamLevels" and ir.size(node.inputs[1], 1) > 1
 
 
 def _is_exact_on_counts(node: ir.Node, model: ir.Model) -> bool:
@@ -117,10 +140,12 @@ def _is_conv_fed_stream(node: ir.Node) -> bool:
 
 def neuron_rule(model: ir.Model) -> str:
     """Return one line: the rule of the conv-fed neurons, the ones that an exact rule exists for."""
-    exact = sum(_name(node) in _CONV_NEURONS for node in model.graph)
+    exact = sum(_name(node) in _CONV_NEURONS or _is_by_channel(node) for node in model.graph)
     rounded = sum(_is_conv_fed_stream(node) for node in model.graph)
     config = json.loads(model.metadata_props.get("config", "{}"))
     tau, n_steps = config.get("tau"), config.get("n_steps")
+    if any(_name(node) == "StreamLevels" for node in model.graph):
+        return f"{THRESHOLDS} for all {exact} neurons of levels that read sums"
     rule = STREAM.format(bits=_bits(model))
     if not rounded:
         return f"{THRESHOLDS} for all {exact} conv-fed neurons (T={n_steps}, tau={tau})"

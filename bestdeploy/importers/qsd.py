@@ -130,8 +130,8 @@ class _Importer(MetaNetwork):
                 f"`{key}` is {alpha[bad[0]]:g} in channel {bad[0]} ({len(bad)} of {len(alpha)} "
                 "channels), expected a positive step",
                 where=where,
-                hint="the layer has diverged; --set negative_alpha=true takes negative steps as "
-                "they are, a step of 0 has no weights",
+                hint="--set negative_alpha=true takes negative steps as they were trained; a step "
+                "of 0 leaves no weights: take another checkpoint",
             )
         top = 2 ** (int(self.config["weight_bits"]) - 1)
         column = alpha.reshape(-1, *[1] * (w.ndim - 1))
