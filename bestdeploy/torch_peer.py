@@ -102,12 +102,17 @@ class _Translation:
             "Mul": self.elementwise(torch.mul),
             "GreaterOrEqual": self.elementwise(torch.ge),
             "Where": self.elementwise(torch.where),
+            "Floor": self.elementwise(torch.floor),
+            "Neg": self.elementwise(torch.neg),
+            "Relu": self.elementwise(torch.relu),
+            "Clip": self.clip,
             "MatMul": self.elementwise(torch.matmul),
             "Cast": self.cast,
             "Concat": self.concat,
             "Conv": self.conv,
             "MaxPool": self.pool,
             "ReduceMean": self.mean,
+            "ReduceSum": self.sum,
             "Reshape": self.reshape,
             "Split": self.split,
             "Transpose": self.transpose,
@@ -148,6 +153,10 @@ class _Translation:
     def elementwise(self, function: Any) -> Callable[[ir.Node], Any]:
         return lambda node: self.call(function, *(self.get(v) for v in node.inputs))
 
+    def clip(self, node: ir.Node) -> Any:
+        low, high = (float(ir.array_of(v)) for v in node.inputs[1:])
+        return self.call(self.torch.clamp, self.get(node.inputs[0]), low, high)
+
     def cast(self, node: ir.Node) -> Any:
         kinds = {_FLOAT: self.torch.float32, _BOOL: self.torch.bool}
         return self.code.call_method(
@@ -166,6 +175,7 @@ class _Translation:
             *(self.get(v) for v in node.inputs),
             stride=tuple(ir.attribute(node, "strides")),
             padding=(top, left),
+            groups=ir.attribute(node, "group", 1),
         )
 
     def pool(self, node: ir.Node) -> Any:
@@ -183,6 +193,11 @@ class _Translation:
         keep = bool(ir.attribute(node, "keepdims", 1))
         axes = list(ir.attribute(node, "axes"))
         return self.call(self.torch.mean, self.get(node.inputs[0]), axes, keepdim=keep)
+
+    def sum(self, node: ir.Node) -> Any:
+        keep = bool(ir.attribute(node, "keepdims", 1))
+        axes = ir.array_of(node.inputs[1]).tolist()
+        return self.call(self.torch.sum, self.get(node.inputs[0]), axes, keepdim=keep)
 
     def reshape(self, node: ir.Node) -> Any:
         shape = ir.array_of(node.inputs[1]).tolist()

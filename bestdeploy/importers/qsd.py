@@ -191,7 +191,7 @@ class _Importer(MetaNetwork):
             return super().product(p, q, k, v)
         e = self.e
         m = e.op("QueryKeyValues", q, k, v, name=f"{p}.product", heads=self.heads)
-        scale = float(np.float32(self.config["attn_scale"])) / DIVISOR**3
+        scale = float(self.config["attn_scale"]) / DIVISOR**3
         gain = e.b.initializer(f"{p}.gain", np.full((e.n_steps, self.heads), scale))
         return self.spike(f"{p}.attn_lif", e.op("HeadScale", m, gain, name=f"{p}.scaled"))
 

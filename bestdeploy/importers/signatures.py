@@ -13,13 +13,11 @@ class Signature(NamedTuple):
     matches: Callable[[set[str]], bool]
 
 
-def _has(*needed: str, without: tuple[str, ...] = ()) -> Callable[[set[str]], bool]:
-    return lambda keys: set(needed) <= keys and not keys & set(without)
+def _ends(suffix: str) -> Callable[[set[str]], bool]:
+    return lambda keys: any(key.endswith(suffix) for key in keys)
 
 
-SIGNATURES: tuple[Signature, ...] = (
-    Signature("QSD-Transformer", _has("downsample1_1.encode_conv.alpha")),
-)
+SIGNATURES: tuple[Signature, ...] = (Signature("QKFormer", _ends(".tssa.q_conv.weight")),)
 """In this order: the first that matches names the model."""
 
 

@@ -25,6 +25,7 @@ from bestdeploy.passes.attention_counts import whole
 from bestdeploy.passes.definition import Pass, convolution, count_bounds, find, is_op, producer
 from bestdeploy.passes.quantise import identity
 
+MAX_DENOMINATOR = 10**6
 _HALF = Fraction(1, 2)
 
 
@@ -85,6 +86,16 @@ def _of_sums(neuron: ir.Node, b: ir.Builder, conv: ir.Node, affine: ir.Node) -> 
     return _emit(b, neuron, n, theta, falling)
 
 
+def meant(value: float) -> Fraction:
+    """Return the fraction of small denominator that a float stands for, else the float itself.
+
+    A scale is written as a decimal: 0.03 is 3/100, so 4 m 0.03 / 64 reaches 3/2 at m = 800, as the
+    trained network has it, where the float next to 3/100 falls short.
+    """
+    simple = Fraction(value).limit_denominator(MAX_DENOMINATOR)
+    return simple if float(simple) == value else Fraction(value)
+
+
 def _of_products(neuron: ir.Node, b: ir.Builder, scaled: ir.Node) -> ir.Value:
     found = whole(scaled.inputs[0])
     gain = ir.array_of(scaled.inputs[1])
@@ -95,7 +106,7 @@ def _of_products(neuron: ir.Node, b: ir.Builder, scaled: ir.Node) -> ir.Value:
             "scale, and products below 2^31",
             where=str(scaled.name),
         )
-    each = Fraction(float(gain.flat[0]))
+    each = meant(float(gain.flat[0]))
     theta = np.array([[min(ceil(v / each), found[1] + 1)] for v in steps_of(neuron)])
     return _emit(b, neuron, scaled.inputs[0], theta, np.zeros(1))
 

@@ -356,7 +356,7 @@ def test_checks_of_a_checkpoint(tmp_path):
 
 
 FOREIGN = {
-    "QSD-Transformer": ["downsample1_1.encode_conv.weight", "downsample1_1.encode_conv.alpha"],
+    "QKFormer": ["patch_embed1.proj_conv.weight", "stage1.0.tssa.q_conv.weight"],
 }
 
 

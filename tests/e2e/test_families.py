@@ -10,7 +10,7 @@ import pytest
 import torch
 from e2e import forms
 
-from bestdeploy import _export, cli, images, importers, ir, runtime, stages
+from bestdeploy import _export, cli, images, importers, ir, passes, runtime, stages
 from bestdeploy._bundle import lowered_bytes
 
 
@@ -48,9 +48,11 @@ def test_spikes_are_those_of_the_torch_module(tmp_path, monkeypatch, capsys, nam
     assert '"top1_agreement": 1.0' in text or '"top_1_agreement": 1.0' in text, text[:2000]
 
 
-@pytest.mark.parametrize("name", ["sdt_v2", "sdt_v2_heads", "sdt_v2_events"])
+@pytest.mark.parametrize(
+    "name", ["sdt_v2", "sdt_v2_heads", "sdt_v2_events", "qsd", "qsd_3bit", "qsd_lif"]
+)
 def test_the_spiking_graph_is_the_torch_module(tmp_path, name):
-    """Before weights are rounded: folded layers, both heads, strides; float64 against float32."""
+    """Before weights are rounded: layers in stages and folded, both heads, strides, levels."""
     frames = family_nets.save(tmp_path / "net.pt", name, n_images=6)
     graph = importers.import_checkpoint(tmp_path / "net.pt", deployed=False)
     module = family_nets.network(name)
@@ -67,6 +69,28 @@ def test_raw_logits_do_not_depend_on_threads(tmp_path, name):
     content = lowered_bytes(tmp_path / "model.onnx")
     alone = runtime.load(content).run_raw(frames)
     np.testing.assert_array_equal(runtime.load(content, threads=3).run_raw(frames), alone)
+
+
+def test_negative_steps_are_taken_as_they_were_trained(tmp_path):
+    """`negative_alpha`: the weights are q alpha whatever the sign; dead keys are left out."""
+    frames = family_nets.save(tmp_path / "net.pt", "qsd", n_images=4)
+    content = torch.load(tmp_path / "net.pt", weights_only=True)
+    state = content["state_dict"]
+    names = [n for n in state if n.endswith(".alpha")]
+    for name in names:
+        state[name][::3] *= -1
+        state[name.replace(".alpha", ".act.alpha")] = torch.full((1,), float("nan"))
+    torch.save(content, tmp_path / "net.pt")
+    module = family_nets.network("qsd")
+    module.load_state_dict({n: v for n, v in state.items() if ".act." not in n})
+    with torch.inference_mode():
+        logits = module.double()(module.preprocess(frames).double()).numpy()
+    graph = importers.import_checkpoint(tmp_path / "net.pt", overrides={"negative_alpha": True})
+    assert "left out" in graph.metadata_props["warnings"]
+    np.testing.assert_allclose(stages.run(graph, frames)["logits"], logits, rtol=0, atol=2e-4)
+    passes.run(graph)
+    deployed = stages.run(graph, frames)["logits"]
+    np.testing.assert_allclose(deployed, logits, rtol=0, atol=1e-3)
 
 
 def test_families_are_recognised_by_their_tensors(tmp_path):

@@ -161,7 +161,7 @@ def test_hints_speak_of_the_layout(golden_kv):
 @pytest.mark.parametrize(
     ("keys", "name"),
     [
-        (["downsample1_1.encode_conv.weight", "downsample1_1.encode_conv.alpha"], "QSD"),
+        (["patch_embed1.proj_conv.weight", "stage1.0.tssa.q_conv.weight"], "QKFormer"),
     ],
 )  # fmt: skip
 def test_other_models_of_the_field_are_named(tmp_path, keys, name):

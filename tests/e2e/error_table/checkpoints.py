@@ -105,7 +105,7 @@ def foreign() -> object:
     """Tensor names of another model of the field."""
     import torch
 
-    names = ("downsample1_1.encode_conv.weight", "downsample1_1.encode_conv.alpha")
+    names = ("patch_embed1.proj_conv.weight", "stage1.0.tssa.q_conv.weight")
     return {"state_dict": dict.fromkeys(names, torch.zeros(1))}
 
 
@@ -286,7 +286,7 @@ CHECKPOINT_CASES: tuple[Case, ...] = (
     Case(
         "export changed.pt",
         4,
-        "this is a checkpoint of QSD-Transformer, which is recognised but not imported",
+        "this is a checkpoint of QKFormer, which is recognised but not imported",
         "imported families: bestformer, *",
         where="changed.pt",
         make=saved(foreign),

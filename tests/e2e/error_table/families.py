@@ -79,7 +79,7 @@ FAMILY_CASES: tuple[Case, ...] = (
         "export changed.pt --family sdt_v2",
         7,
         "`downsample1_1.encode_conv.weight` is missing",
-        "Spike-driven Transformer v2 begins with a 7x7 convolution of this name",
+        "Meta-SpikeFormer begins with a 7x7 convolution of this name",
         where="changed.pt",
         make=family(
             "sdt_v2", lambda tensors, found: tensors.pop("downsample1_1.encode_conv.weight")
@@ -130,6 +130,72 @@ FAMILY_CASES: tuple[Case, ...] = (
         "override it with --set attn_scale=0.125",
         where="setting attn_scale",
         make=args("sdt_v2"),
+    ),
+    # QSD-Transformer
+    Case(
+        "export changed.pt",
+        7,
+        "`block3.0.attn.q_conv.0.body.2.1.alpha` is -0.5 in channel 3 (1 of 8 channels), expected "
+        "a positive step",
+        "--set negative_alpha=true takes negative steps as they were trained; a step of 0 leaves "
+        "no weights: take another checkpoint",
+        where="changed.pt",
+        make=family(
+            "qsd",
+            lambda tensors, found: tensors["block3.0.attn.q_conv.0.body.2.1.alpha"][3].fill_(-0.5),
+        ),
+    ),
+    Case(
+        "export changed.pt --set negative_alpha=true",
+        7,
+        "`head.alpha` is 0 in channel 0 (1 of 5 channels), expected a positive step",
+        "*",
+        where="changed.pt",
+        make=family("qsd", lambda tensors, found: tensors["head.alpha"][0].fill_(0.0)),
+    ),
+    Case(
+        "export changed.pt",
+        7,
+        "`downsample2.encode_conv.alpha` is nan at (1,) (1 values are not finite)",
+        "the training has diverged: take an earlier checkpoint",
+        where="changed.pt",
+        make=family(
+            "qsd",
+            lambda tensors, found: tensors["downsample2.encode_conv.alpha"][1].fill_(float("nan")),
+        ),
+    ),
+    Case(
+        "export changed.pt",
+        7,
+        "tensor `block3.0.layer_scale1` is missing",
+        "*",
+        where="changed.pt",
+        make=family("qsd", lambda tensors, found: tensors.pop("block3.0.layer_scale1")),
+    ),
+    Case(
+        "export changed.pt",
+        4,
+        "ie_leak=0.5 with 2 steps: neurons of several levels are deployed without memory",
+        "train with ie_leak = 0 or n_steps = 1, as the published networks are",
+        where="setting ie_leak",
+        make=args("qsd", ie_leak=0.5, n_steps=2),
+    ),
+    Case(
+        "export changed.pt",
+        4,
+        "the checkpoint does not say `weight_bits` and nothing is guessed (weight_bits: 2, 3, 4 or "
+        "8: bits of the trained weights)",
+        "the published code uses: --set weight_bits=4",
+        where="family qsd",
+        make=family("qsd", lambda tensors, found: found.pop("weight_bits")),
+    ),
+    Case(
+        "export changed.pt --family sdt_v2",
+        4,
+        "family `sdt_v2` was asked for, these are the tensors of qsd",
+        "leave --family away: the family is found from the tensor names",
+        where="changed.pt",
+        make=args("qsd"),
     ),
     # A2OS2A
     Case(
