@@ -94,7 +94,7 @@ _COLD_ON_AVX2 = (
     "weight_conv",
 )
 _COLD_ON_AVX512 = ("kv_attention", "products", "readout", "weight_conv")
-_COLD_ON_NEON = ("kv_attention", "products", "readout")
+_COLD_ON_NEON = ("kv_attention", "mean_neuron", "products", "readout")
 
 PROGRAMS = ("bst_run", "bst_bench")
 """Programs in runtime/tools/ that travel in a bundle."""

@@ -85,7 +85,8 @@ static void bst_stream_levels_run(const bst_call* call, const bst_prepared* prep
   const uint32_t* const d = call->constants[0]->dims;
   const bst_buffer* const x = call->inputs[0];
   bst_stream_levels(io->part, io->n_parts, (size_t)x->t * bst_cells(x), (int)x->c, (int)d[0],
-                    (int)d[1], call->data[0], call->data[1], io->inputs[0], io->outputs[0]);
+                    (int)d[1], call->isa->stream_inner, call->data[0], call->data[1], io->inputs[0],
+                    io->outputs[0]);
 }
 
 const bst_op bst_op_stream_levels = {

@@ -9,6 +9,15 @@
 
 BST_VECTOR_BEGIN
 
+static uint64_t bst_at_least__avx2(const int32_t* x, const int32_t* least) {
+  uint64_t below = 0;
+  for (int i = 0; i < BST_STREAM_LANES; i += 8) {
+    const __m256i less = _mm256_cmpgt_epi32(bst_vec_load(least + i), bst_vec_load(x + i));
+    below |= (uint64_t)(uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(less)) << i;
+  }
+  return ~below;
+}
+
 static void bst_multiply_add__avx2(size_t n_rows, const int32_t* const* a, const int32_t* const* b,
                                    int b_is_scalar, size_t at, size_t n, int32_t* out) {
   bst_multiply_add_run(n_rows, a, b, b_is_scalar, at, n, out);
@@ -38,6 +47,7 @@ static void bst_stream_dot__avx2(size_t n_pairs, size_t lanes, const int8_t* row
 
 BST_VECTOR_END
 
-const bst_stream_inner bst_stream_inner__avx2 = {bst_multiply_add__avx2, bst_stream_dot__avx2};
+const bst_stream_inner bst_stream_inner__avx2 = {bst_at_least__avx2, bst_multiply_add__avx2,
+                                                 bst_stream_dot__avx2};
 
 #endif  // BST_HAVE_AVX2

@@ -9,6 +9,14 @@
 
 BST_VECTOR_BEGIN
 
+static uint64_t bst_at_least__avx512(const int32_t* x, const int32_t* least) {
+  uint64_t mask = 0;
+  for (int i = 0; i < BST_STREAM_LANES; i += 16) {
+    mask |= (uint64_t)_mm512_cmpge_epi32_mask(bst_vec_load(x + i), bst_vec_load(least + i)) << i;
+  }
+  return mask;
+}
+
 static void bst_multiply_add__avx512(size_t n_rows, const int32_t* const* a,
                                      const int32_t* const* b, int b_is_scalar, size_t at, size_t n,
                                      int32_t* out) {
@@ -41,7 +49,7 @@ static void bst_stream_dot__avx512(size_t n_pairs, size_t lanes, const int8_t* r
 
 BST_VECTOR_END
 
-const bst_stream_inner bst_stream_inner__avx512 = {bst_multiply_add__avx512,
+const bst_stream_inner bst_stream_inner__avx512 = {bst_at_least__avx512, bst_multiply_add__avx512,
                                                    bst_stream_dot__avx512};
 
 #endif  // BST_HAVE_AVX512

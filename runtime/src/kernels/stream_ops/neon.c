@@ -9,6 +9,18 @@
 
 BST_VECTOR_BEGIN
 
+static uint64_t bst_at_least__neon(const int32_t* x, const int32_t* least) {
+  const uint32_t bits[4] = {1, 2, 4, 8};
+  const uint32x4_t place = vld1q_u32(bits);
+  uint64_t mask = 0;
+  for (int i = 0; i < BST_STREAM_LANES; i += 4) {
+    const uint32x4_t found = vandq_u32(vcgeq_s32(vld1q_s32(x + i), vld1q_s32(least + i)), place);
+    const uint32x2_t two = vorr_u32(vget_low_u32(found), vget_high_u32(found));
+    mask |= (uint64_t)(vget_lane_u32(two, 0) | vget_lane_u32(two, 1)) << i;
+  }
+  return mask;
+}
+
 static void bst_multiply_add__neon(size_t n_rows, const int32_t* const* a, const int32_t* const* b,
                                    int b_is_scalar, size_t at, size_t n, int32_t* out) {
   bst_multiply_add_run(n_rows, a, b, b_is_scalar, at, n, out);
@@ -41,6 +53,7 @@ static void bst_stream_dot__neon(size_t n_pairs, size_t lanes, const int8_t* row
 
 BST_VECTOR_END
 
-const bst_stream_inner bst_stream_inner__neon = {bst_multiply_add__neon, bst_stream_dot__neon};
+const bst_stream_inner bst_stream_inner__neon = {bst_at_least__neon, bst_multiply_add__neon,
+                                                 bst_stream_dot__neon};
 
 #endif  // BST_HAVE_NEON

@@ -3,6 +3,12 @@
 
 #include "loops.h"
 
+static uint64_t bst_at_least__scalar(const int32_t* x, const int32_t* least) {
+  uint64_t mask = 0;
+  for (int i = 0; i < BST_STREAM_LANES; ++i) mask |= (uint64_t)(x[i] >= least[i]) << i;
+  return mask;
+}
+
 static void bst_multiply_add__scalar(size_t n_rows, const int32_t* const* a,
                                      const int32_t* const* b, int b_is_scalar, size_t at, size_t n,
                                      int32_t* out) {
@@ -23,5 +29,5 @@ static void bst_stream_dot__scalar(size_t n_pairs, size_t lanes, const int8_t* r
   }
 }
 
-const bst_stream_inner bst_stream_inner__scalar = {bst_multiply_add__scalar,
+const bst_stream_inner bst_stream_inner__scalar = {bst_at_least__scalar, bst_multiply_add__scalar,
                                                    bst_stream_dot__scalar};

@@ -21,6 +21,8 @@ enum {
 
 /// Inner loops of one instruction set.
 typedef struct bst_stream_inner {
+  /// Bit i: x[i] >= least[i], of 64 channels.
+  uint64_t (*at_least)(const int32_t* x, const int32_t* least);
   /// out[c] = sum over r < n_rows of a[r][at + c] b[r][at + c], or b[r][0] for all c where
   /// `b_is_scalar`; c < n <= 64, modulo 2^32.
   void (*multiply_add)(size_t n_rows, const int32_t* const* a, const int32_t* const* b,
@@ -46,8 +48,8 @@ void bst_stream_mean(int part, int n_parts, int n_steps, size_t n_cells, int cha
 /// @param theta [n_levels, theta_width], theta_width 1 (all channels) or `channels`
 /// @param falling [channels], not 0 where a channel falls; NULL: none does
 void bst_stream_levels(int part, int n_parts, size_t n_cells, int channels, int n_levels,
-                       int theta_width, const int32_t* theta, const uint8_t* falling,
-                       const int32_t* x, uint64_t* levels);
+                       int theta_width, const bst_stream_inner* inner, const int32_t* theta,
+                       const uint8_t* falling, const int32_t* x, uint64_t* levels);
 
 /// Sizes of a depthwise convolution; n_planes = 0: its input is a stream.
 typedef struct bst_depthwise {

@@ -32,60 +32,53 @@ void bst_stream_mean(int part, int n_parts, int n_steps, size_t n_cells, int cha
 
 // ---- Neurons of several levels ------------------------------------------------------------------
 
-/// Add what 64 channels reach of one row of thresholds.
-static void bst_count_reached(const int32_t* x, const int32_t* theta, size_t theta_step,
-                              uint8_t* count) {
-  if (theta_step == 0) {
-    const int32_t only = *theta;
-    for (size_t i = 0; i < BST_STREAM_LANES; ++i) count[i] = (uint8_t)(count[i] + (x[i] >= only));
-  } else {
-    for (size_t i = 0; i < BST_STREAM_LANES; ++i) {
-      count[i] = (uint8_t)(count[i] + (x[i] >= theta[i]));
-    }
+/// Add 64 bits to 64 numbers whose bit p lies in `planes[p * n_words]`.
+static void bst_add_mask(uint64_t mask, int n_planes, size_t n_words, uint64_t* planes) {
+  for (int p = 0; p < n_planes; ++p, planes += n_words) {
+    const uint64_t before = *planes;
+    *planes = before ^ mask;
+    mask &= before;
   }
 }
 
-/// Up to 64 channels of one cell: the words of its planes, `n_words` apart.
-static void bst_levels_word(size_t n, int n_levels, int n_planes, size_t n_words,
-                            const int32_t* theta, size_t theta_row, size_t theta_step,
-                            const uint8_t* falling, const int32_t* x, uint64_t* out) {
-  uint8_t count[BST_STREAM_LANES] = {0}, bit[BST_STREAM_LANES];
-  if (n == BST_STREAM_LANES) {
-    for (int k = 0; k < n_levels; ++k) {
-      bst_count_reached(x, theta + (size_t)k * theta_row, theta_step, count);
-    }
-  } else {
-    for (int k = 0; k < n_levels; ++k) {
-      for (size_t i = 0; i < n; ++i) {
-        const int32_t least = theta[(size_t)k * theta_row + i * theta_step];
-        count[i] = (uint8_t)(count[i] + (x[i] >= least));
-      }
-    }
+/// Word w of all cells: up to 64 channels. n - count is the count of the thresholds that are not
+/// reached, so a channel that falls has its bits inverted.
+static void bst_levels_column(size_t first, size_t end, size_t n, size_t stride, int n_levels,
+                              size_t theta_row, size_t theta_step, size_t n_words,
+                              const int32_t* theta, const uint8_t* falling,
+                              const bst_stream_inner* inner, const int32_t* x, uint64_t* out) {
+  const int n_planes = bst_bit_length((size_t)n_levels);
+  const uint64_t used = n < 64 ? (UINT64_C(1) << n) - 1 : UINT64_MAX;
+  int32_t rows[BST_MAX_NEURON_LEVELS][BST_STREAM_LANES], tail[BST_STREAM_LANES] = {0};
+  uint64_t inverted = 0;
+  memset(rows, 0, sizeof rows);
+  for (size_t i = 0; i < n; ++i) {
+    if (falling != NULL && falling[i] != 0) inverted |= UINT64_C(1) << i;
+    for (size_t k = 0; k < (size_t)n_levels; ++k)
+      rows[k][i] = theta[k * theta_row + i * theta_step];
   }
-  for (size_t i = 0; falling != NULL && i < n; ++i) {
-    if (falling[i] != 0) count[i] = (uint8_t)(n_levels - count[i]);
-  }
-  for (int p = 0; p < n_planes; ++p) {
-    for (size_t i = 0; i < BST_STREAM_LANES; ++i) bit[i] = (uint8_t)(count[i] >> p & 1);
-    out[(size_t)p * n_words] = bst_pack_lanes(bit);
+  x += first * stride;
+  out += first * n_words * (size_t)n_planes;
+  for (size_t cell = first; cell < end; ++cell, x += stride, out += n_words * (size_t)n_planes) {
+    const int32_t* const from = n < BST_STREAM_LANES ? memcpy(tail, x, n * sizeof *x) : x;
+    for (int p = 0; p < n_planes; ++p) out[(size_t)p * n_words] = 0;
+    for (int k = 0; k < n_levels; ++k) {
+      bst_add_mask((inner->at_least(from, rows[k]) ^ inverted) & used, n_planes, n_words, out);
+    }
   }
 }
 
 void bst_stream_levels(int part, int n_parts, size_t n_cells, int channels, int n_levels,
-                       int theta_width, const int32_t* theta, const uint8_t* falling,
-                       const int32_t* x, uint64_t* levels) {
-  const size_t c = (size_t)channels, n_words = (c + 63) / 64;
+                       int theta_width, const bst_stream_inner* inner, const int32_t* theta,
+                       const uint8_t* falling, const int32_t* x, uint64_t* levels) {
+  const size_t c = (size_t)channels, n_words = (c + 63) / 64, step = theta_width == 1 ? 0 : 1;
+  const size_t first = bst_part_begin(part, n_parts, n_cells);
   const size_t end = bst_part_begin(part + 1, n_parts, n_cells);
-  const size_t step = theta_width == 1 ? 0 : 1;
-  const int n_planes = bst_bit_length((size_t)n_levels);
-  for (size_t cell = bst_part_begin(part, n_parts, n_cells); cell < end; ++cell) {
-    uint64_t* const out = levels + cell * n_words * (size_t)n_planes;
-    for (size_t w = 0; w < n_words; ++w) {
-      const size_t at = 64 * w, left = c - at;
-      bst_levels_word(left < 64 ? left : 64, n_levels, n_planes, n_words, theta + at * step,
-                      (size_t)theta_width, step, falling == NULL ? NULL : falling + at,
-                      x + cell * c + at, out + w);
-    }
+  for (size_t w = 0; w < n_words; ++w) {
+    const size_t at = 64 * w, left = c - at;
+    bst_levels_column(first, end, left < 64 ? left : 64, c, n_levels, (size_t)theta_width, step,
+                      n_words, theta + at * step, falling == NULL ? NULL : falling + at, inner,
+                      x + at, levels + w);
   }
 }
 
