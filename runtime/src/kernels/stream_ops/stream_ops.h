@@ -13,8 +13,8 @@
 #include <stdint.h>
 
 enum {
-  BST_STREAM_LANES = 64,  // channels at a time
-  BST_DOT_TOKENS = 4,     // tokens that share a load of weights
+  BST_DOT_LANES = 64,  // channels at a time
+  BST_DOT_TOKENS = 4,  // tokens that share a load of weights
   BST_MAX_NEURON_LEVELS = 15,
   BST_MAX_STREAM_BITS = 8,  // of a weight on a stream
 };
@@ -30,7 +30,7 @@ typedef struct bst_stream_inner {
   /// out[k][o] = sum over pairs p of low(x[p][k]) rows[2 p][o] + high(x[p][k]) rows[2 p + 1][o],
   /// o < 64, k < 8; low and high are the int16 halves. A row is `lanes` int8.
   void (*dot)(size_t n_pairs, size_t lanes, const int8_t* rows, const uint32_t* x,
-              int32_t out[2 * BST_DOT_TOKENS][BST_STREAM_LANES]);
+              int32_t out[2 * BST_DOT_TOKENS][BST_DOT_LANES]);
 } bst_stream_inner;
 
 extern const bst_stream_inner bst_stream_inner__scalar, bst_stream_inner__avx2,

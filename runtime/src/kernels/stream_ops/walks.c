@@ -49,7 +49,7 @@ static void bst_levels_column(size_t first, size_t end, size_t n, size_t stride,
                               const bst_stream_inner* inner, const int32_t* x, uint64_t* out) {
   const int n_planes = bst_bit_length((size_t)n_levels);
   const uint64_t used = n < 64 ? (UINT64_C(1) << n) - 1 : UINT64_MAX;
-  int32_t rows[BST_MAX_NEURON_LEVELS][BST_STREAM_LANES], tail[BST_STREAM_LANES] = {0};
+  int32_t rows[BST_MAX_NEURON_LEVELS][BST_DOT_LANES], tail[BST_DOT_LANES] = {0};
   uint64_t inverted = 0;
   memset(rows, 0, sizeof rows);
   for (size_t i = 0; i < n; ++i) {
@@ -60,7 +60,7 @@ static void bst_levels_column(size_t first, size_t end, size_t n, size_t stride,
   x += first * stride;
   out += first * n_words * (size_t)n_planes;
   for (size_t cell = first; cell < end; ++cell, x += stride, out += n_words * (size_t)n_planes) {
-    const int32_t* const from = n < BST_STREAM_LANES ? memcpy(tail, x, n * sizeof *x) : x;
+    const int32_t* const from = n < BST_DOT_LANES ? memcpy(tail, x, n * sizeof *x) : x;
     for (int p = 0; p < n_planes; ++p) out[(size_t)p * n_words] = 0;
     for (int k = 0; k < n_levels; ++k) {
       bst_add_mask((inner->at_least(from, rows[k]) ^ inverted) & used, n_planes, n_words, out);
@@ -175,9 +175,9 @@ static void bst_depthwise_cell(const bst_depthwise* s, const bst_stream_inner* i
       w[n++] = weights + (size_t)(ky * s->kw + kx) * c;
     }
   }
-  for (size_t at = 0; at < c; at += BST_STREAM_LANES) {
-    const size_t left = c - at, here = left < BST_STREAM_LANES ? left : BST_STREAM_LANES;
-    int32_t sum[BST_STREAM_LANES];
+  for (size_t at = 0; at < c; at += BST_DOT_LANES) {
+    const size_t left = c - at, here = left < BST_DOT_LANES ? left : BST_DOT_LANES;
+    int32_t sum[BST_DOT_LANES];
     inner->multiply_add(n, taps, w, 0, at, here, sum);
     for (size_t i = 0; i < here; ++i) {
       out[at + i] = bst_add32(bst_scale_any32(sum[i], ai[at + i], af[at + i]), b[at + i]);
@@ -269,14 +269,14 @@ static void bst_stream_sums(size_t n_pairs, int bits, size_t lanes, const bst_st
                             const int8_t* rows, const uint32_t* halves, int64_t* totals) {
   // 2 |x| |w| per pair, |x| <= 2^15 and |w| <= 2^(bits-1): so many pairs stay inside int32.
   const size_t most = ((size_t)1 << (16 - (bits < 2 ? 2 : bits))) - 1;
-  int32_t sum[2 * BST_DOT_TOKENS][BST_STREAM_LANES];
+  int32_t sum[2 * BST_DOT_TOKENS][BST_DOT_LANES];
   memset(totals, 0, BST_DOT_TOKENS * lanes * sizeof *totals);
-  for (size_t at = 0; at < lanes; at += BST_STREAM_LANES) {
+  for (size_t at = 0; at < lanes; at += BST_DOT_LANES) {
     for (size_t p = 0; p < n_pairs; p += most) {
       const size_t here = n_pairs - p < most ? n_pairs - p : most;
       inner->dot(here, lanes, rows + 2 * p * lanes + at, halves + p * 2 * BST_DOT_TOKENS, sum);
       for (size_t k = 0; k < BST_DOT_TOKENS; ++k) {
-        for (size_t i = 0; i < BST_STREAM_LANES; ++i) {
+        for (size_t i = 0; i < BST_DOT_LANES; ++i) {
           totals[k * lanes + at + i] += (int64_t)sum[k][i] * 65536 + sum[BST_DOT_TOKENS + k][i];
         }
       }
@@ -339,8 +339,8 @@ static void bst_weighted_rows(const bst_stream_inner* inner, size_t n, size_t d,
     rows[used] = of + i * of_stride;
     factors[used++] = by + i * by_stride;
   }
-  for (size_t at = 0; at < d; at += BST_STREAM_LANES) {
-    const size_t left = d - at, here = left < BST_STREAM_LANES ? left : BST_STREAM_LANES;
+  for (size_t at = 0; at < d; at += BST_DOT_LANES) {
+    const size_t left = d - at, here = left < BST_DOT_LANES ? left : BST_DOT_LANES;
     inner->multiply_add(used, rows, factors, 1, at, here, out + at);
   }
 }
