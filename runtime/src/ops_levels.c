@@ -153,7 +153,7 @@ static void bst_depthwise_layout(const bst_call* call, bst_bump* bump, bst_prepa
 
 static uint64_t bst_depthwise_scratch(const bst_call* call, bool* overflow) {
   const bst_depthwise s = bst_depthwise_of(call);
-  (void)overflow;  // 15 rows of 4096 cells of 65536 channels: far below 2^63
+  (void)overflow;  // 15 rows of 4096 cells of 65536 channels: far below 2^64
   return bst_depthwise_scratch_bytes(&s);
 }
 

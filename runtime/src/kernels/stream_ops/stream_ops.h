@@ -63,7 +63,8 @@ size_t bst_depthwise_rows_bytes(int n_taps, int channels);
 void bst_depthwise_prepare(int bits, int n_taps, int channels, const uint8_t* planes,
                            int32_t* rows);
 
-size_t bst_depthwise_scratch_bytes(const bst_depthwise* s);
+/// In 64 bits on every machine: the rows of a frame may be larger than its memory.
+uint64_t bst_depthwise_scratch_bytes(const bst_depthwise* s);
 
 /// out = n Ai + ((n Af + 2^14) >> 15) + B of the sums n, all modulo 2^32 but the shift.
 void bst_depthwise_affine(int part, int n_parts, const bst_depthwise* s,

@@ -82,15 +82,16 @@ void bst_stream_levels(int part, int n_parts, size_t n_cells, int channels, int 
   }
 }
 
-/// Levels of one cell as numbers.
-static void bst_unpack_levels(const uint64_t* planes, int n_planes, size_t channels, int32_t* x) {
-  const size_t n_words = (channels + 63) / 64;
-  memset(x, 0, channels * sizeof *x);
+/// Levels of `d` channels from `first` on of one cell, as numbers. Bits of other channels count for
+/// nothing, also those behind the last channel of a plane.
+static void bst_unpack_head(const uint64_t* planes, int n_planes, size_t n_words, size_t first,
+                            size_t d, int32_t* x) {
+  memset(x, 0, d * sizeof *x);
   for (int p = 0; p < n_planes; ++p, planes += n_words) {
-    for (size_t w = 0; w < n_words; ++w) {
-      for (uint64_t bits = planes[w]; bits != 0; bits &= bits - 1) {
-        x[64 * w + bst_low_bit(bits)] += 1 << p;
-      }
+    for (size_t at = 0; at < d; at += 64) {
+      uint64_t bits = 0;
+      bst_slice_bits(planes, first + at, d - at < 64 ? d - at : 64, &bits);
+      for (; bits != 0; bits &= bits - 1) x[at + bst_low_bit(bits)] += 1 << p;
     }
   }
 }
@@ -121,9 +122,9 @@ static size_t bst_depthwise_pointers(const bst_depthwise* s) {
   return 2 * (size_t)(s->kh * s->kw) * sizeof(const int32_t*);
 }
 
-size_t bst_depthwise_scratch_bytes(const bst_depthwise* s) {
-  const size_t row = (size_t)s->width * (size_t)s->channels * sizeof(int32_t);
-  return bst_depthwise_pointers(s) + (s->n_planes == 0 ? 0 : (size_t)s->kh * row);
+uint64_t bst_depthwise_scratch_bytes(const bst_depthwise* s) {
+  const uint64_t row = (uint64_t)s->width * (uint64_t)s->channels * sizeof(int32_t);
+  return bst_depthwise_pointers(s) + (s->n_planes == 0 ? 0 : (uint64_t)s->kh * row);
 }
 
 /// n Ai + ((n Af + 2^14) >> 15) in 32 bits, exact modulo 2^32 for every n: n = 2^15 high + low.
@@ -152,7 +153,7 @@ static int bst_depthwise_fill(const bst_depthwise* s, const uint64_t* levels, si
     const uint64_t* from = levels + (t * (size_t)s->height + (size_t)y) * (size_t)s->width * words;
     int32_t* to = ring + (size_t)(y % s->kh) * (size_t)s->width * c;
     for (int x = 0; x < s->width; ++x, from += words, to += c) {
-      bst_unpack_levels(from, s->n_planes, c, to);
+      bst_unpack_head(from, s->n_planes, (c + 63) / 64, 0, c, to);
     }
   }
   return last;
@@ -313,19 +314,6 @@ void bst_stream_conv(int part, int n_parts, size_t n_cells, int bits, int n_in, 
 size_t bst_level_products_scratch_bytes(int n_tokens, int channels, int heads) {
   const size_t n = (size_t)n_tokens, d = (size_t)channels / (size_t)heads, longer = n > d ? n : d;
   return 2 * longer * sizeof(const int32_t*) + (2 * n * d + d + d * d) * sizeof(int32_t);
-}
-
-/// Levels of `d` channels from `first` on of one cell, as numbers.
-static void bst_unpack_head(const uint64_t* planes, int n_planes, size_t n_words, size_t first,
-                            size_t d, int32_t* x) {
-  memset(x, 0, d * sizeof *x);
-  for (int p = 0; p < n_planes; ++p, planes += n_words) {
-    for (size_t at = 0; at < d; at += 64) {
-      uint64_t bits = 0;
-      bst_slice_bits(planes, first + at, d - at < 64 ? d - at : 64, &bits);
-      for (; bits != 0; bits &= bits - 1) x[at + bst_low_bit(bits)] += 1 << p;
-    }
-  }
 }
 
 /// One row of a product: the rows of `of` whose factor is not 0, times it.
