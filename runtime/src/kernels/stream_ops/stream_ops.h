@@ -72,21 +72,22 @@ void bst_depthwise_affine(int part, int n_parts, const bst_depthwise* s,
                           const int32_t* ai, const int16_t* af, const int32_t* b, int32_t* out,
                           void* scratch);
 
-/// Bytes of weight rows of a 1x1 convolution of a stream, int8, and of the sums of weights.
-size_t bst_stream_conv_rows_bytes(int bits, int n_out, int n_in);
-size_t bst_stream_conv_sums_bytes(int n_out);
+/// Bytes of the weight rows of a 1x1 convolution of a stream, int8 (in 64 bits, see above), and of
+/// 2^15 times the sums of weights.
+uint64_t bst_stream_conv_rows_bytes(int n_out, int n_in);
+size_t bst_stream_conv_bias_bytes(int n_out);
 
 /// @param planes [bits, n_out] rows of ceil(n_in / 8) bytes
 void bst_stream_conv_prepare(int bits, int n_out, int n_in, const uint8_t* planes, int8_t* rows,
-                             int64_t* sums);
+                             int64_t* bias);
 
-size_t bst_stream_conv_scratch_bytes(int n_in, int n_out);
+size_t bst_stream_conv_scratch_bytes(int n_in);
 
 /// out = ((n M + half) >> s) + B of n = sum w x, modulo 2^64; half = 2^(s-1), 0 where s = 0.
 void bst_stream_conv(int part, int n_parts, size_t n_cells, int bits, int n_in, int n_out,
                      const bst_stream_inner* inner, const int32_t* x, const int8_t* rows,
-                     const int64_t* sums, const int32_t* gain, const uint8_t* shift,
-                     const int32_t* offset, int32_t* out, void* scratch);
+                     const int64_t* bias, const int32_t* gain, const uint8_t* shift,
+                     const int32_t* offset, int32_t* out, uint32_t* halves);
 
 size_t bst_level_products_scratch_bytes(int n_tokens, int channels, int heads);
 

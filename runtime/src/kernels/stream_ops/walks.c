@@ -225,61 +225,54 @@ static size_t bst_stream_lanes(int n_out) { return ((size_t)n_out + 63) / 64 * 6
 /// Pairs of inputs: they are multiplied two at a time, a last odd row is zeros.
 static size_t bst_stream_pairs(int n_in) { return ((size_t)n_in + 1) / 2; }
 
-size_t bst_stream_conv_rows_bytes(int bits, int n_out, int n_in) {
-  return bst_weight_conv_rows_bytes(bits, n_out, 1, (int)(2 * bst_stream_pairs(n_in)));
+uint64_t bst_stream_conv_rows_bytes(int n_out, int n_in) {
+  return (uint64_t)bst_stream_lanes(n_out) * 2 * bst_stream_pairs(n_in);
 }
 
-size_t bst_stream_conv_sums_bytes(int n_out) { return (size_t)n_out * sizeof(int64_t); }
+size_t bst_stream_conv_bias_bytes(int n_out) { return bst_stream_lanes(n_out) * sizeof(int64_t); }
 
 void bst_stream_conv_prepare(int bits, int n_out, int n_in, const uint8_t* planes, int8_t* rows,
-                             int64_t* sums) {
-  const size_t lanes = bst_stream_lanes(n_out);
+                             int64_t* bias) {
+  const size_t lanes = bst_stream_lanes(n_out), n_rows = (size_t)n_in;
   bst_weight_conv_prepare_rows(bits, n_out, 1, n_in, planes, rows);
-  if (n_in % 2 != 0) memset(rows + (size_t)n_in * lanes, 0, lanes);
-  for (size_t o = 0; o < (size_t)n_out; ++o) {
-    sums[o] = 0;
-    for (size_t i = 0; i < (size_t)n_in; ++i) {
-      sums[o] +=
-          bits > 8 ? ((const int16_t*)rows)[i * lanes + o] : ((const int8_t*)rows)[i * lanes + o];
-    }
-  }
+  memset(rows + n_rows * lanes, 0, n_in % 2 == 0 ? 0 : lanes);
+  memset(bias, 0, lanes * sizeof *bias);
+  for (size_t i = 0; i < n_rows * lanes; ++i) bias[i % lanes] += rows[i] * 32768;
 }
 
-size_t bst_stream_conv_scratch_bytes(int n_in, int n_out) {
-  return bst_stream_pairs(n_in) * 2 * BST_DOT_TOKENS * sizeof(uint32_t) +
-         BST_DOT_TOKENS * bst_stream_lanes(n_out) * sizeof(int64_t);
+size_t bst_stream_conv_scratch_bytes(int n_in) {
+  return bst_stream_pairs(n_in) * 2 * BST_DOT_TOKENS * sizeof(uint32_t);
 }
 
-/// Halves of the inputs of up to four tokens: x = 2^16 high + low + 2^15 with int16 high and low.
-/// Word [p][k] holds two inputs of the high half of token k, word [p][4 + k] of the low half.
+/// Halves of the inputs of four tokens: x = 2^16 high + low + 2^15 with int16 high and low. Word
+/// [p][k] holds two inputs of the high half of token k, word [p][4 + k] of the low half. Where
+/// there are fewer tokens the first stands for the others.
 static void bst_stream_split(size_t n_tokens, size_t n_in, const int32_t* x, uint32_t* halves) {
-  const size_t n_pairs = (n_in + 1) / 2;
-  memset(halves, 0, n_pairs * 2 * BST_DOT_TOKENS * sizeof *halves);
-  for (size_t k = 0; k < n_tokens; ++k, x += n_in) {
-    for (size_t i = 0; i < n_in; ++i) {
-      const uint32_t value = (uint32_t)x[i], place = i % 2 * 16;
-      uint32_t* const to = halves + i / 2 * 2 * BST_DOT_TOKENS + k;
-      to[0] |= (value >> 16) << place;
-      to[BST_DOT_TOKENS] |= ((value & 0xFFFF) ^ 0x8000) << place;
+  for (size_t k = 0; k < BST_DOT_TOKENS; ++k) {
+    const int32_t* const from = x + (k < n_tokens ? k : 0) * n_in;
+    uint32_t* to = halves + k;
+    for (size_t i = 0; i < n_in; i += 2, to += 2 * BST_DOT_TOKENS) {
+      const uint32_t a = (uint32_t)from[i], b = i + 1 < n_in ? (uint32_t)from[i + 1] : 0;
+      to[0] = a >> 16 | (b & 0xFFFF0000);
+      to[BST_DOT_TOKENS] = ((a & 0xFFFF) | b << 16) ^ 0x80008000;
     }
   }
 }
 
-/// Sums of up to four tokens, without those of the 2^15.
+/// n of four tokens and 64 outputs.
 static void bst_stream_sums(size_t n_pairs, int bits, size_t lanes, const bst_stream_inner* inner,
-                            const int8_t* rows, const uint32_t* halves, int64_t* totals) {
+                            const int8_t* rows, const int64_t* bias, const uint32_t* halves,
+                            int64_t n[BST_DOT_TOKENS][BST_DOT_LANES]) {
   // 2 |x| |w| per pair, |x| <= 2^15 and |w| <= 2^(bits-1): so many pairs stay inside int32.
   const size_t most = ((size_t)1 << (16 - (bits < 2 ? 2 : bits))) - 1;
   int32_t sum[2 * BST_DOT_TOKENS][BST_DOT_LANES];
-  memset(totals, 0, BST_DOT_TOKENS * lanes * sizeof *totals);
-  for (size_t at = 0; at < lanes; at += BST_DOT_LANES) {
-    for (size_t p = 0; p < n_pairs; p += most) {
-      const size_t here = n_pairs - p < most ? n_pairs - p : most;
-      inner->dot(here, lanes, rows + 2 * p * lanes + at, halves + p * 2 * BST_DOT_TOKENS, sum);
-      for (size_t k = 0; k < BST_DOT_TOKENS; ++k) {
-        for (size_t i = 0; i < BST_DOT_LANES; ++i) {
-          totals[k * lanes + at + i] += (int64_t)sum[k][i] * 65536 + sum[BST_DOT_TOKENS + k][i];
-        }
+  for (size_t p = 0; p < n_pairs; p += most) {
+    const size_t here = n_pairs - p < most ? n_pairs - p : most;
+    inner->dot(here, lanes, rows + 2 * p * lanes, halves + p * 2 * BST_DOT_TOKENS, sum);
+    for (size_t k = 0; k < BST_DOT_TOKENS; ++k) {
+      const int64_t* const before = p == 0 ? bias : n[k];
+      for (size_t i = 0; i < BST_DOT_LANES; ++i) {
+        n[k][i] = before[i] + (int64_t)sum[k][i] * 65536 + sum[BST_DOT_TOKENS + k][i];
       }
     }
   }
@@ -287,23 +280,26 @@ static void bst_stream_sums(size_t n_pairs, int bits, size_t lanes, const bst_st
 
 void bst_stream_conv(int part, int n_parts, size_t n_cells, int bits, int n_in, int n_out,
                      const bst_stream_inner* inner, const int32_t* x, const int8_t* rows,
-                     const int64_t* sums, const int32_t* gain, const uint8_t* shift,
-                     const int32_t* offset, int32_t* out, void* scratch) {
+                     const int64_t* bias, const int32_t* gain, const uint8_t* shift,
+                     const int32_t* offset, int32_t* out, uint32_t* halves) {
   const size_t lanes = bst_stream_lanes(n_out), i_in = (size_t)n_in, i_out = (size_t)n_out;
   const size_t n_pairs = bst_stream_pairs(n_in), end = bst_part_begin(part + 1, n_parts, n_cells);
-  int64_t* const totals = scratch;
-  uint32_t* const halves = (uint32_t*)(totals + BST_DOT_TOKENS * lanes);
+  int64_t n[BST_DOT_TOKENS][BST_DOT_LANES];
   size_t cell = bst_part_begin(part, n_parts, n_cells), here;
   for (; cell < end; cell += here) {
     here = end - cell < BST_DOT_TOKENS ? end - cell : BST_DOT_TOKENS;
     bst_stream_split(here, i_in, x + cell * i_in, halves);
-    bst_stream_sums(n_pairs, bits, lanes, inner, rows, halves, totals);
-    for (size_t k = 0; k < here; ++k) {
-      for (size_t o = 0; o < i_out; ++o) {
-        const int64_t n = bst_add64(totals[k * lanes + o], sums[o] * 32768);
-        const int64_t half = shift[o] == 0 ? 0 : (int64_t)1 << (shift[o] - 1);
-        const int64_t y = bst_add64(bst_mul64(n, gain[o]), half) >> shift[o];
-        out[(cell + k) * i_out + o] = bst_add32(bst_wrap32(y), offset[o]);
+    for (size_t at = 0; at < i_out; at += BST_DOT_LANES) {
+      const size_t left = i_out - at, exist = left < BST_DOT_LANES ? left : BST_DOT_LANES;
+      bst_stream_sums(n_pairs, bits, lanes, inner, rows + at, bias + at, halves, n);
+      for (size_t k = 0; k < here; ++k) {
+        int32_t* const to = out + (cell + k) * i_out + at;
+        for (size_t o = 0; o < exist; ++o) {
+          const uint8_t s = shift[at + o];
+          const int64_t half = (INT64_C(1) << s) >> 1;  // 0 where nothing is shifted
+          const int64_t y = bst_add64(bst_mul64(n[k][o], gain[at + o]), half) >> s;
+          to[o] = bst_add32(bst_wrap32(y), offset[at + o]);
+        }
       }
     }
   }
