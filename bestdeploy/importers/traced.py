@@ -3,8 +3,11 @@
 Modules of the classes in `PARTS` (dotted names: nothing of theirs is imported) are opaque: a
 convolution and the batch norm behind it, a neuron, a pool, a linear head become our ops under the
 module's own name. Between them stand the tensor functions of `_FUNCTIONS`: moving the time axis in
-and out of the batch, sums of streams, products of spikes, maxima, means. Anything else is refused
-by name. Control flow is Python's own: what ran on the example is what is exported.
+and out of the batch, sums of streams, sums and products of spikes, maxima, means. Anything else
+is refused by name. Control flow is Python's own: what ran on the example is what is exported.
+
+Sums of spikes are levels: whole numbers from 0 to the number of spikes added, at most 255. They are
+added, convolved (the sums stay integers, so neurons behind them stay exact), pooled and averaged.
 
 Tensors are maps [B, C, H, W], [T, B, C, H, W] or [T B, C, H, W]; a map without a time axis, or
 repeated over it, is constant and its convolution runs once. Where it is added to others, a second
@@ -28,9 +31,12 @@ from bestdeploy.errors import UnsupportedModelError, UsageError
 from bestdeploy.importers.checkpoint import Checkpoint
 from bestdeploy.importers.emitter import Emitter
 from bestdeploy.ops import MAX_STEPS
+from bestdeploy.ops.level_neuron import MAX_LEVELS as MAX_POOLED
+from bestdeploy.ops.levels import MAX_PLANES
 
 NAME = "traced"
 MAX_KERNEL, MAX_STRIDE = 15, 16  # of the file format
+MAX_LEVELS = 2**MAX_PLANES - 1  # that planes of bits hold
 PARTS: Mapping[str, str] = {
     "torch.nn.modules.conv.Conv2d": "conv",
     "training.layers.BinaryConv2d": "conv",
@@ -51,6 +57,7 @@ PARTS: Mapping[str, str] = {
 """Dotted class name -> how it is exported."""
 _BINARY = "training.layers.BinaryConv2d"
 _ATTRIBUTES = {"__get__", "size", "dim", "numel", "__len__", "is_floating_point"}
+_IN_PLACE = {"add_", "__iadd__"}
 
 
 def is_module(source: Any) -> bool:
@@ -65,10 +72,13 @@ class _Known:
     Attributes:
         value: its value in the graph; that of the input of a convolution whose batch norm is to
             come.
-        kind: image, real, spikes, conv, not (1 - spikes), features or logits.
+        kind: image, real, spikes, levels (sums of spikes), conv, not (1 - spikes), features or
+            logits.
         steps: the value has a time axis.
         conv: name and module of a convolution, kind conv.
         norm: name of the batch norm, kind real, of what is made of a still image alone.
+        levels: the largest number of spikes (1) or levels, also of those that a conv reads.
+        width: channels of levels.
     """
 
     value: ir.Value
@@ -76,6 +86,13 @@ class _Known:
     steps: bool
     conv: tuple[str, Any] | None = None
     norm: str | None = None
+    levels: int = 1
+    width: int = 0
+
+    @property
+    def words(self) -> str:
+        """What it is, for messages."""
+        return f"levels 0..{self.levels}" if self.kind == "levels" else self.kind
 
 
 def class_name(module: Any) -> str:
@@ -140,7 +157,9 @@ class _Tracer:
 
     # -- refusing ------------------------------------------------------------------------------
 
-    def refuse(self, what: str, why: str = "not supported") -> UnsupportedModelError:
+    def refuse(
+        self, what: str, why: str = "not supported", remedy: str | None = None
+    ) -> UnsupportedModelError:
         """Return the error that names the layer at hand and what it uses."""
         name = next((self.names[m] for m in reversed(self.stack) if self.names[m]), "the module")
         parts = ", ".join(sorted({p.rpartition(".")[2] for p in PARTS}))
@@ -148,7 +167,7 @@ class _Tracer:
         return UnsupportedModelError(
             f"layer {name} uses {what}: {why}; supported are {parts} and {functions}",
             where=class_name(self.module),
-            hint="build it of supported parts, or export a checkpoint of a known family",
+            hint=remedy or "build it of supported parts, or export a checkpoint of a known family",
         )
 
     # -- running -------------------------------------------------------------------------------
@@ -229,7 +248,10 @@ class _Tracer:
         handler = _FUNCTIONS.get(name)
         if handler is None:
             raise self.refuse(f"torch.{name}")
-        return self.wrap(out, handler(self, args, kwargs, out))
+        known = handler(self, args, kwargs, out)
+        if name in _IN_PLACE:
+            args[0].known = known
+        return self.wrap(out, known)
 
     # -- parts ---------------------------------------------------------------------------------
 
@@ -241,8 +263,8 @@ class _Tracer:
         return x
 
     def part_conv(self, part: Any, x: _Known) -> _Known:
-        if x.kind not in ("image", "spikes"):
-            raise self.refuse(class_name(part), f"its input is {x.kind}, not spikes or the image")
+        if x.kind not in ("image", "spikes", "levels"):
+            raise self.refuse(class_name(part), f"its input is {x.words}, not spikes or the image")
         k = part.kernel_size[0]
         (stride, pad), squares = self._window(part), (part.kernel_size, part.stride, part.dilation)
         usual = squares == ((k, k), (stride, stride), (1, 1)) and part.groups == 1
@@ -283,7 +305,7 @@ class _Tracer:
             return _Known(value, "real", True, norm=self.name())
         if class_name(conv) == _BINARY:
             value = e.binary_conv(name, x.value, n_in, n_out, k, bn=self.name(), stride=stride,
-                                  pad=pad)  # fmt: skip
+                                  pad=pad, levels=x.levels)  # fmt: skip
         elif "weight_bits" not in e.config:
             raise UsageError(
                 f"layer {name} has real weights and nothing says how many bits they get",
@@ -291,7 +313,7 @@ class _Tracer:
             )
         else:
             value = e.weight_conv(name, self.name(), x.value, (n_out, n_in, k, k), stride=stride,
-                                  pad=pad)  # fmt: skip
+                                  pad=pad, levels=x.levels)  # fmt: skip
         return _Known(value, "real", True)
 
     def part_pool(self, part: Any, x: _Known) -> _Known:
@@ -301,14 +323,23 @@ class _Tracer:
     def pool(
         self, x: _Known, kernel: Any, stride: Any, pad: Any, dilation: Any, ceil: bool
     ) -> _Known:
-        """Append a maximum over windows of spikes or of a stream."""
+        """Append a maximum over windows of spikes, of levels or of a stream."""
         k, s, p, d = (v[0] if isinstance(v, tuple | list) else v for v in
                       (kernel, stride or kernel, pad, dilation))  # fmt: skip
-        if x.kind not in ("spikes", "real") or not x.steps or ceil or d != 1:
+        if x.kind not in ("spikes", "levels", "real") or not x.steps or ceil or d != 1:
             raise self.refuse("max_pool2d", "only of spikes or of a stream, no ceil_mode, dilation")
-        op_type = "OrPool" if x.kind == "spikes" else "RealMaxPool"
-        value = self.e.op(op_type, x.value, name=f"pool{len(self.e.b.nodes)}",
-                          kernel_shape=[k, k], strides=[s, s], pads=[p] * 4)  # fmt: skip
+        if x.levels > MAX_POOLED:
+            raise self.refuse(
+                f"a maximum of {x.words}", f"at most 0..{MAX_POOLED}",
+                "give the convolution and the shortcut behind it a stride in place of the pool",
+            )  # fmt: skip
+        name = f"pool{len(self.e.b.nodes)}"
+        window = {"kernel_shape": [k, k], "strides": [s, s], "pads": [p] * 4}
+        if x.kind == "levels":
+            value = self.e.level_pool(name, x.value, x.width, x.levels, **window)
+        else:
+            op_type = "OrPool" if x.kind == "spikes" else "RealMaxPool"
+            value = self.e.op(op_type, x.value, name=name, **window)
         return dataclasses.replace(x, value=value)
 
     def part_lif(self, part: Any, x: _Known) -> _Known:
@@ -332,7 +363,7 @@ class _Tracer:
     ) -> _Known:
         """Append a neuron."""
         if x.kind != "real" or not self.e.n_steps:
-            raise self.refuse("a neuron", f"its input is {x.kind}, expected a batch norm over T")
+            raise self.refuse("a neuron", f"its input is {x.words}, expected a batch norm over T")
         value = self.e.neuron(
             self.name(),
             x.value,
@@ -443,21 +474,46 @@ def _repeated(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> 
 
 
 def _added(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> _Known:
-    """A residual: the sum of two streams."""
-    known = [getattr(a, "known", None) for a in args[:2]]
-    if any(k is None or k.kind != "real" for k in known) or not tracer.e.n_steps:
-        raise tracer.refuse("a sum", "only of two streams (batch norms, or sums of them)")
-    tracer.wanted |= {k.norm for k in known if k is not None and k.norm and not k.steps}
-    y, x = (k.value for k in known if k is not None)
+    """A residual: the sum of two streams, or of spikes or levels."""
+    known = [k for a in args[:2] if (k := getattr(a, "known", None)) is not None]
+    kinds = {k.kind for k in known}
+    if kwargs.get("alpha", 1) != 1 or len(known) < 2 or not tracer.e.n_steps:
+        raise tracer.refuse("a sum", "only of two streams, or of two that are spikes or levels")
+    if kinds <= {"spikes", "levels"}:
+        return _level_sum(tracer, args, known, out)
+    if kinds != {"real"}:
+        raise tracer.refuse(
+            f"a sum of {known[0].words} and {known[1].words}",
+            "only of two streams (batch norms, or sums of them), or of two that are spikes or "
+            "levels",
+        )
+    tracer.wanted |= {k.norm for k in known if k.norm and not k.steps}
+    y, x = (k.value for k in known)
     name = f"residual{len(tracer.e.b.nodes)}"
     return _Known(tracer.e.op("ReversibleMix", y, x, x, name=name), "real", True)
+
+
+def _level_sum(tracer: _Tracer, args: Args, known: list[_Known], out: Any) -> _Known:
+    """Spikes plus spikes, as SEW-ResNet adds them: levels up to the sum of the largest."""
+    levels = sum(k.levels for k in known)
+    if any(tuple(a.shape) != tuple(out.shape) for a in args[:2]):
+        raise tracer.refuse("a sum", f"{known[0].words} and {known[1].words} of other shapes")
+    if levels > MAX_LEVELS:
+        raise tracer.refuse(
+            f"a sum of {known[0].words} and {known[1].words}",
+            f"levels 0..{levels}, and {MAX_LEVELS} is the largest that is held",
+            "begin again with spikes: a convolution, batch norm and neuron on the shortcut",
+        )
+    name = f"sum{len(tracer.e.b.nodes)}"
+    value = tracer.e.op("LevelAdd", *(k.value for k in known), name=name, levels=levels)
+    return _Known(value, "levels", True, levels=levels, width=out.shape[-3])
 
 
 def _opposite(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> _Known:
     """1 - spikes."""
     known = next(a.known for a in args if isinstance(a, tracer.tracked))
     if known.kind != "spikes" or not any(isinstance(a, int | float) and a == 1 for a in args):
-        raise tracer.refuse("a difference", "only 1 - spikes")
+        raise tracer.refuse(f"a difference with {known.words}", "only 1 - spikes")
     return dataclasses.replace(known, kind="not")
 
 
@@ -466,7 +522,10 @@ def _gated(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> _Kn
     known = [getattr(a, "known", None) for a in args[:2]]
     kinds = sorted("number" if k is None else k.kind for k in known)
     if kinds not in (["spikes", "spikes"], ["not", "spikes"]):
-        raise tracer.refuse("a product", "only of spikes with spikes, or with 1 - spikes")
+        words = " and ".join("a number" if k is None else k.words for k in known)
+        raise tracer.refuse(
+            f"a product of {words}", "only of spikes with spikes, or with 1 - spikes"
+        )
     found = sorted((k for k in known if k is not None), key=lambda k: k.kind == "not")
     name = f"gate{len(tracer.e.b.nodes)}"
     value = tracer.e.op("Gate", found[0].value, found[1].value, name=name,
@@ -486,11 +545,12 @@ def _averaged(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> 
     x, known = args[0], args[0].known
     dims = kwargs.get("dim", args[1] if len(args) > 1 else ())
     axes = sorted(d % x.ndim for d in (dims if isinstance(dims, list | tuple) else (dims,)))
-    if x.ndim != 5 or axes != [0, 3, 4] or known.kind not in ("spikes", "real") or not known.steps:
+    kinds = ("spikes", "levels", "real")
+    if x.ndim != 5 or axes != [0, 3, 4] or known.kind not in kinds or not known.steps:
         raise tracer.refuse("a mean", "only over T, H and W of a map [T, B, C, H, W]")
     value, e = known.value, tracer.e
-    if known.kind == "spikes":
-        value = e.b.op("Cast", value, to=11, name="head.spikes")
+    if known.kind != "real":
+        value = e.b.op("Cast", value, to=11, name=f"head.{known.kind}")
     return _Known(e.mean("head.mean", value), "features", False)
 
 
