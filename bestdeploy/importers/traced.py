@@ -42,6 +42,7 @@ PARTS: Mapping[str, str] = {
     "training.layers.BinaryConv2d": "conv",
     "torch.nn.modules.batchnorm.BatchNorm2d": "norm",
     "torch.nn.modules.pooling.MaxPool2d": "pool",
+    "torch.nn.modules.pooling.AdaptiveAvgPool2d": "average",
     "torch.nn.modules.linear.Linear": "linear",
     "torch.nn.modules.linear.Identity": "same",
     "torch.nn.modules.dropout.Dropout": "same",
@@ -53,6 +54,22 @@ PARTS: Mapping[str, str] = {
     "spikingjelly.activation_based.neuron.LIFNode": "node",
     "spikingjelly.activation_based.neuron.IFNode": "node",
     "spikingjelly.activation_based.neuron.ParametricLIFNode": "node",
+    "spikingjelly.activation_based.layer.Conv2d": "conv",
+    "spikingjelly.activation_based.layer.BatchNorm2d": "norm",
+    "spikingjelly.activation_based.layer.MaxPool2d": "pool",
+    "spikingjelly.activation_based.layer.AdaptiveAvgPool2d": "average",
+    "spikingjelly.activation_based.layer.Linear": "linear",
+    "spikingjelly.activation_based.layer.Dropout": "same",
+    # of version 2, where each stands in a file of its own
+    "spikingjelly.activation_based.neuron.lif.LIFNode": "node",
+    "spikingjelly.activation_based.neuron.integrate_and_fire.IFNode": "node",
+    "spikingjelly.activation_based.neuron.plif.ParametricLIFNode": "node",
+    "spikingjelly.activation_based.layer.stateless_wrapper.Conv2d": "conv",
+    "spikingjelly.activation_based.layer.bn.BatchNorm2d": "norm",
+    "spikingjelly.activation_based.layer.stateless_wrapper.MaxPool2d": "pool",
+    "spikingjelly.activation_based.layer.stateless_wrapper.AdaptiveAvgPool2d": "average",
+    "spikingjelly.activation_based.layer.stateless_wrapper.Linear": "linear",
+    "spikingjelly.activation_based.layer.dropout.Dropout": "same",
 }
 """Dotted class name -> how it is exported."""
 _BINARY = "training.layers.BinaryConv2d"
@@ -74,11 +91,12 @@ class _Known:
             come.
         kind: image, real, spikes, levels (sums of spikes), conv, not (1 - spikes), features or
             logits.
-        steps: the value has a time axis.
+        steps: the value has a time axis; of features and logits, whose means over T are taken
+            already, the module has its own mean over T still to take.
         conv: name and module of a convolution, kind conv.
         norm: name of the batch norm, kind real, of what is made of a still image alone.
         levels: the largest number of spikes (1) or levels, also of those that a conv reads.
-        width: channels of levels.
+        width: channels, also of features; classes of logits.
     """
 
     value: ir.Value
@@ -202,11 +220,15 @@ class _Tracer:
                 handle.remove()
         if not isinstance(out, Tracked) or out.known.kind != "logits":
             raise self.refuse(f"an output of type {type(out).__name__}", "expected logits [B, K]")
+        if out.known.steps:
+            raise self.refuse("logits of each step", "expected [B, K]", "return their mean over T")
         return out.known
 
     def wrap(self, tensor: Any, known: _Known) -> Any:
         """Return a tensor that carries what is known of it."""
         made = self.plain(tensor).as_subclass(self.tracked)
+        if known.kind not in ("features", "logits"):
+            known = dataclasses.replace(known, width=int(tensor.shape[-3]))
         made.known = known
         return made
 
@@ -248,10 +270,10 @@ class _Tracer:
         handler = _FUNCTIONS.get(name)
         if handler is None:
             raise self.refuse(f"torch.{name}")
-        known = handler(self, args, kwargs, out)
+        made = self.wrap(out, handler(self, args, kwargs, out))
         if name in _IN_PLACE:
-            args[0].known = known
-        return self.wrap(out, known)
+            args[0].known = made.known
+        return made
 
     # -- parts ---------------------------------------------------------------------------------
 
@@ -342,6 +364,23 @@ class _Tracer:
             value = self.e.op(op_type, x.value, name=name, **window)
         return dataclasses.replace(x, value=value)
 
+    def part_average(self, part: Any, x: _Known) -> _Known:
+        if part.output_size not in (1, (1, 1)):
+            raise self.refuse(class_name(part), f"to {part.output_size}: only to one cell")
+        return self.average(x)
+
+    def average(self, x: _Known) -> _Known:
+        """Append the mean over T and the map of what was averaged over the map.
+
+        All that may follow is a linear head and the mean over T, which change places.
+        """
+        if x.kind not in ("spikes", "levels", "real") or not x.steps:
+            raise self.refuse("a mean", f"of {x.words}: only of maps of spikes or a stream over T")
+        value = x.value
+        if x.kind != "real":
+            value = self.e.b.op("Cast", value, to=11, name=f"head.{x.kind}")
+        return _Known(self.e.mean("head.mean", value), "features", True, width=x.width)
+
     def part_lif(self, part: Any, x: _Known) -> _Known:
         p = part.parameters_
         reset = None if p.reset == "soft" else p.v_reset
@@ -381,7 +420,7 @@ class _Tracer:
             raise self.refuse(class_name(part), "only a head with a bias on a mean over T and map")
         value = self.e.classifier(self.name(), x.value, part.in_features, part.out_features)
         self.classes = part.out_features
-        return _Known(value, "logits", False)
+        return _Known(value, "logits", x.steps, width=part.out_features)
 
     # -- the graph -----------------------------------------------------------------------------
 
@@ -448,12 +487,24 @@ def _first(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> _Kn
 def _moved(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> _Known:
     """The time axis comes, goes into the batch, or out of it; the map stays."""
     x = args[0]
+    if x.known.kind in ("features", "logits"):
+        return _rows(tracer, x, out)
     if tuple(out.shape[-3:]) != tuple(x.shape[-3:]) or out.ndim not in (4, 5):
         raise tracer.refuse(f"a reshape {list(x.shape)} -> {list(out.shape)}", "maps keep C, H, W")
     if out.ndim == 5 and out.shape[0] > 1 and not tracer.e.n_steps:
         tracer.e.n_steps = _steps(tracer, out.shape[0])
     known: _Known = x.known
     return known
+
+
+def _rows(tracer: _Tracer, x: Any, out: Any) -> _Known:
+    """Features and logits [T, B, C] or [T B, C], perhaps as maps of one cell."""
+    known: _Known = x.known
+    for n_leading in (1, 2):
+        tail = tuple(out.shape[n_leading:])
+        if tail[:1] == (known.width,) and set(tail[1:]) <= {1}:
+            return known
+    raise tracer.refuse(f"a reshape {list(x.shape)} -> {list(out.shape)}", "features stay apart")
 
 
 def _steps(tracer: _Tracer, n: int) -> int:
@@ -506,7 +557,7 @@ def _level_sum(tracer: _Tracer, args: Args, known: list[_Known], out: Any) -> _K
         )
     name = f"sum{len(tracer.e.b.nodes)}"
     value = tracer.e.op("LevelAdd", *(k.value for k in known), name=name, levels=levels)
-    return _Known(value, "levels", True, levels=levels, width=out.shape[-3])
+    return _Known(value, "levels", True, levels=levels)
 
 
 def _opposite(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> _Known:
@@ -541,26 +592,39 @@ def _pooled(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> _K
 
 
 def _averaged(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> _Known:
-    """Mean over time and the map."""
+    """Mean over the map, over time, or over both."""
     x, known = args[0], args[0].known
     dims = kwargs.get("dim", args[1] if len(args) > 1 else ())
     axes = sorted(d % x.ndim for d in (dims if isinstance(dims, list | tuple) else (dims,)))
-    kinds = ("spikes", "levels", "real")
-    if x.ndim != 5 or axes != [0, 3, 4] or known.kind not in kinds or not known.steps:
-        raise tracer.refuse("a mean", "only over T, H and W of a map [T, B, C, H, W]")
-    value, e = known.value, tracer.e
-    if known.kind != "real":
-        value = e.b.op("Cast", value, to=11, name=f"head.{known.kind}")
-    return _Known(e.mean("head.mean", value), "features", False)
+    if known.kind in ("features", "logits"):
+        split = known.steps and tuple(x.shape[:2]) == (tracer.e.n_steps, len(tracer.example))
+        if axes != [0] or not split:
+            raise tracer.refuse("a mean", f"of {known.kind}: only over T, of [T, B, C], once")
+        return dataclasses.replace(known, steps=False)
+    if axes == [x.ndim - 2, x.ndim - 1] and not kwargs.get("keepdim"):
+        return tracer.average(known)
+    if x.ndim != 5 or axes != [0, 3, 4] or kwargs.get("keepdim"):
+        raise tracer.refuse(
+            "a mean", "only over H and W, over T, or over T, H and W of a map [T, B, C, H, W]"
+        )
+    return dataclasses.replace(tracer.average(known), steps=False)
+
+
+def _one_cell(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> _Known:
+    """adaptive_avg_pool2d to 1 x 1."""
+    if tuple(out.shape[-2:]) != (1, 1):
+        raise tracer.refuse("adaptive_avg_pool2d", f"to {list(out.shape[-2:])}: only to one cell")
+    return tracer.average(args[0].known)
 
 
 _FUNCTIONS: dict[str, Callable[[_Tracer, Args, dict[str, Any], Any], _Known]] = {
     **dict.fromkeys(("to", "float", "contiguous", "clone", "detach", "type_as"), _first),
-    **dict.fromkeys(("flatten", "unflatten", "reshape", "view", "unsqueeze"), _moved),
+    **dict.fromkeys(("flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze"), _moved),
     **dict.fromkeys(("expand", "repeat"), _repeated),
     **dict.fromkeys(("add", "__add__", "__radd__", "add_", "__iadd__"), _added),
     **dict.fromkeys(("rsub", "__rsub__", "sub", "__sub__"), _opposite),
     **dict.fromkeys(("mul", "__mul__", "__rmul__"), _gated),
     "max_pool2d": _pooled,
     "mean": _averaged,
+    "adaptive_avg_pool2d": _one_cell,
 }
