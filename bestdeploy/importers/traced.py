@@ -110,7 +110,9 @@ class _Known:
     @property
     def words(self) -> str:
         """What it is, for messages."""
-        return f"levels 0..{self.levels}" if self.kind == "levels" else self.kind
+        if self.kind == "levels":
+            return f"levels 0..{self.levels}"
+        return {"real": "a stream", "not": "1 - spikes"}.get(self.kind, self.kind)
 
 
 def class_name(module: Any) -> str:
