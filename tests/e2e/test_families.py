@@ -65,7 +65,7 @@ def test_the_spiking_graph_is_the_torch_module(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["qsd", "add"])
 def test_levels_of_the_runtime_are_those_of_the_graph(tmp_path, name):
-    """`verify` unpacks neurons of several levels: QSD's, and those that read a maximum of levels."""
+    """`verify` unpacks neurons of several levels: QSD's, and those behind a maximum of levels."""
     path = tmp_path / "model.onnx"
     if name == "add":
         deploy.export_module(user_nets.network(name), torch.randn(2, 3, 8, 8), path)
