@@ -95,6 +95,8 @@ def _pointwise(model: ir.Model) -> int:
     for conv in find(model, "PointwiseConv"):
         affine = _affine_of(conv)
         q, scale, attrs = _settings(conv)
+        if (scale == 1).all() and (ir.array_of(conv.inputs[1]) == q).all():
+            continue  # it has them already
         attrs |= {"weight_bits": ir.attribute(conv, "weight_bits"),
                   "lowest": ir.attribute(conv, "lowest")}  # fmt: skip
         b = ir.Builder(f"{conv.name}.quantised")

@@ -216,6 +216,23 @@ def _check_levels(at: _Checked, buffer: Buffer, channels: int) -> None:
     at.require(1 <= channels <= MAX_CHANNELS, f"{channels} channels")
     allowed = {level_channels(channels, n) for n in range(1, MAX_LEVEL_PLANES + 1)}
     at.require(buffer.c in allowed, f"a buffer of {buffer.c} channels holds no levels")
+    if buffer.c != channels and channels % 64:
+        wrote = _wrote_levels(at.program, buffer, channels)
+        at.require(wrote, f"its levels were not written with {channels} channels")
+
+
+def _wrote_levels(program: Program, buffer: Buffer, channels: int) -> bool:
+    """Tell whether bits of a plane beyond the channels are 0: its writer has as many channels."""
+    number = next(i for i, b in enumerate(program.buffers) if b is buffer)
+    for step in program.steps:
+        if number in step.outputs:
+            if step.op == Op.LEVEL_ADD:
+                return step.param(0) == channels
+            source = step.inputs[0] if step.inputs else -1
+            inside = 0 <= source < len(program.buffers)
+            levels = step.op == Op.STREAM_LEVELS and inside
+            return levels and program.buffers[source].c == channels
+    return True  # `validate` looks for the writer
 
 
 def _check_weight_conv(at: _Checked) -> int:

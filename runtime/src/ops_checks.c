@@ -7,7 +7,7 @@
 
 #define BST_BIAS_LIMIT (INT64_C(1) << 60)
 
-enum { BST_MAX_AF = 16384 };
+enum { BST_MAX_AF = 16384, BST_OP_LEVEL_ADD = 16, BST_OP_STREAM_LEVELS = 34 };
 
 size_t bst_count_of(const bst_constant* c) {
   return (size_t)c->dims[0] * c->dims[1] * c->dims[2] * c->dims[3];
@@ -114,11 +114,27 @@ bst_status bst_check_thresholds(const bst_call* call) {
   return BST_OK;
 }
 
+/// Bits of a plane beyond the channels are 0 where the step that wrote it has as many channels.
+static bool bst_wrote_levels(const bst_call* call, const bst_buffer* b, uint32_t channels) {
+  const bst_file* const file = call->file;
+  const uint32_t number = (uint32_t)(b - file->buffers);
+  for (const bst_step* s = file->steps; s < file->steps + file->n_steps; ++s) {
+    if (s->outputs[0] != number) continue;
+    uint32_t held = s->op == BST_OP_LEVEL_ADD ? (uint32_t)s->params[0] : 0;
+    if (s->op == BST_OP_STREAM_LEVELS && s->inputs[0] < file->n_buffers) {
+      held = file->buffers[s->inputs[0]].c;
+    }
+    return held == channels;
+  }
+  return file->n_steps == 1;  // nobody: it is an input of ONNX Runtime, or spikes of a residual
+}
+
 bst_status bst_check_levels(const bst_call* call, const bst_buffer* b, uint32_t channels) {
   BST_CHECK(channels >= 1 && channels <= BST_MAX_CHANNELS, BAD_FILE, call->where, "channels",
             channels, "in 1..65536");
   const uint32_t plane = 64 * bst_n_words(channels), n = b->c / plane;
-  const bool is_levels = b->c % plane == 0 && n >= 2 && n <= BST_MAX_LEVEL_PLANES;
+  const bool is_levels = b->c % plane == 0 && n >= 2 && n <= BST_MAX_LEVEL_PLANES &&
+                         (channels % 64 == 0 || bst_wrote_levels(call, b, channels));
   BST_CHECK(b->c == channels || is_levels, BAD_FILE, call->where, "channels of a buffer", b->c,
             "those of spikes, or 2..8 planes of whole words");
   return BST_OK;

@@ -153,7 +153,7 @@ static void bst_depthwise_layout(const bst_call* call, bst_bump* bump, bst_prepa
 
 static uint64_t bst_depthwise_scratch(const bst_call* call, bool* overflow) {
   const bst_depthwise s = bst_depthwise_of(call);
-  (void)overflow;  // 15 rows of 4096 cells of 65536 channels: far below 2^63
+  (void)overflow;  // 15 rows of 4096 cells of 65536 channels: far below 2^64
   return bst_depthwise_scratch_bytes(&s);
 }
 
@@ -208,18 +208,18 @@ static bst_status bst_stream_conv_check(const bst_call* call) {
 static void bst_stream_conv_layout(const bst_call* call, bst_bump* bump, bst_prepared* prepared) {
   const uint32_t* const d = call->constants[0]->dims;
   const int bits = (int)d[0], o = (int)d[1], i = (int)d[3];
-  int8_t* const rows = bst_take(bump, bst_stream_conv_rows_bytes(bits, o, i), 1);
-  int64_t* const sums = bst_take(bump, bst_stream_conv_sums_bytes(o), 1);
-  if (rows != NULL && sums != NULL) {
-    bst_stream_conv_prepare(bits, o, i, call->data[0], rows, sums);
+  int8_t* const rows = bst_take(bump, bst_stream_conv_rows_bytes(o, i), 1);
+  int64_t* const bias = bst_take(bump, bst_stream_conv_bias_bytes(o), 1);
+  if (rows != NULL && bias != NULL) {
+    bst_stream_conv_prepare(bits, o, i, call->data[0], rows, bias);
   }
   prepared->rows = (const uint64_t*)rows;
-  prepared->table = sums;
+  prepared->table = bias;
 }
 
 static uint64_t bst_stream_conv_scratch(const bst_call* call, bool* overflow) {
   (void)overflow;  // channels are capped
-  return bst_stream_conv_scratch_bytes((int)call->inputs[0]->c, (int)call->outputs[0]->c);
+  return bst_stream_conv_scratch_bytes((int)call->inputs[0]->c);
 }
 
 static void bst_stream_conv_run(const bst_call* call, const bst_prepared* prepared,

@@ -4,7 +4,8 @@
 // as those of this machine. Little-endian on both sides.
 //
 //   call    u32 bytes of the name, name, u32 number of arguments, arguments
-//           argument  u8 0, i64 number | u8 1, u64 bytes, u64 offset, memory
+//           argument  u8 0, i64 number | u8 1, u64 bytes, u64 offset, memory |
+//                     u8 2, u32 bytes of the name, name of a struct of pointers
 //   result  u64 returned value, then every memory of the call as it is now
 //
 // A memory argument is passed as the address `offset` bytes into a copy that is aligned to 64.
@@ -19,28 +20,29 @@
 
 typedef void function(void);
 
-#define KERNELS(isa)                     \
-  X(bst_or_pool__##isa)                  \
-  X(bst_stream_neuron__##isa)            \
-  X(bst_residual_neuron__##isa)          \
-  X(bst_spike_attention_score__##isa)    \
-  X(bst_spike_attention_value__##isa)    \
-  X(bst_kv_attention_key_value__##isa)   \
-  X(bst_kv_attention_query_value__##isa) \
-  X(bst_readout__##isa)                  \
-  X(bst_residual_readout__##isa)         \
-  X(bst_key_value_any__##isa)            \
-  X(bst_gate__##isa)                     \
-  X(bst_max_pool__##isa)                 \
-  X(bst_mean_neuron__##isa)              \
-  X(bst_count_readout__##isa)            \
-  X(bst_ternary_neuron__##isa)           \
-  X(bst_add_neuron__##isa)               \
-  X(bst_weight_conv_neuron__##isa)       \
-  X(bst_weight_conv_affine__##isa)       \
-  X(bst_products__##isa)                 \
-  Y(bst_spike_conv__##isa, conv_members) \
-  Y(bst_stem_neuron__##isa, stem_members)
+#define KERNELS(isa)                      \
+  X(bst_or_pool__##isa)                   \
+  X(bst_stream_neuron__##isa)             \
+  X(bst_residual_neuron__##isa)           \
+  X(bst_spike_attention_score__##isa)     \
+  X(bst_spike_attention_value__##isa)     \
+  X(bst_kv_attention_key_value__##isa)    \
+  X(bst_kv_attention_query_value__##isa)  \
+  X(bst_readout__##isa)                   \
+  X(bst_residual_readout__##isa)          \
+  X(bst_key_value_any__##isa)             \
+  X(bst_gate__##isa)                      \
+  X(bst_max_pool__##isa)                  \
+  X(bst_mean_neuron__##isa)               \
+  X(bst_count_readout__##isa)             \
+  X(bst_ternary_neuron__##isa)            \
+  X(bst_add_neuron__##isa)                \
+  X(bst_weight_conv_neuron__##isa)        \
+  X(bst_weight_conv_affine__##isa)        \
+  X(bst_products__##isa)                  \
+  Y(bst_spike_conv__##isa, conv_members)  \
+  Y(bst_stem_neuron__##isa, stem_members) \
+  Y(bst_stream_inner__##isa, inner_members)
 #define KERNELS_OF_ALL                          \
   X(bst_spike_attention_score_scratch_bytes)    \
   X(bst_spike_attention_value_scratch_bytes)    \
@@ -58,7 +60,21 @@ typedef void function(void);
   X(bst_products_scratch_bytes)                 \
   X(bst_level_add)                              \
   X(bst_level_readout_scratch_bytes)            \
-  X(bst_level_readout)
+  X(bst_level_readout)                          \
+  X(bst_stream_add)                             \
+  X(bst_stream_mean)                            \
+  X(bst_stream_levels)                          \
+  X(bst_depthwise_rows_bytes)                   \
+  X(bst_depthwise_prepare)                      \
+  X(bst_depthwise_scratch_bytes)                \
+  X(bst_depthwise_affine)                       \
+  X(bst_stream_conv_rows_bytes)                 \
+  X(bst_stream_conv_bias_bytes)                 \
+  X(bst_stream_conv_prepare)                    \
+  X(bst_stream_conv_scratch_bytes)              \
+  X(bst_stream_conv)                            \
+  X(bst_level_products_scratch_bytes)           \
+  X(bst_level_products)
 #if defined(__x86_64__)
 #define VERSIONS KERNELS(scalar) KERNELS(avx2) KERNELS(avx512)
 #else
@@ -72,6 +88,7 @@ static const char* const conv_members[MAX_MEMBERS] = {
     "scratch_bytes", "neuron",       "affine",      "level_neuron"};
 static const char* const stem_members[MAX_MEMBERS] = {"constant_bytes", "prepare", "scratch_bytes",
                                                       "run"};
+static const char* const inner_members[MAX_MEMBERS] = {"at_least", "multiply_add", "dot"};
 
 #define X(name) function name;
 #define Y(name, members) extern function* const name[MAX_MEMBERS];
@@ -102,6 +119,18 @@ static function* find(const char* name) {
       return NULL;
 }
 
+/// The address of a struct of pointers.
+static uintptr_t find_table(const char* name) {
+#define X(known)
+#define Y(known, members) \
+  if (strcmp(name, #known) == 0) return (uintptr_t)known;
+  KERNELS_OF_ALL VERSIONS
+#undef X
+#undef Y
+      fprintf(stderr, "no struct `%s`\n", name);
+  exit(2);
+}
+
 static void get(void* to, size_t bytes) {
   if (fread(to, 1, bytes, stdin) != bytes) exit(3);
 }
@@ -118,6 +147,12 @@ static void put(const void* from, size_t bytes) {
 
 enum { MAX_ARGUMENTS = 28, MAX_NAME = 64, ALIGNMENT = 64 };
 
+static void get_name(uint32_t n, char* name) {
+  if (n >= MAX_NAME) exit(6);
+  memset(name, 0, MAX_NAME);
+  get(name, n);
+}
+
 typedef struct argument {
   uintptr_t value;
   void* piece;  // to free
@@ -131,6 +166,14 @@ static argument get_argument(void) {
   get(&kind, 1);
   if (kind == 0) {
     made.value = (uintptr_t)get64();
+    return made;
+  }
+  if (kind == 2) {
+    char name[MAX_NAME];
+    uint32_t n;
+    get(&n, sizeof n);
+    get_name(n, name);
+    made.value = find_table(name);
     return made;
   }
   made.bytes = (size_t)get64();
@@ -171,9 +214,9 @@ static void serve(const char* name) {
 
 int main(void) {
   uint32_t n;
-  while (fread(&n, 1, sizeof n, stdin) == sizeof n && n < MAX_NAME) {
-    char name[MAX_NAME] = {0};
-    get(name, n);
+  while (fread(&n, 1, sizeof n, stdin) == sizeof n) {
+    char name[MAX_NAME];
+    get_name(n, name);
     serve(name);
   }
   return 0;

@@ -48,6 +48,13 @@ class Guarded:
         return self.memory[inner].copy().view(self.dtype).reshape(self.shape)
 
 
+class Table:
+    """A struct of pointers by its name, to hand to a kernel."""
+
+    def __init__(self, name):
+        self.name = name
+
+
 class Native:
     """The kernels of a library that exports them."""
 
@@ -64,11 +71,15 @@ class Native:
         return prototype(pointers[members.index(member)])
 
     def call(self, name, *arguments):
-        """Call with ints as int32, arrays and Guarded as pointers; return the size returned."""
+        """Call with ints as int32, other arguments as pointers; return the size returned."""
         function = self._function(name)
         function.restype = ctypes.c_size_t
-        converted = [_pointer(a) if isinstance(a, np.ndarray) else a for a in arguments]
-        return function(*converted)
+        return function(*(self._convert(a) for a in arguments))
+
+    def _convert(self, argument):
+        if isinstance(argument, Table):
+            return ctypes.byref(ctypes.c_void_p.in_dll(self.library, argument.name))
+        return _pointer(argument) if isinstance(argument, np.ndarray) else argument
 
 
 def _pointer(array):
@@ -103,6 +114,9 @@ class Emulated:
             return head + argument.memory.tobytes()
         if isinstance(argument, np.ndarray):
             return struct.pack("<BQQ", 1, argument.nbytes, 0) + argument.tobytes()
+        if isinstance(argument, Table):
+            name = argument.name.encode()
+            return struct.pack("<BI", 2, len(name)) + name
         if argument is None:
             return struct.pack("<Bq", 0, 0)
         return struct.pack("<Bq", 0, getattr(argument, "value", argument))
@@ -140,6 +154,10 @@ class Version:
     def memory(self, name, *arguments):
         """Guarded memory of the size that a function tells."""
         return Guarded((int(self.call(name, *arguments)),), np.uint8)
+
+    def table(self, kernel):
+        """Return the struct of pointers of this instruction set."""
+        return Table(self._full_name(kernel))
 
     def _full_name(self, name):
         if name.startswith("bst_"):

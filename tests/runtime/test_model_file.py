@@ -624,6 +624,33 @@ def test_attack_is_refused(library, name):
         read_bstm(content)
 
 
+def read_as_levels(kind):
+    """128 channels of spikes, or levels of 70 channels, read as two planes of 40 channels."""
+    b = programs.Builder(6, 6, 3, 5, 2)
+    x = b.stem(128)
+    if kind == "residual":
+        y = b.conv_affine("y", x, 128)
+        x = b.residual("r", y, y, y, programs.neuron_params())[1]
+    if kind == "depthwise":
+        y = b.depthwise("dw", x, 4, 3, pad=1, channels=40)
+        x = b.stream_levels("s", y, 3, 1 << 10)
+    elif kind != "head":
+        x = b.weight_neuron("conv", x, 40, 1 if kind == "signs" else 4, channels=40)
+    b.level_readout(x, 40)
+    return b.program()
+
+
+@pytest.mark.parametrize("kind", ("conv", "signs", "residual", "depthwise", "head"))
+def test_levels_are_read_with_the_channels_that_they_were_written_with(library, monkeypatch, kind):
+    """Bits beyond the channels of a plane would be inputs that no layer has."""
+    with monkeypatch.context() as patch:
+        patch.setattr("bestdeploy.emit.bstm.validate", lambda program: None)
+        content = write_bstm(read_as_levels(kind))
+    assert STATUS[status_of(library, content)] == STATUS[2], library.bst_last_error()
+    with pytest.raises(REFUSED, match="channels"):
+        read_bstm(content)
+
+
 BEYOND = {
     "kv-channels-per-head": ({"attention": "kv", "dim": 1025, "heads": 1, "side": 2}, 3),
     "kv-tokens": ({"attention": "kv", "dim": 8, "heads": 1, "side": 66}, 3),
@@ -764,6 +791,7 @@ def is_valid(content):
         {"attention": "kv", "forms": (1, 1), "first": (9, 4, 4, -7), "readout": "one"},
         {"weights": 5},
         {"weights": 9, "readout": "one"},
+        {"levels": 3, "n_t": 2},
     ),
 )
 def test_python_and_c_refuse_the_same_files(library, arguments):
@@ -784,7 +812,7 @@ SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1")
 
 
 @pytest.mark.parametrize(
-    "base", ("network", "forms1", "kv-events", "kv-tables-first", "weights", "minimal")
+    "base", ("network", "forms1", "kv-events", "kv-tables-first", "weights", "levels", "minimal")
 )
 def test_mutations_never_leave_the_buffers(tmp_path, base):
     """Random field changes with a right checksum: a status or a clean run, under ASan and UBSan."""
@@ -798,6 +826,7 @@ def test_mutations_never_leave_the_buffers(tmp_path, base):
             side=4, dim=66, attention="kv", forms=(1, 1), first=(9, 4, 4, -7), readout="one"
         ),
         "weights": lambda: programs.network(side=4, stem=9, dim=12, heads=2, n_t=2, weights=6),
+        "levels": lambda: programs.network(side=4, stem=9, dim=12, heads=2, n_t=2, levels=3),
         "minimal": programs.minimal,
     }[base]()
     if isinstance(program, programs.Builder):

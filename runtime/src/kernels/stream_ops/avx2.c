@@ -11,7 +11,7 @@ BST_VECTOR_BEGIN
 
 static uint64_t bst_at_least__avx2(const int32_t* x, const int32_t* least) {
   uint64_t below = 0;
-  for (int i = 0; i < BST_STREAM_LANES; i += 8) {
+  for (int i = 0; i < BST_DOT_LANES; i += 8) {
     const __m256i less = _mm256_cmpgt_epi32(bst_vec_load(least + i), bst_vec_load(x + i));
     below |= (uint64_t)(uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(less)) << i;
   }
@@ -25,8 +25,8 @@ static void bst_multiply_add__avx2(size_t n_rows, const int32_t* const* a, const
 
 static void bst_stream_dot__avx2(size_t n_pairs, size_t lanes, const int8_t* rows,
                                  const uint32_t* x,
-                                 int32_t out[2 * BST_DOT_TOKENS][BST_STREAM_LANES]) {
-  for (size_t at = 0; at < BST_STREAM_LANES; at += 8) {
+                                 int32_t out[2 * BST_DOT_TOKENS][BST_DOT_LANES]) {
+  for (size_t at = 0; at < BST_DOT_LANES; at += 8) {
     const int8_t* row = rows + at;
     const uint32_t* from = x;
     __m256i sum[2 * BST_DOT_TOKENS];

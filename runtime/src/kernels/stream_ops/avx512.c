@@ -11,7 +11,7 @@ BST_VECTOR_BEGIN
 
 static uint64_t bst_at_least__avx512(const int32_t* x, const int32_t* least) {
   uint64_t mask = 0;
-  for (int i = 0; i < BST_STREAM_LANES; i += 16) {
+  for (int i = 0; i < BST_DOT_LANES; i += 16) {
     mask |= (uint64_t)_mm512_cmpge_epi32_mask(bst_vec_load(x + i), bst_vec_load(least + i)) << i;
   }
   return mask;
@@ -25,8 +25,8 @@ static void bst_multiply_add__avx512(size_t n_rows, const int32_t* const* a,
 
 static void bst_stream_dot__avx512(size_t n_pairs, size_t lanes, const int8_t* rows,
                                    const uint32_t* x,
-                                   int32_t out[2 * BST_DOT_TOKENS][BST_STREAM_LANES]) {
-  for (size_t at = 0; at < BST_STREAM_LANES; at += 16) {
+                                   int32_t out[2 * BST_DOT_TOKENS][BST_DOT_LANES]) {
+  for (size_t at = 0; at < BST_DOT_LANES; at += 16) {
     const int8_t* row = rows + at;
     const uint32_t* from = x;
     __m512i sum[2 * BST_DOT_TOKENS];

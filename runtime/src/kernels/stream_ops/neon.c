@@ -13,7 +13,7 @@ static uint64_t bst_at_least__neon(const int32_t* x, const int32_t* least) {
   const uint32_t bits[4] = {1, 2, 4, 8};
   const uint32x4_t place = vld1q_u32(bits);
   uint64_t mask = 0;
-  for (int i = 0; i < BST_STREAM_LANES; i += 4) {
+  for (int i = 0; i < BST_DOT_LANES; i += 4) {
     const uint32x4_t found = vandq_u32(vcgeq_s32(vld1q_s32(x + i), vld1q_s32(least + i)), place);
     const uint32x2_t two = vorr_u32(vget_low_u32(found), vget_high_u32(found));
     mask |= (uint64_t)(vget_lane_u32(two, 0) | vget_lane_u32(two, 1)) << i;
@@ -28,8 +28,8 @@ static void bst_multiply_add__neon(size_t n_rows, const int32_t* const* a, const
 
 static void bst_stream_dot__neon(size_t n_pairs, size_t lanes, const int8_t* rows,
                                  const uint32_t* x,
-                                 int32_t out[2 * BST_DOT_TOKENS][BST_STREAM_LANES]) {
-  for (size_t at = 0; at < BST_STREAM_LANES; at += 8) {
+                                 int32_t out[2 * BST_DOT_TOKENS][BST_DOT_LANES]) {
+  for (size_t at = 0; at < BST_DOT_LANES; at += 8) {
     const int8_t* row = rows + at;
     const uint32_t* from = x;
     int32x4_t low[2 * BST_DOT_TOKENS], high[2 * BST_DOT_TOKENS];

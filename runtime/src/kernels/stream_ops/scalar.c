@@ -5,7 +5,7 @@
 
 static uint64_t bst_at_least__scalar(const int32_t* x, const int32_t* least) {
   uint64_t mask = 0;
-  for (int i = 0; i < BST_STREAM_LANES; ++i) mask |= (uint64_t)(x[i] >= least[i]) << i;
+  for (int i = 0; i < BST_DOT_LANES; ++i) mask |= (uint64_t)(x[i] >= least[i]) << i;
   return mask;
 }
 
@@ -17,12 +17,12 @@ static void bst_multiply_add__scalar(size_t n_rows, const int32_t* const* a,
 
 static void bst_stream_dot__scalar(size_t n_pairs, size_t lanes, const int8_t* rows,
                                    const uint32_t* x,
-                                   int32_t out[2 * BST_DOT_TOKENS][BST_STREAM_LANES]) {
+                                   int32_t out[2 * BST_DOT_TOKENS][BST_DOT_LANES]) {
   memset(out, 0, 2 * BST_DOT_TOKENS * sizeof *out);
   for (size_t p = 0; p < n_pairs; ++p, rows += 2 * lanes, x += 2 * BST_DOT_TOKENS) {
     for (size_t k = 0; k < 2 * BST_DOT_TOKENS; ++k) {
       const int32_t low = (int16_t)(x[k] & 0xFFFF), high = (int16_t)(x[k] >> 16);
-      for (size_t o = 0; o < BST_STREAM_LANES; ++o) {
+      for (size_t o = 0; o < BST_DOT_LANES; ++o) {
         out[k][o] += low * rows[o] + high * rows[lanes + o];
       }
     }

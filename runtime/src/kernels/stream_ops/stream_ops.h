@@ -13,8 +13,8 @@
 #include <stdint.h>
 
 enum {
-  BST_STREAM_LANES = 64,  // channels at a time
-  BST_DOT_TOKENS = 4,     // tokens that share a load of weights
+  BST_DOT_LANES = 64,  // channels at a time
+  BST_DOT_TOKENS = 4,  // tokens that share a load of weights
   BST_MAX_NEURON_LEVELS = 15,
   BST_MAX_STREAM_BITS = 8,  // of a weight on a stream
 };
@@ -30,7 +30,7 @@ typedef struct bst_stream_inner {
   /// out[k][o] = sum over pairs p of low(x[p][k]) rows[2 p][o] + high(x[p][k]) rows[2 p + 1][o],
   /// o < 64, k < 8; low and high are the int16 halves. A row is `lanes` int8.
   void (*dot)(size_t n_pairs, size_t lanes, const int8_t* rows, const uint32_t* x,
-              int32_t out[2 * BST_DOT_TOKENS][BST_STREAM_LANES]);
+              int32_t out[2 * BST_DOT_TOKENS][BST_DOT_LANES]);
 } bst_stream_inner;
 
 extern const bst_stream_inner bst_stream_inner__scalar, bst_stream_inner__avx2,
@@ -63,7 +63,8 @@ size_t bst_depthwise_rows_bytes(int n_taps, int channels);
 void bst_depthwise_prepare(int bits, int n_taps, int channels, const uint8_t* planes,
                            int32_t* rows);
 
-size_t bst_depthwise_scratch_bytes(const bst_depthwise* s);
+/// In 64 bits on every machine: the rows of a frame may be larger than its memory.
+uint64_t bst_depthwise_scratch_bytes(const bst_depthwise* s);
 
 /// out = n Ai + ((n Af + 2^14) >> 15) + B of the sums n, all modulo 2^32 but the shift.
 void bst_depthwise_affine(int part, int n_parts, const bst_depthwise* s,
@@ -71,21 +72,22 @@ void bst_depthwise_affine(int part, int n_parts, const bst_depthwise* s,
                           const int32_t* ai, const int16_t* af, const int32_t* b, int32_t* out,
                           void* scratch);
 
-/// Bytes of weight rows of a 1x1 convolution of a stream, int8, and of the sums of weights.
-size_t bst_stream_conv_rows_bytes(int bits, int n_out, int n_in);
-size_t bst_stream_conv_sums_bytes(int n_out);
+/// Bytes of the weight rows of a 1x1 convolution of a stream, int8 (in 64 bits, see above), and of
+/// 2^15 times the sums of weights.
+uint64_t bst_stream_conv_rows_bytes(int n_out, int n_in);
+size_t bst_stream_conv_bias_bytes(int n_out);
 
 /// @param planes [bits, n_out] rows of ceil(n_in / 8) bytes
 void bst_stream_conv_prepare(int bits, int n_out, int n_in, const uint8_t* planes, int8_t* rows,
-                             int64_t* sums);
+                             int64_t* bias);
 
-size_t bst_stream_conv_scratch_bytes(int n_in, int n_out);
+size_t bst_stream_conv_scratch_bytes(int n_in);
 
 /// out = ((n M + half) >> s) + B of n = sum w x, modulo 2^64; half = 2^(s-1), 0 where s = 0.
 void bst_stream_conv(int part, int n_parts, size_t n_cells, int bits, int n_in, int n_out,
                      const bst_stream_inner* inner, const int32_t* x, const int8_t* rows,
-                     const int64_t* sums, const int32_t* gain, const uint8_t* shift,
-                     const int32_t* offset, int32_t* out, void* scratch);
+                     const int64_t* bias, const int32_t* gain, const uint8_t* shift,
+                     const int32_t* offset, int32_t* out, uint32_t* halves);
 
 size_t bst_level_products_scratch_bytes(int n_tokens, int channels, int heads);
 

@@ -49,7 +49,7 @@ static void bst_levels_column(size_t first, size_t end, size_t n, size_t stride,
                               const bst_stream_inner* inner, const int32_t* x, uint64_t* out) {
   const int n_planes = bst_bit_length((size_t)n_levels);
   const uint64_t used = n < 64 ? (UINT64_C(1) << n) - 1 : UINT64_MAX;
-  int32_t rows[BST_MAX_NEURON_LEVELS][BST_STREAM_LANES], tail[BST_STREAM_LANES] = {0};
+  int32_t rows[BST_MAX_NEURON_LEVELS][BST_DOT_LANES], tail[BST_DOT_LANES] = {0};
   uint64_t inverted = 0;
   memset(rows, 0, sizeof rows);
   for (size_t i = 0; i < n; ++i) {
@@ -60,7 +60,7 @@ static void bst_levels_column(size_t first, size_t end, size_t n, size_t stride,
   x += first * stride;
   out += first * n_words * (size_t)n_planes;
   for (size_t cell = first; cell < end; ++cell, x += stride, out += n_words * (size_t)n_planes) {
-    const int32_t* const from = n < BST_STREAM_LANES ? memcpy(tail, x, n * sizeof *x) : x;
+    const int32_t* const from = n < BST_DOT_LANES ? memcpy(tail, x, n * sizeof *x) : x;
     for (int p = 0; p < n_planes; ++p) out[(size_t)p * n_words] = 0;
     for (int k = 0; k < n_levels; ++k) {
       bst_add_mask((inner->at_least(from, rows[k]) ^ inverted) & used, n_planes, n_words, out);
@@ -82,15 +82,16 @@ void bst_stream_levels(int part, int n_parts, size_t n_cells, int channels, int 
   }
 }
 
-/// Levels of one cell as numbers.
-static void bst_unpack_levels(const uint64_t* planes, int n_planes, size_t channels, int32_t* x) {
-  const size_t n_words = (channels + 63) / 64;
-  memset(x, 0, channels * sizeof *x);
+/// Levels of `d` channels from `first` on of one cell, as numbers. Bits of other channels count for
+/// nothing, also those behind the last channel of a plane.
+static void bst_unpack_head(const uint64_t* planes, int n_planes, size_t n_words, size_t first,
+                            size_t d, int32_t* x) {
+  memset(x, 0, d * sizeof *x);
   for (int p = 0; p < n_planes; ++p, planes += n_words) {
-    for (size_t w = 0; w < n_words; ++w) {
-      for (uint64_t bits = planes[w]; bits != 0; bits &= bits - 1) {
-        x[64 * w + bst_low_bit(bits)] += 1 << p;
-      }
+    for (size_t at = 0; at < d; at += 64) {
+      uint64_t bits = 0;
+      bst_slice_bits(planes, first + at, d - at < 64 ? d - at : 64, &bits);
+      for (; bits != 0; bits &= bits - 1) x[at + bst_low_bit(bits)] += 1 << p;
     }
   }
 }
@@ -121,9 +122,9 @@ static size_t bst_depthwise_pointers(const bst_depthwise* s) {
   return 2 * (size_t)(s->kh * s->kw) * sizeof(const int32_t*);
 }
 
-size_t bst_depthwise_scratch_bytes(const bst_depthwise* s) {
-  const size_t row = (size_t)s->width * (size_t)s->channels * sizeof(int32_t);
-  return bst_depthwise_pointers(s) + (s->n_planes == 0 ? 0 : (size_t)s->kh * row);
+uint64_t bst_depthwise_scratch_bytes(const bst_depthwise* s) {
+  const uint64_t row = (uint64_t)s->width * (uint64_t)s->channels * sizeof(int32_t);
+  return bst_depthwise_pointers(s) + (s->n_planes == 0 ? 0 : (uint64_t)s->kh * row);
 }
 
 /// n Ai + ((n Af + 2^14) >> 15) in 32 bits, exact modulo 2^32 for every n: n = 2^15 high + low.
@@ -152,7 +153,7 @@ static int bst_depthwise_fill(const bst_depthwise* s, const uint64_t* levels, si
     const uint64_t* from = levels + (t * (size_t)s->height + (size_t)y) * (size_t)s->width * words;
     int32_t* to = ring + (size_t)(y % s->kh) * (size_t)s->width * c;
     for (int x = 0; x < s->width; ++x, from += words, to += c) {
-      bst_unpack_levels(from, s->n_planes, c, to);
+      bst_unpack_head(from, s->n_planes, (c + 63) / 64, 0, c, to);
     }
   }
   return last;
@@ -175,9 +176,9 @@ static void bst_depthwise_cell(const bst_depthwise* s, const bst_stream_inner* i
       w[n++] = weights + (size_t)(ky * s->kw + kx) * c;
     }
   }
-  for (size_t at = 0; at < c; at += BST_STREAM_LANES) {
-    const size_t left = c - at, here = left < BST_STREAM_LANES ? left : BST_STREAM_LANES;
-    int32_t sum[BST_STREAM_LANES];
+  for (size_t at = 0; at < c; at += BST_DOT_LANES) {
+    const size_t left = c - at, here = left < BST_DOT_LANES ? left : BST_DOT_LANES;
+    int32_t sum[BST_DOT_LANES];
     inner->multiply_add(n, taps, w, 0, at, here, sum);
     for (size_t i = 0; i < here; ++i) {
       out[at + i] = bst_add32(bst_scale_any32(sum[i], ai[at + i], af[at + i]), b[at + i]);
@@ -224,61 +225,54 @@ static size_t bst_stream_lanes(int n_out) { return ((size_t)n_out + 63) / 64 * 6
 /// Pairs of inputs: they are multiplied two at a time, a last odd row is zeros.
 static size_t bst_stream_pairs(int n_in) { return ((size_t)n_in + 1) / 2; }
 
-size_t bst_stream_conv_rows_bytes(int bits, int n_out, int n_in) {
-  return bst_weight_conv_rows_bytes(bits, n_out, 1, (int)(2 * bst_stream_pairs(n_in)));
+uint64_t bst_stream_conv_rows_bytes(int n_out, int n_in) {
+  return (uint64_t)bst_stream_lanes(n_out) * 2 * bst_stream_pairs(n_in);
 }
 
-size_t bst_stream_conv_sums_bytes(int n_out) { return (size_t)n_out * sizeof(int64_t); }
+size_t bst_stream_conv_bias_bytes(int n_out) { return bst_stream_lanes(n_out) * sizeof(int64_t); }
 
 void bst_stream_conv_prepare(int bits, int n_out, int n_in, const uint8_t* planes, int8_t* rows,
-                             int64_t* sums) {
-  const size_t lanes = bst_stream_lanes(n_out);
+                             int64_t* bias) {
+  const size_t lanes = bst_stream_lanes(n_out), n_rows = (size_t)n_in;
   bst_weight_conv_prepare_rows(bits, n_out, 1, n_in, planes, rows);
-  if (n_in % 2 != 0) memset(rows + (size_t)n_in * lanes, 0, lanes);
-  for (size_t o = 0; o < (size_t)n_out; ++o) {
-    sums[o] = 0;
-    for (size_t i = 0; i < (size_t)n_in; ++i) {
-      sums[o] +=
-          bits > 8 ? ((const int16_t*)rows)[i * lanes + o] : ((const int8_t*)rows)[i * lanes + o];
-    }
-  }
+  memset(rows + n_rows * lanes, 0, n_in % 2 == 0 ? 0 : lanes);
+  memset(bias, 0, lanes * sizeof *bias);
+  for (size_t i = 0; i < n_rows * lanes; ++i) bias[i % lanes] += rows[i] * 32768;
 }
 
-size_t bst_stream_conv_scratch_bytes(int n_in, int n_out) {
-  return bst_stream_pairs(n_in) * 2 * BST_DOT_TOKENS * sizeof(uint32_t) +
-         BST_DOT_TOKENS * bst_stream_lanes(n_out) * sizeof(int64_t);
+size_t bst_stream_conv_scratch_bytes(int n_in) {
+  return bst_stream_pairs(n_in) * 2 * BST_DOT_TOKENS * sizeof(uint32_t);
 }
 
-/// Halves of the inputs of up to four tokens: x = 2^16 high + low + 2^15 with int16 high and low.
-/// Word [p][k] holds two inputs of the high half of token k, word [p][4 + k] of the low half.
+/// Halves of the inputs of four tokens: x = 2^16 high + low + 2^15 with int16 high and low. Word
+/// [p][k] holds two inputs of the high half of token k, word [p][4 + k] of the low half. Where
+/// there are fewer tokens the first stands for the others.
 static void bst_stream_split(size_t n_tokens, size_t n_in, const int32_t* x, uint32_t* halves) {
-  const size_t n_pairs = (n_in + 1) / 2;
-  memset(halves, 0, n_pairs * 2 * BST_DOT_TOKENS * sizeof *halves);
-  for (size_t k = 0; k < n_tokens; ++k, x += n_in) {
-    for (size_t i = 0; i < n_in; ++i) {
-      const uint32_t value = (uint32_t)x[i], place = i % 2 * 16;
-      uint32_t* const to = halves + i / 2 * 2 * BST_DOT_TOKENS + k;
-      to[0] |= (value >> 16) << place;
-      to[BST_DOT_TOKENS] |= ((value & 0xFFFF) ^ 0x8000) << place;
+  for (size_t k = 0; k < BST_DOT_TOKENS; ++k) {
+    const int32_t* const from = x + (k < n_tokens ? k : 0) * n_in;
+    uint32_t* to = halves + k;
+    for (size_t i = 0; i < n_in; i += 2, to += 2 * BST_DOT_TOKENS) {
+      const uint32_t a = (uint32_t)from[i], b = i + 1 < n_in ? (uint32_t)from[i + 1] : 0;
+      to[0] = a >> 16 | (b & 0xFFFF0000);
+      to[BST_DOT_TOKENS] = ((a & 0xFFFF) | b << 16) ^ 0x80008000;
     }
   }
 }
 
-/// Sums of up to four tokens, without those of the 2^15.
+/// n of four tokens and 64 outputs.
 static void bst_stream_sums(size_t n_pairs, int bits, size_t lanes, const bst_stream_inner* inner,
-                            const int8_t* rows, const uint32_t* halves, int64_t* totals) {
+                            const int8_t* rows, const int64_t* bias, const uint32_t* halves,
+                            int64_t n[BST_DOT_TOKENS][BST_DOT_LANES]) {
   // 2 |x| |w| per pair, |x| <= 2^15 and |w| <= 2^(bits-1): so many pairs stay inside int32.
   const size_t most = ((size_t)1 << (16 - (bits < 2 ? 2 : bits))) - 1;
-  int32_t sum[2 * BST_DOT_TOKENS][BST_STREAM_LANES];
-  memset(totals, 0, BST_DOT_TOKENS * lanes * sizeof *totals);
-  for (size_t at = 0; at < lanes; at += BST_STREAM_LANES) {
-    for (size_t p = 0; p < n_pairs; p += most) {
-      const size_t here = n_pairs - p < most ? n_pairs - p : most;
-      inner->dot(here, lanes, rows + 2 * p * lanes + at, halves + p * 2 * BST_DOT_TOKENS, sum);
-      for (size_t k = 0; k < BST_DOT_TOKENS; ++k) {
-        for (size_t i = 0; i < BST_STREAM_LANES; ++i) {
-          totals[k * lanes + at + i] += (int64_t)sum[k][i] * 65536 + sum[BST_DOT_TOKENS + k][i];
-        }
+  int32_t sum[2 * BST_DOT_TOKENS][BST_DOT_LANES];
+  for (size_t p = 0; p < n_pairs; p += most) {
+    const size_t here = n_pairs - p < most ? n_pairs - p : most;
+    inner->dot(here, lanes, rows + 2 * p * lanes, halves + p * 2 * BST_DOT_TOKENS, sum);
+    for (size_t k = 0; k < BST_DOT_TOKENS; ++k) {
+      const int64_t* const before = p == 0 ? bias : n[k];
+      for (size_t i = 0; i < BST_DOT_LANES; ++i) {
+        n[k][i] = before[i] + (int64_t)sum[k][i] * 65536 + sum[BST_DOT_TOKENS + k][i];
       }
     }
   }
@@ -286,23 +280,26 @@ static void bst_stream_sums(size_t n_pairs, int bits, size_t lanes, const bst_st
 
 void bst_stream_conv(int part, int n_parts, size_t n_cells, int bits, int n_in, int n_out,
                      const bst_stream_inner* inner, const int32_t* x, const int8_t* rows,
-                     const int64_t* sums, const int32_t* gain, const uint8_t* shift,
-                     const int32_t* offset, int32_t* out, void* scratch) {
+                     const int64_t* bias, const int32_t* gain, const uint8_t* shift,
+                     const int32_t* offset, int32_t* out, uint32_t* halves) {
   const size_t lanes = bst_stream_lanes(n_out), i_in = (size_t)n_in, i_out = (size_t)n_out;
   const size_t n_pairs = bst_stream_pairs(n_in), end = bst_part_begin(part + 1, n_parts, n_cells);
-  int64_t* const totals = scratch;
-  uint32_t* const halves = (uint32_t*)(totals + BST_DOT_TOKENS * lanes);
+  int64_t n[BST_DOT_TOKENS][BST_DOT_LANES];
   size_t cell = bst_part_begin(part, n_parts, n_cells), here;
   for (; cell < end; cell += here) {
     here = end - cell < BST_DOT_TOKENS ? end - cell : BST_DOT_TOKENS;
     bst_stream_split(here, i_in, x + cell * i_in, halves);
-    bst_stream_sums(n_pairs, bits, lanes, inner, rows, halves, totals);
-    for (size_t k = 0; k < here; ++k) {
-      for (size_t o = 0; o < i_out; ++o) {
-        const int64_t n = bst_add64(totals[k * lanes + o], sums[o] * 32768);
-        const int64_t half = shift[o] == 0 ? 0 : (int64_t)1 << (shift[o] - 1);
-        const int64_t y = bst_add64(bst_mul64(n, gain[o]), half) >> shift[o];
-        out[(cell + k) * i_out + o] = bst_add32(bst_wrap32(y), offset[o]);
+    for (size_t at = 0; at < i_out; at += BST_DOT_LANES) {
+      const size_t left = i_out - at, exist = left < BST_DOT_LANES ? left : BST_DOT_LANES;
+      bst_stream_sums(n_pairs, bits, lanes, inner, rows + at, bias + at, halves, n);
+      for (size_t k = 0; k < here; ++k) {
+        int32_t* const to = out + (cell + k) * i_out + at;
+        for (size_t o = 0; o < exist; ++o) {
+          const uint8_t s = shift[at + o];
+          const int64_t half = (INT64_C(1) << s) >> 1;  // 0 where nothing is shifted
+          const int64_t y = bst_add64(bst_mul64(n[k][o], gain[at + o]), half) >> s;
+          to[o] = bst_add32(bst_wrap32(y), offset[at + o]);
+        }
       }
     }
   }
@@ -313,19 +310,6 @@ void bst_stream_conv(int part, int n_parts, size_t n_cells, int bits, int n_in, 
 size_t bst_level_products_scratch_bytes(int n_tokens, int channels, int heads) {
   const size_t n = (size_t)n_tokens, d = (size_t)channels / (size_t)heads, longer = n > d ? n : d;
   return 2 * longer * sizeof(const int32_t*) + (2 * n * d + d + d * d) * sizeof(int32_t);
-}
-
-/// Levels of `d` channels from `first` on of one cell, as numbers.
-static void bst_unpack_head(const uint64_t* planes, int n_planes, size_t n_words, size_t first,
-                            size_t d, int32_t* x) {
-  memset(x, 0, d * sizeof *x);
-  for (int p = 0; p < n_planes; ++p, planes += n_words) {
-    for (size_t at = 0; at < d; at += 64) {
-      uint64_t bits = 0;
-      bst_slice_bits(planes, first + at, d - at < 64 ? d - at : 64, &bits);
-      for (; bits != 0; bits &= bits - 1) x[at + bst_low_bit(bits)] += 1 << p;
-    }
-  }
 }
 
 /// One row of a product: the rows of `of` whose factor is not 0, times it.
@@ -339,8 +323,8 @@ static void bst_weighted_rows(const bst_stream_inner* inner, size_t n, size_t d,
     rows[used] = of + i * of_stride;
     factors[used++] = by + i * by_stride;
   }
-  for (size_t at = 0; at < d; at += BST_STREAM_LANES) {
-    const size_t left = d - at, here = left < BST_STREAM_LANES ? left : BST_STREAM_LANES;
+  for (size_t at = 0; at < d; at += BST_DOT_LANES) {
+    const size_t left = d - at, here = left < BST_DOT_LANES ? left : BST_DOT_LANES;
     inner->multiply_add(used, rows, factors, 1, at, here, out + at);
   }
 }
