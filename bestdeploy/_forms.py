@@ -30,9 +30,11 @@ import numpy as np
 from bestdeploy import images, importers, ir, lower, onnxruntime, runtime, stages
 from bestdeploy._bundle import lowered_bytes, open_module
 from bestdeploy._device import Device, open_device
+from bestdeploy.emit.bstm import read_bstm
 from bestdeploy.errors import ArtifactError, InputError, UnsupportedModelError, UsageError
 from bestdeploy.images import Shape
 from bestdeploy.ops import arithmetic, lif
+from bestdeploy.program import Op
 
 __all__ = [
     "CHECKPOINTS",
@@ -222,7 +224,9 @@ class _RuntimeForm:
     """A .bstm or bundle in the C runtime; every step's output is read through the probe."""
 
     def __init__(self, path: Path, model: runtime.Model | None = None) -> None:
-        self._model = model or runtime.load(lowered_bytes(path))
+        content = lowered_bytes(path)
+        self._model = model or runtime.load(content)
+        self._widths = _level_widths(content)
         self._pools = {step.name for step in self._model.steps() if step.op in NO_NEURONS}
         self.name = f"{path} (C, {self._model.isa})"
         self.shape: Shape = self._model.input_shape
@@ -249,11 +253,28 @@ class _RuntimeForm:
             for name, outputs in taps.items():
                 for tap in outputs:
                     if tap.info.kind == "spikes" and name not in self._pools:
-                        spikes.setdefault(name, []).append(tap.values())
+                        spikes.setdefault(name, []).append(self._neurons(name, tap))
         stacked = {n: np.stack(v, axis=1) for n, v in spikes.items()}
         raw = np.stack(raws)
         logits = np.ldexp(raw.astype(np.float64), -self._model.logit_shift)
         return Outcome(raw, logits.astype(np.float32), stacked)
+
+    def _neurons(self, name: str, tap: runtime.Tap) -> np.ndarray:
+        """Return spikes, or levels where the neuron has several, uint8 [T, H, W, C]."""
+        if name not in self._widths:
+            return np.asarray(tap.values())
+        octets = np.ascontiguousarray(tap.data.astype("<u8", copy=False)).view(np.uint8)
+        return arithmetic.unpack_levels(octets, self._widths[name])
+
+
+def _level_widths(content: bytes) -> dict[str, int]:
+    """Return C of every neuron of several levels, whose output is planes of bits."""
+    program = read_bstm(content)
+    return {
+        step.name: program.buffers[step.inputs[0]].c
+        for step in program.steps
+        if step.op == Op.STREAM_LEVELS
+    }
 
 
 class _ModuleForm(_RuntimeForm):

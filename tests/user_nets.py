@@ -13,7 +13,12 @@ NETS = {
     "vgg_real": (SpikingVGG, SpikingVGGConfig(**SIZES, weights="real", tau=1.5)),
     "iand": (SEWResNet, SEWResNetConfig(**SIZES)),
     "and": (SEWResNet, SEWResNetConfig(**(SIZES | {"n_steps": 2}), connect="and")),
-}
+    "add": (SEWResNet, SEWResNetConfig(**SIZES, connect="add")),
+    "add_stride": (SEWResNet, SEWResNetConfig(**(SIZES | {"layers": "8 8 M 72 72", "n_steps": 3}),
+                                              connect="add", downsample="stride")),
+    "add_real": (SEWResNet, SEWResNetConfig(**(SIZES | {"layers": "8 8 8 M 12", "n_steps": 2}),
+                                            weights="real", tau=1.5, connect="add")),
+}  # fmt: skip
 
 
 def network(name):

@@ -15,7 +15,7 @@ from bestdeploy import ir
 from bestdeploy.errors import CheckpointError
 from bestdeploy.importers import quantiser
 from bestdeploy.importers.checkpoint import Checkpoint, Tensors
-from bestdeploy.ops.binary_conv import deviations
+from bestdeploy.ops.binary_conv import binarise, deviations
 
 EPSILON = 1e-5  # of every batch norm of the published code
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
@@ -144,9 +144,13 @@ class Emitter:
         return self.batch_norm(bn, y, n_out, self.bias(name, n_out))
 
     def binary_conv(self, name: str, x: ir.Value, n_in: int, n_out: int, k: int, rank: int = 4,
-                    bn: str | None = None, stride: int = 1, pad: int | None = None
-                    ) -> ir.Value:  # fmt: skip
-        """Append a binary convolution and its batch norm `bn`: `name` with `_bn` for `_conv`."""
+                    bn: str | None = None, stride: int = 1, pad: int | None = None,
+                    levels: int = 1) -> ir.Value:  # fmt: skip
+        """Append a binary convolution and its batch norm `bn`: `name` with `_bn` for `_conv`.
+
+        Its input is spikes, or levels 0 .. `levels`: their weights are the signs themselves, which
+        `quantise` makes one-bit integers.
+        """
         shape = (n_out, n_in, k, k)[:rank]
         latent = self.t.take(f"{name}.weight", shape).reshape(n_out, n_in, k, k)
         zeros = int((deviations(latent) == 0).sum())
@@ -157,9 +161,14 @@ class Emitter:
                 where=str(self.checkpoint.path),
                 hint="variant=paper gives them +1; the official code gives 0, which no bit holds",
             )
-        w = self.b.initializer(f"{name}.weight", latent.transpose(0, 2, 3, 1))
-        y = self.op("BinaryConv", x, w, name=name, strides=[stride] * 2,
-                    pads=[k // 2 if pad is None else pad] * 4, sign_of_zero=int(paper))  # fmt: skip
+        if levels > 1:
+            signs = binarise(latent, int(paper)).astype(np.float32)
+            y = self._weights(name, x, signs, np.ones(n_out), 1, levels, stride, pad)
+        else:
+            w = self.b.initializer(f"{name}.weight", latent.transpose(0, 2, 3, 1))
+            y = self.op("BinaryConv", x, w, name=name, strides=[stride] * 2,
+                        pads=[k // 2 if pad is None else pad] * 4,
+                        sign_of_zero=int(paper))  # fmt: skip
         bn = name.removesuffix("_conv") + "_bn" if bn is None else bn
         return self.batch_norm(bn, y, n_out, self.bias(name, n_out))
 
@@ -205,9 +214,15 @@ class Emitter:
         pad: int | None = None,
     ) -> ir.Value:
         """Append a convolution with given real weights [O, I, k, k] that become integers."""
-        bits, k = int(self.config["weight_bits"]), w.shape[2]
+        bits = int(self.config["weight_bits"])
+        return self._weights(name, x, w, quantiser.scales(w, bits), bits, levels, stride, pad)
+
+    def _weights(self, name: str, x: ir.Value, w: np.ndarray, scale: np.ndarray, bits: int,
+                 levels: int, stride: int, pad: int | None) -> ir.Value:  # fmt: skip
+        """Append a WeightConv: w [O, I, k, k], of `bits` bits in units of `scale` float64 [O]."""
+        k = w.shape[2]
         kernel = self.b.initializer(f"{name}.weight", w.transpose(0, 2, 3, 1).copy())
-        held = self.b.initializer(f"{name}.scale", quantiser.scales(w, bits))
+        held = self.b.initializer(f"{name}.scale", scale)
         return self.op(
             "WeightConv", x, kernel, held, name=name, strides=[stride] * 2,
             pads=[k // 2 if pad is None else pad] * 4, weight_bits=bits,
@@ -218,6 +233,29 @@ class Emitter:
         """Append the published max-pool (3x3, stride 2, padding 1) of spikes."""
         return self.op("OrPool", spikes, name=name, kernel_shape=[3, 3], strides=[2, 2],
                        pads=[1] * 4)  # fmt: skip
+
+    def level_pool(self, name: str, x: ir.Value, width: int, levels: int, **window: list[int]
+                   ) -> ir.Value:  # fmt: skip
+        """Append a maximum of levels 0 .. `levels` over windows, levels themselves.
+
+        The maximum is one of a stream: a depthwise convolution with one weight of 1 takes the
+        levels into it as they are, and levels are read off it again. All three are exact.
+
+        Args:
+            name: of the pool.
+            x: levels [T, B, H, W, C].
+            width: C.
+            levels: the largest, at most what a LevelNeuron tells apart.
+            window: kernel_shape, strides and pads.
+        """
+        one = self.b.initializer(f"{name}.one", np.ones((1, 1, 1, width)))
+        scale = self.b.initializer(f"{name}.scale", np.ones(width))
+        y = self.op("DepthwiseConv", x, one, scale, name=f"{name}.in", strides=[1, 1],
+                    pads=[0] * 4, weight_bits=1, lowest=0)  # fmt: skip
+        y = self.affine(f"{name}.stream", y, np.ones(width), np.zeros(width))
+        y = self.op("RealMaxPool", y, name=f"{name}.max", **window)
+        return self.b.op("LevelNeuron", y, domain=ir.DOMAIN, name=name, output_names=[name],
+                         levels=levels, gain=1.0)  # fmt: skip
 
     def mean(self, name: str, x: ir.Value) -> ir.Value:
         """Append the mean over time and tokens, float64 [B, D]."""

@@ -3,8 +3,11 @@
 Modules of the classes in `PARTS` (dotted names: nothing of theirs is imported) are opaque: a
 convolution and the batch norm behind it, a neuron, a pool, a linear head become our ops under the
 module's own name. Between them stand the tensor functions of `_FUNCTIONS`: moving the time axis in
-and out of the batch, sums of streams, products of spikes, maxima, means. Anything else is refused
-by name. Control flow is Python's own: what ran on the example is what is exported.
+and out of the batch, sums of streams, sums and products of spikes, maxima, means. Anything else
+is refused by name. Control flow is Python's own: what ran on the example is what is exported.
+
+Sums of spikes are levels: whole numbers from 0 to the number of spikes added, at most 255. They are
+added, convolved (the sums stay integers, so neurons behind them stay exact), pooled and averaged.
 
 Tensors are maps [B, C, H, W], [T, B, C, H, W] or [T B, C, H, W]; a map without a time axis, or
 repeated over it, is constant and its convolution runs once. Where it is added to others, a second
@@ -28,14 +31,18 @@ from bestdeploy.errors import UnsupportedModelError, UsageError
 from bestdeploy.importers.checkpoint import Checkpoint
 from bestdeploy.importers.emitter import Emitter
 from bestdeploy.ops import MAX_STEPS
+from bestdeploy.ops.level_neuron import MAX_LEVELS as MAX_POOLED
+from bestdeploy.ops.levels import MAX_PLANES
 
 NAME = "traced"
 MAX_KERNEL, MAX_STRIDE = 15, 16  # of the file format
+MAX_LEVELS = 2**MAX_PLANES - 1  # that planes of bits hold
 PARTS: Mapping[str, str] = {
     "torch.nn.modules.conv.Conv2d": "conv",
     "training.layers.BinaryConv2d": "conv",
     "torch.nn.modules.batchnorm.BatchNorm2d": "norm",
     "torch.nn.modules.pooling.MaxPool2d": "pool",
+    "torch.nn.modules.pooling.AdaptiveAvgPool2d": "average",
     "torch.nn.modules.linear.Linear": "linear",
     "torch.nn.modules.linear.Identity": "same",
     "torch.nn.modules.dropout.Dropout": "same",
@@ -47,10 +54,27 @@ PARTS: Mapping[str, str] = {
     "spikingjelly.activation_based.neuron.LIFNode": "node",
     "spikingjelly.activation_based.neuron.IFNode": "node",
     "spikingjelly.activation_based.neuron.ParametricLIFNode": "node",
+    "spikingjelly.activation_based.layer.Conv2d": "conv",
+    "spikingjelly.activation_based.layer.BatchNorm2d": "norm",
+    "spikingjelly.activation_based.layer.MaxPool2d": "pool",
+    "spikingjelly.activation_based.layer.AdaptiveAvgPool2d": "average",
+    "spikingjelly.activation_based.layer.Linear": "linear",
+    "spikingjelly.activation_based.layer.Dropout": "same",
+    # of version 2, where each stands in a file of its own
+    "spikingjelly.activation_based.neuron.lif.LIFNode": "node",
+    "spikingjelly.activation_based.neuron.integrate_and_fire.IFNode": "node",
+    "spikingjelly.activation_based.neuron.plif.ParametricLIFNode": "node",
+    "spikingjelly.activation_based.layer.stateless_wrapper.Conv2d": "conv",
+    "spikingjelly.activation_based.layer.bn.BatchNorm2d": "norm",
+    "spikingjelly.activation_based.layer.stateless_wrapper.MaxPool2d": "pool",
+    "spikingjelly.activation_based.layer.stateless_wrapper.AdaptiveAvgPool2d": "average",
+    "spikingjelly.activation_based.layer.stateless_wrapper.Linear": "linear",
+    "spikingjelly.activation_based.layer.dropout.Dropout": "same",
 }
 """Dotted class name -> how it is exported."""
 _BINARY = "training.layers.BinaryConv2d"
 _ATTRIBUTES = {"__get__", "size", "dim", "numel", "__len__", "is_floating_point"}
+_IN_PLACE = {"add_", "__iadd__"}
 
 
 def is_module(source: Any) -> bool:
@@ -65,10 +89,14 @@ class _Known:
     Attributes:
         value: its value in the graph; that of the input of a convolution whose batch norm is to
             come.
-        kind: image, real, spikes, conv, not (1 - spikes), features or logits.
-        steps: the value has a time axis.
+        kind: image, real, spikes, levels (sums of spikes), conv, not (1 - spikes), features or
+            logits.
+        steps: the value has a time axis; of features and logits, whose means over T are taken
+            already, the module has its own mean over T still to take.
         conv: name and module of a convolution, kind conv.
         norm: name of the batch norm, kind real, of what is made of a still image alone.
+        levels: the largest number of spikes (1) or levels, also of those that a conv reads.
+        width: channels, also of features; classes of logits.
     """
 
     value: ir.Value
@@ -76,6 +104,15 @@ class _Known:
     steps: bool
     conv: tuple[str, Any] | None = None
     norm: str | None = None
+    levels: int = 1
+    width: int = 0
+
+    @property
+    def words(self) -> str:
+        """What it is, for messages."""
+        if self.kind == "levels":
+            return f"levels 0..{self.levels}"
+        return {"real": "a stream", "not": "1 - spikes"}.get(self.kind, self.kind)
 
 
 def class_name(module: Any) -> str:
@@ -140,7 +177,9 @@ class _Tracer:
 
     # -- refusing ------------------------------------------------------------------------------
 
-    def refuse(self, what: str, why: str = "not supported") -> UnsupportedModelError:
+    def refuse(
+        self, what: str, why: str = "not supported", remedy: str | None = None
+    ) -> UnsupportedModelError:
         """Return the error that names the layer at hand and what it uses."""
         name = next((self.names[m] for m in reversed(self.stack) if self.names[m]), "the module")
         parts = ", ".join(sorted({p.rpartition(".")[2] for p in PARTS}))
@@ -148,7 +187,7 @@ class _Tracer:
         return UnsupportedModelError(
             f"layer {name} uses {what}: {why}; supported are {parts} and {functions}",
             where=class_name(self.module),
-            hint="build it of supported parts, or export a checkpoint of a known family",
+            hint=remedy or "build it of supported parts, or export a checkpoint of a known family",
         )
 
     # -- running -------------------------------------------------------------------------------
@@ -183,11 +222,15 @@ class _Tracer:
                 handle.remove()
         if not isinstance(out, Tracked) or out.known.kind != "logits":
             raise self.refuse(f"an output of type {type(out).__name__}", "expected logits [B, K]")
+        if out.known.steps:
+            raise self.refuse("logits of each step", "expected [B, K]", "return their mean over T")
         return out.known
 
     def wrap(self, tensor: Any, known: _Known) -> Any:
         """Return a tensor that carries what is known of it."""
         made = self.plain(tensor).as_subclass(self.tracked)
+        if known.kind not in ("features", "logits"):
+            known = dataclasses.replace(known, width=int(tensor.shape[-3]))
         made.known = known
         return made
 
@@ -229,7 +272,10 @@ class _Tracer:
         handler = _FUNCTIONS.get(name)
         if handler is None:
             raise self.refuse(f"torch.{name}")
-        return self.wrap(out, handler(self, args, kwargs, out))
+        made = self.wrap(out, handler(self, args, kwargs, out))
+        if name in _IN_PLACE:
+            args[0].known = made.known
+        return made
 
     # -- parts ---------------------------------------------------------------------------------
 
@@ -241,8 +287,8 @@ class _Tracer:
         return x
 
     def part_conv(self, part: Any, x: _Known) -> _Known:
-        if x.kind not in ("image", "spikes"):
-            raise self.refuse(class_name(part), f"its input is {x.kind}, not spikes or the image")
+        if x.kind not in ("image", "spikes", "levels"):
+            raise self.refuse(class_name(part), f"its input is {x.words}, not spikes or the image")
         k = part.kernel_size[0]
         (stride, pad), squares = self._window(part), (part.kernel_size, part.stride, part.dilation)
         usual = squares == ((k, k), (stride, stride), (1, 1)) and part.groups == 1
@@ -283,7 +329,7 @@ class _Tracer:
             return _Known(value, "real", True, norm=self.name())
         if class_name(conv) == _BINARY:
             value = e.binary_conv(name, x.value, n_in, n_out, k, bn=self.name(), stride=stride,
-                                  pad=pad)  # fmt: skip
+                                  pad=pad, levels=x.levels)  # fmt: skip
         elif "weight_bits" not in e.config:
             raise UsageError(
                 f"layer {name} has real weights and nothing says how many bits they get",
@@ -291,7 +337,7 @@ class _Tracer:
             )
         else:
             value = e.weight_conv(name, self.name(), x.value, (n_out, n_in, k, k), stride=stride,
-                                  pad=pad)  # fmt: skip
+                                  pad=pad, levels=x.levels)  # fmt: skip
         return _Known(value, "real", True)
 
     def part_pool(self, part: Any, x: _Known) -> _Known:
@@ -301,15 +347,41 @@ class _Tracer:
     def pool(
         self, x: _Known, kernel: Any, stride: Any, pad: Any, dilation: Any, ceil: bool
     ) -> _Known:
-        """Append a maximum over windows of spikes or of a stream."""
+        """Append a maximum over windows of spikes, of levels or of a stream."""
         k, s, p, d = (v[0] if isinstance(v, tuple | list) else v for v in
                       (kernel, stride or kernel, pad, dilation))  # fmt: skip
-        if x.kind not in ("spikes", "real") or not x.steps or ceil or d != 1:
+        if x.kind not in ("spikes", "levels", "real") or not x.steps or ceil or d != 1:
             raise self.refuse("max_pool2d", "only of spikes or of a stream, no ceil_mode, dilation")
-        op_type = "OrPool" if x.kind == "spikes" else "RealMaxPool"
-        value = self.e.op(op_type, x.value, name=f"pool{len(self.e.b.nodes)}",
-                          kernel_shape=[k, k], strides=[s, s], pads=[p] * 4)  # fmt: skip
+        if x.levels > MAX_POOLED:
+            raise self.refuse(
+                f"a maximum of {x.words}", f"at most 0..{MAX_POOLED}",
+                "give the convolution and the shortcut behind it a stride in place of the pool",
+            )  # fmt: skip
+        name = f"pool{len(self.e.b.nodes)}"
+        window = {"kernel_shape": [k, k], "strides": [s, s], "pads": [p] * 4}
+        if x.kind == "levels":
+            value = self.e.level_pool(name, x.value, x.width, x.levels, **window)
+        else:
+            op_type = "OrPool" if x.kind == "spikes" else "RealMaxPool"
+            value = self.e.op(op_type, x.value, name=name, **window)
         return dataclasses.replace(x, value=value)
+
+    def part_average(self, part: Any, x: _Known) -> _Known:
+        if part.output_size not in (1, (1, 1)):
+            raise self.refuse(class_name(part), f"to {part.output_size}: only to one cell")
+        return self.average(x)
+
+    def average(self, x: _Known) -> _Known:
+        """Append the mean over T and the map of what was averaged over the map.
+
+        All that may follow is a linear head and the mean over T, which change places.
+        """
+        if x.kind not in ("spikes", "levels", "real") or not x.steps:
+            raise self.refuse("a mean", f"of {x.words}: only of maps of spikes or a stream over T")
+        value = x.value
+        if x.kind != "real":
+            value = self.e.b.op("Cast", value, to=11, name=f"head.{x.kind}")
+        return _Known(self.e.mean("head.mean", value), "features", True, width=x.width)
 
     def part_lif(self, part: Any, x: _Known) -> _Known:
         p = part.parameters_
@@ -332,7 +404,7 @@ class _Tracer:
     ) -> _Known:
         """Append a neuron."""
         if x.kind != "real" or not self.e.n_steps:
-            raise self.refuse("a neuron", f"its input is {x.kind}, expected a batch norm over T")
+            raise self.refuse("a neuron", f"its input is {x.words}, expected a batch norm over T")
         value = self.e.neuron(
             self.name(),
             x.value,
@@ -350,7 +422,7 @@ class _Tracer:
             raise self.refuse(class_name(part), "only a head with a bias on a mean over T and map")
         value = self.e.classifier(self.name(), x.value, part.in_features, part.out_features)
         self.classes = part.out_features
-        return _Known(value, "logits", False)
+        return _Known(value, "logits", x.steps, width=part.out_features)
 
     # -- the graph -----------------------------------------------------------------------------
 
@@ -417,12 +489,24 @@ def _first(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> _Kn
 def _moved(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> _Known:
     """The time axis comes, goes into the batch, or out of it; the map stays."""
     x = args[0]
+    if x.known.kind in ("features", "logits"):
+        return _rows(tracer, x, out)
     if tuple(out.shape[-3:]) != tuple(x.shape[-3:]) or out.ndim not in (4, 5):
         raise tracer.refuse(f"a reshape {list(x.shape)} -> {list(out.shape)}", "maps keep C, H, W")
     if out.ndim == 5 and out.shape[0] > 1 and not tracer.e.n_steps:
         tracer.e.n_steps = _steps(tracer, out.shape[0])
     known: _Known = x.known
     return known
+
+
+def _rows(tracer: _Tracer, x: Any, out: Any) -> _Known:
+    """Features and logits [T, B, C] or [T B, C], perhaps as maps of one cell."""
+    known: _Known = x.known
+    for n_leading in (1, 2):
+        tail = tuple(out.shape[n_leading:])
+        if tail[:1] == (known.width,) and set(tail[1:]) <= {1}:
+            return known
+    raise tracer.refuse(f"a reshape {list(x.shape)} -> {list(out.shape)}", "features stay apart")
 
 
 def _steps(tracer: _Tracer, n: int) -> int:
@@ -443,21 +527,46 @@ def _repeated(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> 
 
 
 def _added(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> _Known:
-    """A residual: the sum of two streams."""
-    known = [getattr(a, "known", None) for a in args[:2]]
-    if any(k is None or k.kind != "real" for k in known) or not tracer.e.n_steps:
-        raise tracer.refuse("a sum", "only of two streams (batch norms, or sums of them)")
-    tracer.wanted |= {k.norm for k in known if k is not None and k.norm and not k.steps}
-    y, x = (k.value for k in known if k is not None)
+    """A residual: the sum of two streams, or of spikes or levels."""
+    known = [k for a in args[:2] if (k := getattr(a, "known", None)) is not None]
+    kinds = {k.kind for k in known}
+    if kwargs.get("alpha", 1) != 1 or len(known) < 2 or not tracer.e.n_steps:
+        raise tracer.refuse("a sum", "only of two streams, or of two that are spikes or levels")
+    if kinds <= {"spikes", "levels"}:
+        return _level_sum(tracer, args, known, out)
+    if kinds != {"real"}:
+        raise tracer.refuse(
+            f"a sum of {known[0].words} and {known[1].words}",
+            "only of two streams (batch norms, or sums of them), or of two that are spikes or "
+            "levels",
+        )
+    tracer.wanted |= {k.norm for k in known if k.norm and not k.steps}
+    y, x = (k.value for k in known)
     name = f"residual{len(tracer.e.b.nodes)}"
     return _Known(tracer.e.op("ReversibleMix", y, x, x, name=name), "real", True)
+
+
+def _level_sum(tracer: _Tracer, args: Args, known: list[_Known], out: Any) -> _Known:
+    """Spikes plus spikes, as SEW-ResNet adds them: levels up to the sum of the largest."""
+    levels = sum(k.levels for k in known)
+    if any(tuple(a.shape) != tuple(out.shape) for a in args[:2]):
+        raise tracer.refuse("a sum", f"{known[0].words} and {known[1].words} of other shapes")
+    if levels > MAX_LEVELS:
+        raise tracer.refuse(
+            f"a sum of {known[0].words} and {known[1].words}",
+            f"levels 0..{levels}, and {MAX_LEVELS} is the largest that is held",
+            "begin again with spikes: a convolution, batch norm and neuron on the shortcut",
+        )
+    name = f"sum{len(tracer.e.b.nodes)}"
+    value = tracer.e.op("LevelAdd", *(k.value for k in known), name=name, levels=levels)
+    return _Known(value, "levels", True, levels=levels)
 
 
 def _opposite(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> _Known:
     """1 - spikes."""
     known = next(a.known for a in args if isinstance(a, tracer.tracked))
     if known.kind != "spikes" or not any(isinstance(a, int | float) and a == 1 for a in args):
-        raise tracer.refuse("a difference", "only 1 - spikes")
+        raise tracer.refuse(f"a difference with {known.words}", "only 1 - spikes")
     return dataclasses.replace(known, kind="not")
 
 
@@ -466,7 +575,10 @@ def _gated(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> _Kn
     known = [getattr(a, "known", None) for a in args[:2]]
     kinds = sorted("number" if k is None else k.kind for k in known)
     if kinds not in (["spikes", "spikes"], ["not", "spikes"]):
-        raise tracer.refuse("a product", "only of spikes with spikes, or with 1 - spikes")
+        words = " and ".join("a number" if k is None else k.words for k in known)
+        raise tracer.refuse(
+            f"a product of {words}", "only of spikes with spikes, or with 1 - spikes"
+        )
     found = sorted((k for k in known if k is not None), key=lambda k: k.kind == "not")
     name = f"gate{len(tracer.e.b.nodes)}"
     value = tracer.e.op("Gate", found[0].value, found[1].value, name=name,
@@ -482,25 +594,39 @@ def _pooled(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> _K
 
 
 def _averaged(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> _Known:
-    """Mean over time and the map."""
+    """Mean over the map, over time, or over both."""
     x, known = args[0], args[0].known
     dims = kwargs.get("dim", args[1] if len(args) > 1 else ())
     axes = sorted(d % x.ndim for d in (dims if isinstance(dims, list | tuple) else (dims,)))
-    if x.ndim != 5 or axes != [0, 3, 4] or known.kind not in ("spikes", "real") or not known.steps:
-        raise tracer.refuse("a mean", "only over T, H and W of a map [T, B, C, H, W]")
-    value, e = known.value, tracer.e
-    if known.kind == "spikes":
-        value = e.b.op("Cast", value, to=11, name="head.spikes")
-    return _Known(e.mean("head.mean", value), "features", False)
+    if known.kind in ("features", "logits"):
+        split = known.steps and tuple(x.shape[:2]) == (tracer.e.n_steps, len(tracer.example))
+        if axes != [0] or not split:
+            raise tracer.refuse("a mean", f"of {known.kind}: only over T, of [T, B, C], once")
+        return dataclasses.replace(known, steps=False)
+    if axes == [x.ndim - 2, x.ndim - 1] and not kwargs.get("keepdim"):
+        return tracer.average(known)
+    if x.ndim != 5 or axes != [0, 3, 4] or kwargs.get("keepdim"):
+        raise tracer.refuse(
+            "a mean", "only over H and W, over T, or over T, H and W of a map [T, B, C, H, W]"
+        )
+    return dataclasses.replace(tracer.average(known), steps=False)
+
+
+def _one_cell(tracer: _Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> _Known:
+    """adaptive_avg_pool2d to 1 x 1."""
+    if tuple(out.shape[-2:]) != (1, 1):
+        raise tracer.refuse("adaptive_avg_pool2d", f"to {list(out.shape[-2:])}: only to one cell")
+    return tracer.average(args[0].known)
 
 
 _FUNCTIONS: dict[str, Callable[[_Tracer, Args, dict[str, Any], Any], _Known]] = {
     **dict.fromkeys(("to", "float", "contiguous", "clone", "detach", "type_as"), _first),
-    **dict.fromkeys(("flatten", "unflatten", "reshape", "view", "unsqueeze"), _moved),
+    **dict.fromkeys(("flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze"), _moved),
     **dict.fromkeys(("expand", "repeat"), _repeated),
     **dict.fromkeys(("add", "__add__", "__radd__", "add_", "__iadd__"), _added),
     **dict.fromkeys(("rsub", "__rsub__", "sub", "__sub__"), _opposite),
     **dict.fromkeys(("mul", "__mul__", "__rmul__"), _gated),
     "max_pool2d": _pooled,
     "mean": _averaged,
+    "adaptive_avg_pool2d": _one_cell,
 }

@@ -8,9 +8,10 @@ import family_nets
 import numpy as np
 import pytest
 import torch
+import user_nets
 from e2e import forms
 
-from bestdeploy import _export, cli, images, importers, ir, passes, runtime, stages
+from bestdeploy import _export, cli, deploy, images, importers, ir, passes, runtime, stages
 from bestdeploy._bundle import lowered_bytes
 
 
@@ -60,6 +61,22 @@ def test_the_spiking_graph_is_the_torch_module(tmp_path, name):
         logits = module(module.preprocess(frames)).numpy()
     np.testing.assert_allclose(stages.run(graph, frames)["logits"], logits, rtol=0, atol=2e-4)
     assert len(np.unique(logits, axis=0)) > 1
+
+
+@pytest.mark.parametrize("name", ["qsd", "add"])
+def test_levels_of_the_runtime_are_those_of_the_graph(tmp_path, name):
+    """`verify` unpacks neurons of several levels: QSD's, and those behind a maximum of levels."""
+    path = tmp_path / "model.onnx"
+    if name == "add":
+        deploy.export_module(user_nets.network(name), torch.randn(2, 3, 8, 8), path)
+        frames = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    else:
+        frames = family_nets.save(tmp_path / "net.pt", name, n_images=3)
+        deploy.export(tmp_path / "net.pt", path)
+    (tmp_path / "model.bstm").write_bytes(lowered_bytes(path))
+    np.save(tmp_path / "frames.npy", frames)
+    report = deploy.verify(tmp_path / "model.bstm", path, data=tmp_path / "frames.npy")
+    assert report.exact
 
 
 @pytest.mark.parametrize("name", ["sdt_v1"])

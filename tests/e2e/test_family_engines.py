@@ -27,8 +27,8 @@ WEIGHTED = {
     "spikingformer": (weighted_nets.Weighted(seed=33, dim=40, heads=5), 8),
 }  # fmt: skip
 FAMILIES = ("sdt_v1", "sdt_v1_events", "a2os2a", "a2os2a_learned", "a2os2a_real")
-TRACED = ("vgg_real", "iand", "and")
-SLOW = ("spikformer_T10", "sdt_v1_events", "a2os2a_real", "and")
+TRACED = ("vgg_real", "iand", "and", "add", "add_stride", "add_real")
+SLOW = ("spikformer_T10", "sdt_v1_events", "a2os2a_real", "and", "add_real")
 NETS = [
     pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
     for name in (*WEIGHTED, *FAMILIES, *TRACED)

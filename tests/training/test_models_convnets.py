@@ -23,24 +23,27 @@ class Network(Equations):
         w = self.w[f"{key}.weight"]
         return signs(w) if self.c.weights == "binary" and not key.startswith("encoder") else w
 
-    def layer(self, key, xs):
-        return self.lif(f"{key}.lif", self.conv_bn(f"{key}.conv", f"{key}.bn", xs))
+    def layer(self, key, xs, stride=1):
+        return self.lif(f"{key}.lif", self.conv_bn(f"{key}.conv", f"{key}.bn", xs, stride=stride))
 
-    def block(self, key, s):
-        y = self.layer(f"{key}.layer2", self.layer(f"{key}.layer1", s))
+    def block(self, key, s, stride):
+        y = self.layer(f"{key}.layer2", self.layer(f"{key}.layer1", s, stride))
         if f"{key}.shortcut.conv.weight" in self.w:
-            s = self.layer(f"{key}.shortcut", s)
+            s = self.layer(f"{key}.shortcut", s, stride)
         how = {"add": np.add, "and": np.multiply, "iand": lambda a, b: b - a * b}
         return [how[self.c.connect](a, b) for a, b in zip(y, s, strict=True)]
 
     def __call__(self, image):
         s = self.layer("encoder", [image] * self.c.n_steps)
-        number = 0
+        number, stride = 0, 1
         for word in self.c.layers.split()[1:]:
-            if word == "M":
+            if word == "M" and getattr(self.c, "downsample", "pool") == "stride":
+                stride = 2
+            elif word == "M":
                 s = [pool(x) for x in s]
             elif isinstance(self.c, SEWResNetConfig):
-                s, number = self.block(f"blocks.{number}", s), number + 1
+                s, number = self.block(f"blocks.{number}", s, stride), number + 1
+                stride = 1
             else:
                 s, number = self.layer(f"features.{number}", s), number + 1
         return self.head("head", np.mean([x.mean((2, 3)) for x in s], axis=0))
@@ -54,8 +57,10 @@ class Network(Equations):
         (SEWResNet, SEW),
         (SEWResNet, dataclasses.replace(SEW, connect="and", tau=1.5)),
         (SEWResNet, dataclasses.replace(SEW, connect="add", layers="8 8 M 8 16")),
+        (SEWResNet, dataclasses.replace(SEW, connect="add", layers="8 8 M 8 M 12",
+                                        downsample="stride")),
     ],
-)
+)  # fmt: skip
 def test_forward_equals_the_equations_in_numpy(kind, config):
     model = scrambled(kind(config)).double()
     state = {k: v.clone() for k, v in model.state_dict().items()}
@@ -70,7 +75,11 @@ def test_forward_equals_the_equations_in_numpy(kind, config):
         assert np.array_equal(spikes[name].numpy(), value), name
 
 
-@pytest.mark.parametrize(("kind", "config"), [(SpikingVGG, VGG), (SEWResNet, SEW)])
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [(SpikingVGG, VGG), (SEWResNet, SEW),
+     (SEWResNet, dataclasses.replace(SEW, connect="add", downsample="stride"))],
+)  # fmt: skip
 def test_training_and_args(kind, config):
     model = scrambled(kind(config)).train()
     (y,) = model(torch.randn(8, 3, 8, 8))
@@ -85,6 +94,8 @@ def test_bad_configs_are_refused():
         ({"layers": ""}, "layers"),
         ({"layers": "4 x"}, "layers"),
         ({"connect": "xor"}, "connect"),
+        ({"downsample": "mean"}, "downsample"),
+        ({"downsample": "stride", "layers": "4 8 M"}, "layers end with M"),
         ({"weights": "no"}, "weights"),
     ):
         with pytest.raises(ValueError, match=words):

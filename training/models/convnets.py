@@ -62,19 +62,22 @@ class ConvNetConfig(NetworkConfig):
         """Width of what the head reads."""
         return int([word for word in self.words if word != "M"][-1])
 
-    def conv(self, n_in: int, n_out: int, size: int = 3) -> nn.Module:
+    def conv(self, n_in: int, n_out: int, size: int = 3, stride: int = 1) -> nn.Module:
         """A convolution that reads spikes."""
+        window = {"stride": stride, "padding": size // 2}
         if self.weights == "binary":
-            return BinaryConv2d(n_in, n_out, size, padding=size // 2, variant=self.variant)
-        return nn.Conv2d(n_in, n_out, size, padding=size // 2, bias=False)
+            return BinaryConv2d(n_in, n_out, size, **window, variant=self.variant)
+        return nn.Conv2d(n_in, n_out, size, **window, bias=False)
 
 
 class Layer(nn.Module):
-    """Convolution, batch norm, neuron: spikes [T, B, C, H, W] -> [T, B, C', H, W]."""
+    """Convolution, batch norm, neuron: spikes [T, B, C, H, W] -> [T, B, C', H', W']."""
 
-    def __init__(self, c: ConvNetConfig, n_in: int, n_out: int, size: int = 3) -> None:
+    def __init__(
+        self, c: ConvNetConfig, n_in: int, n_out: int, size: int = 3, stride: int = 1
+    ) -> None:
         super().__init__()
-        self.conv = c.conv(n_in, n_out, size)
+        self.conv = c.conv(n_in, n_out, size, stride)
         self.bn = nn.BatchNorm2d(n_out)
         self.lif = c.neuron()
 

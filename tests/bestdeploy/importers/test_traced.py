@@ -23,7 +23,7 @@ from training.neurons import LIF  # noqa: E402
 @pytest.mark.parametrize("name", NETS)
 def test_a_module_runs_in_every_form(tmp_path, name):
     model = network(name)
-    settings = {"weight_bits": 4} if name == "vgg_real" else {}
+    settings = {"weight_bits": 4} if name.endswith("_real") else {}
     report = bestdeploy.export(
         model, torch.randn(2, 3, 8, 8), tmp_path / "model.onnx", settings=settings
     )
@@ -72,6 +72,8 @@ class User(nn.Module):
             y = self.lone(self.lif1(u).flatten(0, 1))
         if self.change == "spikes":
             y = self.lif1(u) + self.lif1(u)
+        if self.change == "alpha":
+            y = torch.add(y, u, alpha=2)
         return self.head(self.last(y + u).mean((0, 3, 4)))
 
 
@@ -170,7 +172,8 @@ def test_a_user_module_with_its_own_functions(tmp_path):
         ("function", "layer the module uses torch.softmax: not supported; supported are"),
         ("module", "layer odd uses torch.gelu: not supported; supported are"),
         ("stride", "layer lone uses torch.nn.modules.conv.Conv2d: only square kernels"),
-        ("spikes", "uses a sum: only of two streams"),
+        ("spikes", "uses a sum of levels 0..2 and a stream: only of two streams"),
+        ("alpha", "uses a sum: only of two streams"),
     ],
 )
 def test_unknown_parts_are_refused_by_name(change, words):
@@ -187,6 +190,98 @@ def test_what_is_missing_is_named():
         traced.trace(user(), torch.randn(2, 3, 8, 8), {})
     with pytest.raises(UsageError, match="real weights and nothing says"):
         traced.trace(network("vgg_real"), torch.randn(2, 3, 8, 8), {})
+
+
+class Added(nn.Module):
+    """Spikes that are added as whole numbers, `doubled` times over, then convolved and pooled."""
+
+    def __init__(self, doubled=1, change=None, weights="binary"):
+        super().__init__()
+        conv = BinaryConv2d if weights == "binary" else nn.Conv2d
+        self.doubled, self.change = doubled, change
+        self.stem, self.norm0, self.lif0 = nn.Conv2d(3, 8, 3, 1, 1), nn.BatchNorm2d(8), LIF()
+        self.conv1, self.norm1, self.lif1 = conv(8, 8, 3, padding=1), nn.BatchNorm2d(8), LIF()
+        self.conv2, self.norm2 = conv(8, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8)
+        self.conv3, self.norm3 = conv(8, 8, 2, stride=2), nn.BatchNorm2d(8)
+        self.lif2, self.pool, self.head = LIF(), nn.MaxPool2d(2), nn.Linear(8, 4)
+
+    def each(self, conv, norm, s):
+        return norm(conv(s.flatten(0, 1))).unflatten(0, s.shape[:2])
+
+    def changed(self, x, s):
+        """One more thing to do with levels x and spikes s."""
+        made = {
+            "neuron": lambda: self.lif2(x),
+            "gate": lambda: x * s,
+            "opposite": lambda: 1 - x,
+            "shapes": lambda: x + s.flatten(0, 1),
+            "softmax": lambda: torch.softmax(x, 2),
+        }
+        return made[self.change]()
+
+    def forward(self, image):
+        x = self.norm0(self.stem(image)).unsqueeze(0).expand(3, -1, -1, -1, -1)
+        s = self.lif0(x)
+        x = self.lif1(self.each(self.conv1, self.norm1, s))
+        x += s
+        for _ in range(self.doubled - 1):
+            x.add_(x)
+        if self.change == "pool":
+            x = self.pool(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        elif self.change is not None:
+            x = self.changed(x, s)
+        u = self.each(self.conv2, self.norm2, x) + self.each(self.conv3, self.norm3, x)
+        return self.head((self.lif2(u) + self.pool(x.flatten(0, 1)).unflatten(0, (3, -1))
+                          if self.doubled < 4 else self.lif2(u)).mean((0, 3, 4)))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("doubled", "weights", "bits"),
+    [(1, "binary", None), (3, "real", 1), (2, "real", 3), (7, "binary", None), (4, "real", 16)],
+)
+def test_sums_of_spikes_are_whole_numbers(tmp_path, doubled, weights, bits):
+    """Levels 0..2 to 0..128 through 1-bit and wider weights, into a stream, pooled, averaged."""
+    model = fitted(Added(doubled, weights=weights), 8)
+    settings = WHITE | ({} if bits is None else {"weight_bits": bits})
+    path = tmp_path / "model.onnx"
+    bestdeploy.export(model, torch.randn(2, 3, 8, 8), path, settings=settings)
+    (tmp_path / "model.bstm").write_bytes(lowered_bytes(path))
+    frames = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    found = forms.raw_of_every_form(tmp_path, frames)
+    _, expected = next(found)
+    assert len(np.unique(expected, axis=0)) > 1
+    for form, raw in found:
+        np.testing.assert_array_equal(raw, expected, err_msg=form)
+    x = (torch.tensor(frames).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    graph = traced.trace(model, torch.randn(2, 3, 8, 8), settings)
+    with torch.inference_mode():
+        logits = model(x).numpy()
+    np.testing.assert_allclose(stages.run(graph, frames)["logits"], logits, rtol=0, atol=2e-4)
+    if bits is None:  # the deployed network is the trained one
+        deployed = runtime.load((tmp_path / "model.bstm").read_bytes()).run(frames)
+        np.testing.assert_allclose(deployed, logits, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("doubled", "change", "words"),
+    [
+        (
+            8,
+            None,
+            "a sum of levels 0..128 and levels 0..128: levels 0..256, and 255 is the largest",
+        ),
+        (4, "pool", "layer pool uses a maximum of levels 0..16: at most 0..15"),
+        (1, "neuron", "layer lif2 uses a neuron: its input is levels 0..2, expected a batch norm"),
+        (1, "gate", "a product of levels 0..2 and spikes: only of spikes with spikes"),
+        (1, "opposite", "a difference with levels 0..2: only 1 - spikes"),
+        (1, "shapes", "a sum: levels 0..2 and spikes of other shapes"),
+        (1, "softmax", "torch.softmax: not supported"),
+    ],
+)
+def test_levels_are_refused_by_name_where_nothing_reads_them(doubled, change, words):
+    with pytest.raises(UnsupportedModelError, match=words) as error:
+        traced.trace(Added(doubled, change).eval(), torch.randn(1, 3, 8, 8), WHITE)
+    assert error.value.hint
 
 
 class Node(nn.Module):
@@ -229,3 +324,115 @@ def test_neurons_of_spikingjelly_by_their_names(tmp_path, kind, kwargs):
     model.lif1.step_mode = "s"
     with pytest.raises(UnsupportedModelError, match="multi-step"):
         traced.trace(model, torch.randn(1, 3, 8, 8), WHITE)
+
+
+def jelly(base, file):
+    """Return a class that stands for one of spikingjelly: the same name, maps of all steps."""
+
+    class Layer(base):
+        def forward(self, x):
+            if base is nn.Linear:
+                return super().forward(x)
+            return super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+    module = f"spikingjelly.activation_based.{file}"
+    return type(base.__name__, (Layer,), {"__module__": module})
+
+
+class JellyBlock(nn.Module):
+    """The basic block of SEW-ResNet."""
+
+    def __init__(self, conv, norm, node, n_in, n_out, stride=1):
+        super().__init__()
+        self.conv1 = conv(n_in, n_out, 3, stride, 1, bias=False)
+        self.bn1, self.sn1 = norm(n_out), node()
+        self.conv2 = conv(n_out, n_out, 3, 1, 1, bias=False)
+        self.bn2, self.sn2 = norm(n_out), node()
+        self.downsample = None
+        if stride != 1:
+            down = conv(n_in, n_out, 1, stride, bias=False)
+            self.downsample, self.down_sn = nn.Sequential(down, norm(n_out)), node()
+
+    def forward(self, x):
+        out = self.sn2(self.bn2(self.conv2(self.sn1(self.bn1(self.conv1(x))))))
+        identity = x if self.downsample is None else self.down_sn(self.downsample(x))
+        out += identity
+        return out
+
+
+class Jelly(nn.Module):
+    """SEW-ResNet with "ADD" as spikingjelly writes it, logits of each step, their mean."""
+
+    def __init__(self, node, files, change=None):
+        super().__init__()
+        conv, norm = jelly(nn.Conv2d, files[0]), jelly(nn.BatchNorm2d, files[1])
+        self.conv1, self.bn1 = conv(3, 8, 3, 1, 1, bias=False), norm(8)
+        self.sn1, self.maxpool = node(), jelly(nn.MaxPool2d, files[0])(3, 2, 1)
+        blocks = [(8, 8), (8, 8), (8, 12, 2), (12, 12)]
+        self.layers = nn.Sequential(*(JellyBlock(conv, norm, node, *b) for b in blocks))
+        cells = 2 if change == "cells" else 1
+        self.avgpool = jelly(nn.AdaptiveAvgPool2d, files[0])((cells, cells))
+        self.fc, self.change = jelly(nn.Linear, files[0])(12, 4), change
+
+    def forward(self, image):
+        x = image.unsqueeze(0).repeat(3, 1, 1, 1, 1)
+        x = self.layers(self.maxpool(self.sn1(self.bn1(self.conv1(x)))))
+        if self.change == "functions":
+            x = nn.functional.adaptive_avg_pool2d(x.flatten(0, 1), 1).squeeze(-1).squeeze(-1)
+            return self.fc(x.view(3, -1, 12).mean(0))
+        if self.change == "axes":
+            return self.fc(x.mean((-1, -2))).mean(dim=0)
+        x = torch.flatten(self.avgpool(x), 1 if self.change == "steps" else 2)
+        y = self.fc(x)
+        return y if self.change == "each" else y.mean(1 if self.change == "batch" else 0)
+
+
+VERSION_1 = ("layer",) * 2
+VERSION_2 = ("layer.stateless_wrapper", "layer.bn")
+
+
+@pytest.mark.parametrize(
+    ("node", "files", "change"),
+    [
+        ("neuron.LIFNode", VERSION_1, None),
+        ("neuron.lif.LIFNode", VERSION_2, "functions"),
+        ("neuron.integrate_and_fire.IFNode", VERSION_2, "axes"),
+    ],
+)
+def test_a_sew_resnet_of_spikingjelly_that_adds(tmp_path, node, files, change):
+    place, _, kind = f"spikingjelly.activation_based.{node}".rpartition(".")
+    named = type(kind, (Node,), {"__module__": place})
+    settings = {"tau": 2.0, "decay_input": True} if kind == "LIFNode" else {}
+    model = fitted(Jelly(lambda: named(**settings), files, change), 16)
+    path, bits = tmp_path / "model.onnx", WHITE | {"weight_bits": 8}
+    bestdeploy.export(model, torch.randn(2, 3, 16, 16), path, settings=bits)
+    (tmp_path / "model.bstm").write_bytes(lowered_bytes(path))
+    frames = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    found = forms.raw_of_every_form(tmp_path, frames)
+    _, expected = next(found)
+    assert len(np.unique(expected, axis=0)) > 1
+    for form, raw in found:
+        np.testing.assert_array_equal(raw, expected, err_msg=form)
+    x = (torch.tensor(frames).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    graph = traced.trace(model, torch.randn(2, 3, 16, 16), bits)
+    with torch.inference_mode():
+        logits = model(x).numpy()
+    np.testing.assert_allclose(stages.run(graph, frames)["logits"], logits, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("each", "logits of each step: expected"),
+        ("batch", "a mean: of logits: only over T"),
+        ("steps", "a reshape .*: features stay apart"),
+        ("cells", r"to \(2, 2\): only to one cell"),
+    ],
+)
+def test_means_of_another_kind_are_refused(change, words):
+    named = type("IFNode", (Node,), {"__module__": "spikingjelly.activation_based.neuron"})
+    model = Jelly(named, VERSION_1, change).eval()
+    if change in ("steps", "cells"):
+        model.fc = nn.Identity()
+    with pytest.raises(UnsupportedModelError, match=words):
+        traced.trace(model, torch.randn(2, 3, 16, 16), WHITE | {"weight_bits": 8})
