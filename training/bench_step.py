@@ -16,6 +16,7 @@ backward; the smallest of the repeated times is given, as CPU time of the proces
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 import time
 from collections.abc import Callable
@@ -56,19 +57,20 @@ class Peer(nn.Module):
             "v_threshold": p.v_threshold,
             "v_reset": None if p.reset == "soft" else p.v_reset,
             "detach_reset": p.detach_reset,
-            "backend": "torch",
         }
-        try:  # releases from 0.0.0.0.14 on
+        try:  # releases from 0.0.0.0.14 on; the last ones choose the backend themselves
             from spikingjelly.activation_based import neuron, surrogate
 
+            known = inspect.signature(neuron.LIFNode.__init__).parameters
+            named = {"backend": "torch"} if "backend" in known else {}
             self.node = neuron.LIFNode(
-                surrogate_function=surrogate.Sigmoid(p.alpha), step_mode="m", **common
+                surrogate_function=surrogate.Sigmoid(p.alpha), step_mode="m", **named, **common
             )
         except ImportError:
             from spikingjelly.clock_driven import neuron, surrogate
 
             self.node = neuron.MultiStepLIFNode(
-                surrogate_function=surrogate.Sigmoid(p.alpha), **common
+                surrogate_function=surrogate.Sigmoid(p.alpha), backend="torch", **common
             )
 
     def forward(self, x: Tensor) -> Tensor:
