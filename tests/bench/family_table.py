@@ -41,19 +41,26 @@ HEADER = (
 )
 
 
-def export(path: Path, output: Path, some: Path) -> None:
+def export(path: Path, output: Path, some: Path, settings: dict[str, str]) -> None:
     """Export a checkpoint, by its family or as a traced module."""
     content = checkpoint.load(path)
     if content["args"]["family"] not in TRACED:
-        deploy.export(path, output, data=some)
+        deploy.export(path, output, data=some, settings=settings)
         return
     model = models.restore(content, path).eval()
     images = torch.zeros(1, model.config.channels, *2 * (model.config.image_size,))
-    settings = {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
-    deploy.export_module(model, images, output, data=some, settings=settings)
+    pixels = {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
+    deploy.export_module(model, images, output, data=some, settings=pixels)
 
 
-def measured(path: Path, frames: np.ndarray, labels: np.ndarray, n: int, seconds: float) -> tuple:
+def measured(
+    path: Path,
+    frames: np.ndarray,
+    labels: np.ndarray,
+    n: int,
+    seconds: float,
+    settings: dict[str, str],
+) -> tuple:
     """Return a cell for each word of HEADER; the first `n` images are for rates and latency.
 
     Raises:
@@ -63,7 +70,7 @@ def measured(path: Path, frames: np.ndarray, labels: np.ndarray, n: int, seconds
         place = Path(folder)
         some = place / "frames.npz"
         np.savez(some, images=frames[:n])
-        export(path, place / "model.onnx", some)
+        export(path, place / "model.onnx", some, settings)
         deploy.compile(place / "model.onnx", output=place / "out")
         logits = runtime.load(place / "out").run(frames)
         found = deploy.inspect(place / "model.onnx", data=some)
@@ -94,13 +101,15 @@ def main() -> int:
     parser.add_argument("--data-dir", required=True, type=Path)
     parser.add_argument("--images", type=int, default=100, help="for rates and latency")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each latency measurement")
+    parser.add_argument("--set", action="append", default=[], metavar="K=V", help="of export")
     options = parser.parse_args()
+    settings = dict(pair.split("=", 1) for pair in options.set)
     frames, labels = data.load(options.data, options.data_dir, "test")
     print(row(HEADER), row(("---",) * len(HEADER)), sep="\n", flush=True)
     failed = 0
     for path in options.checkpoints:
         try:
-            cells = measured(path, frames, labels, options.images, options.seconds)
+            cells = measured(path, frames, labels, options.images, options.seconds, settings)
         except (BestDeployError, TrainingError) as error:
             failed += 1
             cells = (path.stem, f"not deployed: {error}", *("",) * (len(HEADER) - 2))
