@@ -243,6 +243,13 @@ def test_the_report_knows_every_packed_op():
         "StreamMaxPool",
         "StemStream",
         "StemStreamFrames",
+        "ReversibleAdd",
+        "StreamTokenMean",
+        "StreamLevels",  # its rule follows from what it reads
+        "DepthwiseLevelsAffine",
+        "DepthwiseStreamAffine",
+        "StreamPointwise",
+        "LevelProducts",
     }
 
 
