@@ -34,7 +34,7 @@ from bestdeploy.emit.bstm import read_bstm
 from bestdeploy.errors import ArtifactError, InputError, UnsupportedModelError, UsageError
 from bestdeploy.images import Shape
 from bestdeploy.ops import arithmetic, lif
-from bestdeploy.program import Op
+from bestdeploy.program import written_levels
 
 __all__ = [
     "CHECKPOINTS",
@@ -268,13 +268,10 @@ class _RuntimeForm:
 
 
 def _level_widths(content: bytes) -> dict[str, int]:
-    """Return C of every neuron of several levels, whose output is planes of bits."""
+    """Return C of every step that writes levels, whose output is planes of bits."""
     program = read_bstm(content)
-    return {
-        step.name: program.buffers[step.inputs[0]].c
-        for step in program.steps
-        if step.op == Op.STREAM_LEVELS
-    }
+    written = {step.name: written_levels(program, step) for step in program.steps}
+    return {name: channels for name, channels in written.items() if channels is not None}
 
 
 class _ModuleForm(_RuntimeForm):

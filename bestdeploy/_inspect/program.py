@@ -25,7 +25,7 @@ from bestdeploy._inspect.common import (
 )
 from bestdeploy.emit import bstm
 from bestdeploy.errors import ArtifactError, MissingToolError, UnsupportedModelError
-from bestdeploy.program import BufferKind, Op, Program
+from bestdeploy.program import BufferKind, Program, written_levels
 from bestdeploy.report.of_program import layers_of_program, n_scales_of_program
 
 __all__ = ["describe_bstm", "inspect_bstm", "inspect_bundle"]
@@ -177,12 +177,8 @@ def _in_runtime(
     model: runtime.Model, program: Program
 ) -> Callable[[np.ndarray, Sequence[str]], Spikes]:
     """Return a function that runs frames one by one and keeps their spikes, bits of levels."""
-    widths = {step.name: step.param(0) for step in program.steps if step.op == Op.LEVEL_ADD}
-    widths |= {
-        step.name: program.buffers[step.inputs[0]].c
-        for step in program.steps
-        if step.op == Op.STREAM_LEVELS
-    }
+    written = {step.name: written_levels(program, step) for step in program.steps}
+    widths = {name: channels for name, channels in written.items() if channels is not None}
 
     def run(frames: np.ndarray, names: Sequence[str]) -> Spikes:
         kept: dict[str, list[np.ndarray]] = {name: [] for name in names}

@@ -163,7 +163,8 @@ class Emitter:
             )
         if levels > 1:
             signs = binarise(latent, int(paper)).astype(np.float32)
-            y = self._weights(name, x, signs, np.ones(n_out), 1, levels, stride, pad)
+            y = self.scaled_conv(name, x, signs, np.ones(n_out), 1, levels=levels, stride=stride,
+                                 pad=pad)  # fmt: skip
         else:
             w = self.b.initializer(f"{name}.weight", latent.transpose(0, 2, 3, 1))
             y = self.op("BinaryConv", x, w, name=name, strides=[stride] * 2,
@@ -215,18 +216,23 @@ class Emitter:
     ) -> ir.Value:
         """Append a convolution with given real weights [O, I, k, k] that become integers."""
         bits = int(self.config["weight_bits"])
-        return self._weights(name, x, w, quantiser.scales(w, bits), bits, levels, stride, pad)
+        scale = quantiser.scales(w, bits)
+        return self.scaled_conv(name, x, w, scale, bits, levels=levels, stride=stride, pad=pad)
 
-    def _weights(self, name: str, x: ir.Value, w: np.ndarray, scale: np.ndarray, bits: int,
-                 levels: int, stride: int, pad: int | None) -> ir.Value:  # fmt: skip
-        """Append a WeightConv: w [O, I, k, k], of `bits` bits in units of `scale` float64 [O]."""
+    def scaled_conv(self, name: str, x: ir.Value, w: np.ndarray, scale: np.ndarray, bits: int, *,
+                    lowest: int | None = None, levels: int = 1, stride: int = 1,
+                    pad: int | None = None) -> ir.Value:  # fmt: skip
+        """Append a WeightConv: w [O, I, k, k], of `bits` bits in units of `scale` float64 [O].
+
+        Its least integer is `lowest`; None = as far below 0 as the greatest lies above.
+        """
         k = w.shape[2]
         kernel = self.b.initializer(f"{name}.weight", w.transpose(0, 2, 3, 1).copy())
         held = self.b.initializer(f"{name}.scale", scale)
         return self.op(
             "WeightConv", x, kernel, held, name=name, strides=[stride] * 2,
             pads=[k // 2 if pad is None else pad] * 4, weight_bits=bits,
-            lowest=1 - 2 ** (bits - 1), levels=levels,
+            lowest=1 - 2 ** (bits - 1) if lowest is None else lowest, levels=levels,
         )  # fmt: skip
 
     def pool(self, name: str, spikes: ir.Value) -> ir.Value:

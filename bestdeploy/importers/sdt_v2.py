@@ -188,9 +188,9 @@ class MetaNetwork(weighted.WeightedNetwork):
 
     def sums(self, name: str, x: ir.Value, w: Weights, stride: int = 1) -> ir.Value:
         """Append a convolution of spikes or levels [O, I, k, k]."""
-        held, said = self._held(name, w.real.transpose(0, 2, 3, 1).copy(), w)
-        return self.e.op("WeightConv", x, *held, name=name, strides=[stride] * 2,
-                         pads=[w.real.shape[-1] // 2] * 4, levels=self.levels, **said)  # fmt: skip
+        bits = int(self.config["weight_bits"])
+        return self.e.scaled_conv(name, x, w.real, w.scale, bits, lowest=w.lowest,
+                                  levels=self.levels, stride=stride)  # fmt: skip
 
     def depthwise(self, name: str, x: ir.Value, w: Weights) -> ir.Value:
         """Append a depthwise convolution [C, 1, k, k]."""

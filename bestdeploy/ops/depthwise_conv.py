@@ -18,7 +18,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from bestdeploy import ir
-from bestdeploy.ops import arithmetic, levels, stream_affine
+from bestdeploy.ops import arithmetic, levels, spike_conv, stream_affine
 from bestdeploy.ops import fragments as f
 from bestdeploy.ops.definition import Op, Typed, typed
 from bestdeploy.ops.real_conv import CONV_ATTRIBUTES, conv_shape
@@ -188,13 +188,12 @@ INTEGER = Op(
     body=integer_body,
     shapes=integer_shapes,
 )
-_PACKED = {**CONV_ATTRIBUTES, "in_channels": "INT"}
 LEVELS = Op(
     name="DepthwiseLevelsAffine",
     summary="Depthwise convolution of packed levels into the int32 stream.",
     inputs=("levels", "w", "whole", "fraction", "shift"),
     outputs=("y",),
-    attributes=_PACKED,
+    attributes=spike_conv.ATTRIBUTES,
     reference=levels_reference,
     body=levels_body,
     shapes=packed_shapes,
@@ -204,7 +203,7 @@ STREAM = Op(
     summary="Depthwise convolution of int32 sums into the int32 stream.",
     inputs=("x", "w", "whole", "fraction", "shift"),
     outputs=("y",),
-    attributes=_PACKED,
+    attributes=spike_conv.ATTRIBUTES,
     reference=stream_reference,
     body=stream_body,
     shapes=packed_shapes,

@@ -12,7 +12,7 @@ arithmetic of each op is `numerics.md`; the slots and params of each op are the 
 
 from __future__ import annotations
 
-from bestdeploy.program.op_table import OPS, OpSpec
+from bestdeploy.program.op_table import OPS, OpSpec, written_levels
 from bestdeploy.program.records import (
     CONSTANT_DTYPES,
     NEURON_DECAY_INPUT,
@@ -53,4 +53,5 @@ __all__ = [
     "level_channels",
     "scale_half_even",
     "validate",
+    "written_levels",
 ]

@@ -226,13 +226,18 @@ def _wrote_levels(program: Program, buffer: Buffer, channels: int) -> bool:
     number = next(i for i, b in enumerate(program.buffers) if b is buffer)
     for step in program.steps:
         if number in step.outputs:
-            if step.op == Op.LEVEL_ADD:
-                return step.param(0) == channels
-            source = step.inputs[0] if step.inputs else -1
-            inside = 0 <= source < len(program.buffers)
-            levels = step.op == Op.STREAM_LEVELS and inside
-            return levels and program.buffers[source].c == channels
+            return written_levels(program, step) == channels
     return True  # `validate` looks for the writer
+
+
+def written_levels(program: Program, step: Step) -> int | None:
+    """Return C of the levels that a step writes, whose buffer is planes of bits; else None."""
+    if step.op == Op.LEVEL_ADD:
+        return step.param(0)
+    source = step.inputs[0] if step.inputs else -1
+    if step.op != Op.STREAM_LEVELS or not 0 <= source < len(program.buffers):
+        return None
+    return program.buffers[source].c
 
 
 def _check_weight_conv(at: _Checked) -> int:
