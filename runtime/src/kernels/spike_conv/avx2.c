@@ -24,13 +24,9 @@ BST_INLINE bst_bits bst_bits_put(bst_bits v, size_t k, size_t n, uint64_t a) {
   return _mm256_blendv_epi8(v, bst_bits_splat(a), bst_vec_load(bst_vec_spreads[words]));
 }
 
-BST_INLINE bst_bits bst_bits_select(bst_bits mask, bst_bits yes, bst_bits no) {
-  return ((yes ^ no) & mask) ^ no;
-}
-
-/// Borrow of a - b - borrow: b where a and b differ.
+/// Borrow of a - b - borrow; what waits for the borrow is two operations.
 BST_INLINE bst_bits bst_bits_less(bst_bits a, bst_bits b, bst_bits borrow) {
-  return ((b ^ borrow) & (a ^ b)) ^ borrow;
+  return (~a & b) | (~(a ^ b) & borrow);
 }
 
 /// Full adder: *sum += a + b; returns the carry.
@@ -60,16 +56,14 @@ BST_INLINE uint64_t BST_SUM1(add)(uint64_t* sum, uint64_t a, uint64_t b) {
 }
 #include "sum.h"
 
-#define BST_SUM_FIXED 10
-#define BST_SUM2(name) bst_sum2_##name
-#define BST_SUM BST_SUM2
-#define BST_SUM_VEC __m128i
+#define BST_SUM22(name) bst_sum22_##name
+#define BST_SUM BST_SUM22
+#define BST_SUM_VEC __m256i
 #define BST_SUM_WORDS_OF 2
-BST_INLINE __m128i BST_SUM2(splat)(uint64_t a) { return _mm_set1_epi64x((long long)a); }
-BST_INLINE __m128i BST_SUM2(add)(__m128i* sum, __m128i a, __m128i b) {
-  const __m128i half = a ^ b, c = *sum;
-  *sum = half ^ c;
-  return (a & b) | (half & c);
+#define BST_SUM_PAIR(row, other) \
+  _mm256_loadu2_m128i((const __m128i*)(const void*)(other), (const __m128i*)(const void*)(row))
+BST_INLINE __m256i BST_SUM22(add)(__m256i* sum, __m256i a, __m256i b) {
+  return bst_bits_add(sum, a, b);
 }
 #include "sum.h"
 
@@ -85,13 +79,13 @@ BST_INLINE __m256i BST_SUM4(add)(__m256i* sum, __m256i a, __m256i b) {
 }
 #include "sum.h"
 
-static bst_sum_piece* const bst_sum_pieces[] = {BST_SUM1(function), BST_SUM2(function),
-                                                BST_SUM4(function)};
+// Rows of half a vector go in pairs.
+static bst_sum_piece* const bst_sum_pieces[] = {BST_SUM1(function), NULL, BST_SUM4(function)};
 
 /// Append the positions of the set bits of `n_words` words, times 8, to `first`. May write 8
 /// entries beyond the new length.
-static inline size_t bst_bits_list(const uint64_t* words, size_t n_words, bst_entry first,
-                                   bst_entry* list, size_t n) {
+BST_NOINLINE size_t bst_bits_list(const uint64_t* words, size_t n_words, bst_entry first,
+                                  bst_entry* list, size_t n) {
   const __m128i next = _mm_set1_epi16(8 * BST_ENTRY);
   __m128i base = _mm_set1_epi16((short)first);
   for (size_t w = 0; w < n_words; ++w) {
@@ -156,6 +150,8 @@ BST_NOINLINE void bst_bits_scale(const uint16_t* count, int32_t n_events, size_t
   }
 }
 
+#define BST_FIRE_LOOPS
+#define BST_PAIR_SUM BST_SUM22
 #define BST_WHOLE_SUM BST_SUM4
 #include "sliced.h"
 

@@ -59,10 +59,15 @@ static void bst_sliced_put_theta(bst_width v, const bst_theta_head* head, int n_
   for (int t = 1; t <= n_steps; ++t, theta += t - 1) {
     const int width = head->widths[t - 1];
     const int32_t top = (int32_t)((UINT32_C(1) << (width - 1)) - 1);
+    int32_t other = 0;  // what the planes differ from
     for (int s = 0; s < t; ++s) {
       const int32_t cut = theta[s] > top ? top : theta[s] < -top - 1 ? -top - 1 : theta[s];
+      const uint32_t planes_of = (uint32_t)(cut ^ other);
+#ifdef BST_HAVE_AVX2
+      if (s == 0 && v.theta_by_difference) other = cut;
+#endif
       for (int p = 0; p < width; ++p) {
-        const uint64_t bit = (uint64_t)((uint32_t)cut >> p & 1) << (lane % 64);
+        const uint64_t bit = (uint64_t)(planes_of >> p & 1) << (lane % 64);
         uint64_t* const words = planes + (size_t)(p * t + s) * v.words + lane / 64;
         for (size_t k = 0; k < v.words; k += row_words) words[k] |= bit;
       }

@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 
+#include "../have.h"
 #include "geometry.h"
 #include "plan.h"
 #include "spike_conv.h"
@@ -16,6 +17,9 @@ enum { BST_CONV_NEURON_T = 8 };
 /// Words of a vector, and of the narrowest rows that it may be cut into.
 typedef struct bst_width {
   size_t words, narrowest;
+#ifdef BST_HAVE_AVX2         // whose kernels want it; elsewhere two registers hold a width
+  bool theta_by_difference;  // Theta[t, s], s > 0, as what differs from Theta[t, 0], bit by bit
+#endif
 } bst_width;
 
 /// Words of one row of the block that begins at word `first`.

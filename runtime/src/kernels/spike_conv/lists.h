@@ -15,7 +15,11 @@ enum {
 };
 
 /// The vectors of this instruction set.
-#define BST_WIDTH ((bst_width){BST_BITS_WORDS, BST_NARROWEST_WORDS})
+#ifdef BST_FIRE_LOOPS
+#define BST_WIDTH ((bst_width){BST_BITS_WORDS, BST_NARROWEST_WORDS, true})
+#else
+#define BST_WIDTH ((bst_width){.words = BST_BITS_WORDS, .narrowest = BST_NARROWEST_WORDS})
+#endif
 
 enum { BST_BITS_BYTES = BST_BITS_WORDS * 8 };
 

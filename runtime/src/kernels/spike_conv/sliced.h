@@ -125,6 +125,27 @@ static inline void bst_sum_strip(const bst_block* b, const bst_tile* tile, size_
   if (inverted) bst_from_total(b, n_planes, planes);
 }
 
+#ifdef BST_PAIR_SUM
+/// Counters of list `at` of one place and, where n = 2, of the same list of the next, half a vector
+/// each.
+/// @param starts [BST_BITS_WORDS] what they begin with, in the words of each place
+static inline void bst_sum_pair(const bst_conv_work* w, const bst_block* b, const bst_tile* tile,
+                                int at, int n, int n_planes, uint64_t* starts, uint64_t* planes) {
+  const int next = n == 2 ? at + w->plan.n_lists : at;
+  bst_bits* const out = (bst_bits*)(void*)planes;
+  for (size_t k = 0; k < BST_BITS_WORDS; ++k) {
+    if (tile->is_inverted[k < b->row_words ? at : next]) starts[k] = 0 - starts[k];
+  }
+  bst_bits start = bst_load_bits(starts);
+  for (int p = 0; p < n_planes; ++p, start >>= 1) out[p] = bst_spread_bit(start, 0);
+  BST_PAIR_SUM(pair)(n_planes, b->rows, tile->list[at], tile->n_padded[at], tile->list[next],
+                     n == 2 ? tile->n_padded[next] : 0, (bst_entry)(w->strip.fan_in * BST_ENTRY),
+                     out);
+  if (tile->is_inverted[at]) bst_from_total(b, n_planes, planes);
+  if (tile->is_inverted[next]) bst_from_total(b, n_planes, planes + b->row_words);
+}
+#endif
+
 /// Counters of one list of places i .. i + n - 1 of a tile, in one vector.
 static inline void bst_sum_places(const bst_conv_work* w, const bst_block* b, const bst_tile* tile,
                                   int which, int i, int n, int n_planes, const bst_bits* start,
@@ -135,6 +156,12 @@ static inline void bst_sum_places(const bst_conv_work* w, const bst_block* b, co
   }
   uint64_t starts[BST_BITS_WORDS];
   memcpy(starts, start, sizeof starts);
+#ifdef BST_PAIR_SUM
+  if (2 * b->row_words == BST_BITS_WORDS) {
+    bst_sum_pair(w, b, tile, i * w->plan.n_lists + which, n, n_planes, starts, planes);
+    return;
+  }
+#endif
   for (int k = 0; k < n; ++k) {
     const size_t at = (size_t)((i + k) * w->plan.n_lists + which), word = (size_t)k * b->row_words;
     const uint32_t begin = (uint32_t)starts[word];
@@ -239,6 +266,9 @@ static inline void bst_sum_group(const bst_conv_work* w, const bst_block* b, con
 
 enum { BST_MAX_CHARGE_PLANES = BST_MAX_SLICED_PLANES + BST_CONV_NEURON_T + 1 };
 
+#ifdef BST_FIRE_LOOPS
+#include "fire_loops.h"
+#else
 #define BST_FIRE_ANY(name) bst_fire_##name
 #define BST_FIRE BST_FIRE_ANY
 #define BST_FIRE_UNROLL
@@ -260,6 +290,7 @@ static void bst_fire_steps(int n_steps, int n_planes, const bst_theta_head* head
     n_before = n_here;
   }
 }
+#endif
 
 #ifdef BST_FIRE_FIXED
 #include "fire_fixed.h"
@@ -330,37 +361,80 @@ static inline uint32_t bst_count_group(const bst_conv_work* w, const bst_block* 
   return most;
 }
 
-#ifdef BST_FIRE_FIXED
-static inline bool bst_any_inverted(const bst_tile* tile, int i) {
-  const bool* const inverted = tile->is_inverted + i * 4;
-  return inverted[0] || inverted[1] || inverted[2] || inverted[3];
+#if defined BST_FIRE_FIXED || defined BST_FIRE_LOOPS
+/// Whether a place fills a vector and has a list for each of `n_steps` steps, none inverted.
+/// @param first of its lists in the tile
+static inline bool bst_is_simple(const bst_conv_work* w, const bst_block* b, const bst_tile* tile,
+                                 int first, int n_steps) {
+  bool inverted = false;
+  for (int t = 0; t < n_steps; ++t) inverted |= tile->is_inverted[first + t];
+  return b->n_pixels == 1 && w->plan.kind == BST_BY_STEP && !inverted;
 }
 
+/// The largest S of such a place.
+static inline uint32_t bst_most_active(const bst_tile* tile, int first, int n_steps) {
+  uint32_t most = 0;
+  for (int t = 0; t < n_steps; ++t) {
+    most = tile->n_active[first + t] > most ? tile->n_active[first + t] : most;
+  }
+  return most;
+}
+
+/// Sum it up.
+static inline void bst_sum_simple(const bst_block* b, const bst_tile* tile, int first, int n_steps,
+                                  int n_planes, bst_group* group) {
+  bst_sum_function* const sum = BST_WHOLE_SUM(function)(n_planes);
+  for (int t = 0; t < n_steps; ++t) {
+    const uint32_t active = tile->n_active[first + t];
+    sum(n_planes, b->rows, tile->list[first + t], tile->n_padded[first + t], 0 - (active + 1) / 2,
+        (uint64_t*)(void*)(group->sums + t * n_planes), BST_BITS_WORDS);
+    group->odd[t] = bst_bits_splat(bst_all_or_none[active & 1]);
+  }
+}
+#endif
+
+/// Sum up places i .. i + n - 1 of a tile in one vector; returns the largest S.
+static inline uint32_t bst_sum_some(const bst_conv_work* w, const bst_block* b,
+                                    const bst_tile* tile, int i, int n, bst_group* group) {
+  const uint32_t most = bst_count_group(w, b, tile, i, n, &group->counts);
+  bst_sum_group(w, b, tile, i, n, bst_sum_planes(most), &group->counts, group->sums);
+  for (int t = 0; t < w->g.n_steps; ++t) {
+    group->odd[t] = bst_spread_bit(group->counts.n_active[t], 0);
+  }
+  return most;
+}
+
+#ifdef BST_FIRE_FIXED
 /// Sum up and fire a place that fills a vector, for four steps; false where that cannot be.
 static inline bool bst_run_whole(const bst_conv_work* w, const bst_block* b,
                                  const bst_theta_head* head, const bst_bits* theta,
                                  const bst_tile* tile, int i, bst_group* group) {
-  if (w->g.n_steps != 4 || b->n_pixels > 1 || w->plan.kind != BST_BY_STEP ||
-      bst_any_inverted(tile, i)) {
-    return false;
-  }
-  const uint32_t* const active = tile->n_active + i * 4;
-  uint32_t most = 0;
-  for (int t = 0; t < 4; ++t) most = active[t] > most ? active[t] : most;
-  const int n_planes = bst_sum_planes(most);
+  if (w->g.n_steps != 4 || !bst_is_simple(w, b, tile, i * 4, 4)) return false;
+  const int n_planes = bst_sum_planes(bst_most_active(tile, i * 4, 4));
   if (!bst_is_fixed(4, n_planes, head)) return false;
-  bst_sum_function* const sum = BST_WHOLE_SUM(function)(n_planes);
-  for (int t = 0; t < 4; ++t) {
-    sum(n_planes, b->rows, tile->list[i * 4 + t], tile->n_padded[i * 4 + t],
-        0 - (active[t] + 1) / 2, (uint64_t*)(void*)(group->sums + t * n_planes), BST_BITS_WORDS);
-    group->odd[t] = bst_bits_splat(bst_all_or_none[active[t] & 1]);
-  }
+  bst_sum_simple(b, tile, i * 4, 4, n_planes, group);
   bst_fire_4_table[BST_SUM_NUMBER(n_planes)](head, theta, group->sums, group->odd, group->spikes);
   return true;
 }
 #endif
 
 /// Sum up and fire places i .. i + n - 1 of a tile in one vector.
+#ifdef BST_FIRE_LOOPS
+static inline void bst_run_group(const bst_conv_work* w, const bst_block* b,
+                                 const bst_theta_head* head, const bst_bits* theta,
+                                 const bst_tile* tile, int i, int n, bst_group* group) {
+  const int n_steps = w->g.n_steps, first = i * n_steps;
+  uint32_t most = 0;
+  if (bst_is_simple(w, b, tile, first, n_steps)) {
+    most = bst_most_active(tile, first, n_steps);
+    bst_sum_simple(b, tile, first, n_steps, bst_sum_planes(most), group);
+  } else {
+    most = bst_sum_some(w, b, tile, i, n, group);
+  }
+  bst_fire_steps(n_steps, most == 0 ? 1 : bst_bit_length(most), bst_sum_planes(most), head, theta,
+                 group->sums, group->odd, group->spikes);
+}
+#else
 static inline void bst_run_group(const bst_conv_work* w, const bst_block* b,
                                  const bst_theta_head* head, const bst_bits* theta,
                                  const bst_tile* tile, int i, int n, bst_group* group) {
@@ -368,9 +442,7 @@ static inline void bst_run_group(const bst_conv_work* w, const bst_block* b,
   if (bst_run_whole(w, b, head, theta, tile, i, group)) return;
 #endif
   const int n_steps = w->g.n_steps;
-  const int n_planes = bst_sum_planes(bst_count_group(w, b, tile, i, n, &group->counts));
-  bst_sum_group(w, b, tile, i, n, n_planes, &group->counts, group->sums);
-  for (int t = 0; t < n_steps; ++t) group->odd[t] = bst_spread_bit(group->counts.n_active[t], 0);
+  const int n_planes = bst_sum_planes(bst_sum_some(w, b, tile, i, n, group));
 #ifdef BST_FIRE_FIXED
   if (bst_is_fixed(n_steps, n_planes, head)) {
     bst_fire_4_table[BST_SUM_NUMBER(n_planes)](head, theta, group->sums, group->odd, group->spikes);
@@ -379,6 +451,7 @@ static inline void bst_run_group(const bst_conv_work* w, const bst_block* b,
 #endif
   bst_fire_steps(n_steps, n_planes, head, theta, group->sums, group->odd, group->spikes);
 }
+#endif
 
 /// Write the spikes of pixel `k` of a group; bits beyond the outputs are zero.
 static inline void bst_put_spikes(const bst_conv_work* w, const bst_block* b,

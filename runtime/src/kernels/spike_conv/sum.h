@@ -9,6 +9,9 @@
 // time through a tree of fifteen full adders (Harley-Seal); the carry of weight 16 ripples through
 // the planes above. A full adder is two functions of three bits, so an engine that does two of
 // these per cycle adds one row per cycle at best.
+//
+// With BST_SUM_PAIR(row, other), which loads two rows of half a vector, there is one function
+// instead: two lists side by side.
 
 typedef BST_SUM_VEC BST_SUM(vec);
 
@@ -20,11 +23,19 @@ BST_INLINE BST_SUM(vec) BST_SUM(load)(const void* from) {
 
 // Full adders of one level of a tree do not wait for each other, and what the next rows wait for is
 // one full adder per plane.
+#ifdef BST_SUM_PAIR
+#define BST_ROW(i)                                        \
+  BST_SUM_PAIR(rows + (size_t)list[i] * BST_SUM_WORDS_OF, \
+               rows + (size_t)other[i] * BST_SUM_WORDS_OF)
+#else
 #define BST_ROW(i) BST_SUM(load)(rows + (size_t)list[i] * BST_SUM_WORDS_OF)
+#endif
 
 /// Sixteen rows into planes 0 to 3 by fifteen full adders; returns the carry of weight 16.
-BST_INLINE BST_SUM(vec)
-    BST_SUM(add16)(const uint8_t* rows, const bst_entry* list, BST_SUM(vec) * p) {
+/// @param other of a second list, for the upper half of the vector (BST_SUM_PAIR)
+BST_INLINE BST_SUM(vec) BST_SUM(add16)(const uint8_t* rows, const bst_entry* list,
+                                       const bst_entry* other, BST_SUM(vec) * p) {
+  (void)other;
   BST_SUM(vec) a = BST_ROW(0), b = BST_ROW(3), c = BST_ROW(6), d = BST_ROW(9), e = BST_ROW(12);
   BST_SUM(vec) ta = BST_SUM(add)(&a, BST_ROW(1), BST_ROW(2));
   BST_SUM(vec) tb = BST_SUM(add)(&b, BST_ROW(4), BST_ROW(5));
@@ -44,6 +55,30 @@ BST_INLINE BST_SUM(vec)
 
 #undef BST_ROW
 
+#ifdef BST_SUM_PAIR
+/// Two lists at once, of any lengths, onto planes in memory that hold numbers of their own for
+/// each.
+/// @param zero_row entry of the row of zeros, which goes on where a list has ended
+BST_NOINLINE void BST_SUM(pair)(int n_planes, const uint8_t* rows, const bst_entry* list,
+                                size_t n_padded, const bst_entry* other, size_t n_other,
+                                bst_entry zero_row, BST_SUM(vec) * planes) {
+  bst_entry zeros[BST_SUM_ROWS];
+  for (int i = 0; i < BST_SUM_ROWS; ++i) zeros[i] = zero_row;
+  BST_SUM(vec) low[4] = {planes[0], planes[1], planes[2], planes[3]};
+  for (size_t done = 0; done < n_padded || done < n_other; done += BST_SUM_ROWS) {
+    const bst_entry* const a = done < n_padded ? list + done : zeros;
+    const bst_entry* const b = done < n_other ? other + done : zeros;
+    BST_SUM(vec) carry = BST_SUM(add16)(rows, a, b, low);
+    for (int i = 4; i < n_planes; ++i) {
+      const BST_SUM(vec) plane = planes[i];
+      planes[i] = plane ^ carry;
+      carry &= plane;
+    }
+  }
+  for (int i = 0; i < 4; ++i) planes[i] = low[i];
+}
+#else
+
 // `rows` is the first word wanted of row 0; a row lies entry * BST_SUM_WORDS_OF bytes further. The
 // length of a list is a multiple of BST_SUM_ROWS, there are four planes or more.
 
@@ -54,7 +89,7 @@ BST_NOINLINE void BST_SUM(any)(int n_planes, const uint8_t* rows, const bst_entr
   BST_SUM(vec) low[4];
   for (size_t i = 0; i < 4; ++i) low[i] = BST_SUM(load)(planes + i * plane_words);
   for (; n_padded != 0; n_padded -= BST_SUM_ROWS, list += BST_SUM_ROWS) {
-    BST_SUM(vec) carry = BST_SUM(add16)(rows, list, low);
+    BST_SUM(vec) carry = BST_SUM(add16)(rows, list, list, low);
     for (size_t i = 4; i < (size_t)n_planes; ++i) {
       const BST_SUM(vec) plane = BST_SUM(load)(planes + i * plane_words), sum = plane ^ carry;
       memcpy(planes + i * plane_words, &sum, sizeof sum);
@@ -80,7 +115,7 @@ static void BST_SUM(rows_any)(int n_planes, const uint8_t* rows, const bst_entry
 BST_INLINE void BST_SUM(planes)(int n_planes, const uint8_t* rows, const bst_entry* list,
                                 size_t n_padded, BST_SUM(vec) * p) {
   for (; n_padded != 0; n_padded -= BST_SUM_ROWS, list += BST_SUM_ROWS) {
-    BST_SUM(vec) carry = BST_SUM(add16)(rows, list, p);
+    BST_SUM(vec) carry = BST_SUM(add16)(rows, list, list, p);
     BST_UNROLL
     for (int i = 4; i < n_planes; ++i) {
       const BST_SUM(vec) plane = p[i];
@@ -173,8 +208,11 @@ static inline bst_more_function* BST_SUM(more_function)(int n_planes) {
 #endif
 #endif
 
+#endif  // BST_SUM_PAIR
+
 #undef BST_SUM_FIXED
 #undef BST_SUM_IS_WHOLE
+#undef BST_SUM_PAIR
 #undef BST_SUM
 #undef BST_SUM_VEC
 #undef BST_SUM_WORDS_OF
