@@ -50,7 +50,7 @@ def export(
 
     Args:
         checkpoint: .pt, .pth or .safetensors file, or a torch module of known parts in evaluation
-            mode (`importers/traced.py` lists them).
+            mode (`importers/traced/classes.py` lists them).
         output: where model.onnx goes; the other two lie beside it.
         family: model family; None = found from the checkpoint.
         config: TOML file with settings.

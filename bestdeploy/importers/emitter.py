@@ -153,25 +153,34 @@ class Emitter:
         """
         shape = (n_out, n_in, k, k)[:rank]
         latent = self.t.take(f"{name}.weight", shape).reshape(n_out, n_in, k, k)
-        zeros = int((deviations(latent) == 0).sum())
-        paper = self.config["variant"] == "paper"
+        pad = k // 2 if pad is None else pad
+        if levels > 1:
+            y = self.scaled_conv(name, x, self.signs(name, latent), np.ones(n_out), 1,
+                                 levels=levels, stride=stride, pad=pad)  # fmt: skip
+        else:
+            y = self.binary_sums(name, x, latent, stride=stride, pad=pad)
+        bn = name.removesuffix("_conv") + "_bn" if bn is None else bn
+        return self.batch_norm(bn, y, n_out, self.bias(name, n_out))
+
+    def signs(self, name: str, latent: np.ndarray) -> np.ndarray:
+        """Return the signs float32 of latent weights [O, I, k, k] about the mean of their row."""
+        zeros, paper = int((deviations(latent) == 0).sum()), self.config["variant"] == "paper"
         if zeros and not paper:
             raise CheckpointError(
                 f"`{name}.weight`: {zeros} weights equal their row mean, their sign is 0",
                 where=str(self.checkpoint.path),
                 hint="variant=paper gives them +1; the official code gives 0, which no bit holds",
             )
-        if levels > 1:
-            signs = binarise(latent, int(paper)).astype(np.float32)
-            y = self.scaled_conv(name, x, signs, np.ones(n_out), 1, levels=levels, stride=stride,
-                                 pad=pad)  # fmt: skip
-        else:
-            w = self.b.initializer(f"{name}.weight", latent.transpose(0, 2, 3, 1))
-            y = self.op("BinaryConv", x, w, name=name, strides=[stride] * 2,
-                        pads=[k // 2 if pad is None else pad] * 4,
-                        sign_of_zero=int(paper))  # fmt: skip
-        bn = name.removesuffix("_conv") + "_bn" if bn is None else bn
-        return self.batch_norm(bn, y, n_out, self.bias(name, n_out))
+        return binarise(latent, int(paper)).astype(np.float32)
+
+    def binary_sums(
+        self, name: str, x: ir.Value, latent: np.ndarray, *, stride: int, pad: int
+    ) -> ir.Value:
+        """Append a binary convolution of spikes with latent weights [O, I, k, k]."""
+        self.signs(name, latent)  # refuses those without a sign
+        w = self.b.initializer(f"{name}.weight", latent.transpose(0, 2, 3, 1))
+        return self.op("BinaryConv", x, w, name=name, strides=[stride] * 2, pads=[pad] * 4,
+                       sign_of_zero=int(self.config["variant"] == "paper"))  # fmt: skip
 
     def weight_conv(
         self,
@@ -270,9 +279,13 @@ class Emitter:
 
     def classifier(self, name: str, features: ir.Value, width: int, classes: int) -> ir.Value:
         """Append a linear head on features [B, D]."""
-        b = self.b
         w = self.t.take(f"{name}.weight", (classes, width)).astype(np.float64)
         bias = self.t.take(f"{name}.bias", (classes,)).astype(np.float64)
+        return self.head(name, features, w, bias)
+
+    def head(self, name: str, features: ir.Value, w: np.ndarray, bias: np.ndarray) -> ir.Value:
+        """Append w x + bias on features [B, D], both float64: w [K, D], bias [K]."""
+        b = self.b
         y = b.op("MatMul", features, b.initializer(f"{name}.weight", w.T.copy()),
                  name=f"{name}.matmul")  # fmt: skip
         return b.op("Add", y, b.initializer(f"{name}.bias", bias), name=f"{name}.add")

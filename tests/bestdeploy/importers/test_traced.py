@@ -9,7 +9,7 @@ from e2e import forms
 torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
-from user_nets import NETS, network  # noqa: E402
+from user_nets import NETS, WHITE, fitted, network  # noqa: E402
 
 import bestdeploy  # noqa: E402
 from bestdeploy import runtime, stages  # noqa: E402
@@ -114,19 +114,6 @@ class Strided(nn.Module):
         return self.head(self.lif3(u).mean((0, 3, 4)))
 
 
-def fitted(model, size):
-    """Random batch norms with the statistics of random images."""
-    torch.manual_seed(2)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-            nn.init.uniform_(module.weight, 1.0, 2.0)
-            nn.init.uniform_(module.bias, 0.0, 1.0)
-    with torch.no_grad():
-        model.train()(torch.randn(16, 3, size, size))
-    return model.eval()
-
-
 @pytest.mark.parametrize(
     ("stem", "size", "weights"),
     [((7, 2, 3), 24, "binary"), ((4, 4, 0), 32, "binary"), ((1, 1, 0), 9, "real"),
@@ -148,9 +135,6 @@ def test_kernels_and_strides_of_any_size(tmp_path, stem, size, weights):
     with torch.inference_mode():
         logits = model(x).numpy()
     np.testing.assert_allclose(stages.run(graph, frames)["logits"], logits, rtol=0, atol=2e-4)
-
-
-WHITE = {"mean": [0.5] * 3, "std": [0.25] * 3}
 
 
 def test_a_user_module_with_its_own_functions(tmp_path):

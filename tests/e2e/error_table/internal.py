@@ -31,10 +31,11 @@ INTERNAL: tuple[Internal, ...] = (
     Internal(
         "_device.py:open_device", "`{}` holds a module", "a machine without cross C libraries"
     ),
-    Internal("importers/traced.py:_Tracer.__init__", "", TRACED),
-    Internal("importers/traced.py:_Tracer.refuse", "", TRACED),
-    Internal("importers/traced.py:_Tracer.part_norm", "", TRACED),
-    Internal("importers/traced.py:_Tracer._numbers", "", TRACED),
+    Internal("importers/traced/tracer.py:Tracer.__init__", "", TRACED),
+    Internal("importers/traced/tracer.py:Tracer.refuse", "", TRACED),
+    Internal("importers/traced/tracer.py:Tracer._numbers", "", TRACED),
+    Internal("importers/traced/layers.py:_trained_bits", "", TRACED),
+    Internal("importers/traced/layers.py:weight_bits", "", TRACED),
     # graphs
     Internal("ir.py:Builder.initializer", "", GRAPH),
     Internal("ir.py:add_initializer", "", GRAPH),

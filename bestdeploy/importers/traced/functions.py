@@ -1,0 +1,181 @@
+"""Tensor functions between the parts: moving axes, sums, products of spikes.
+
+Sums of spikes are levels: whole numbers from 0 to the number of spikes added, at most 255. They are
+added, convolved (the sums stay integers, so neurons behind them stay exact), pooled and averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from bestdeploy.importers.traced import axes as ax
+from bestdeploy.importers.traced import heads, layers, pools
+from bestdeploy.importers.traced.known import Known
+from bestdeploy.ops.levels import MAX_PLANES
+
+if TYPE_CHECKING:
+    from bestdeploy.importers.traced.tracer import Tracer
+
+MAX_LEVELS = 2**MAX_PLANES - 1  # that planes of bits hold
+Args = tuple[Any, ...]
+Function = Callable[["Tracer", Args, dict[str, Any], Any], Known]
+
+
+def _first(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
+    """Nothing but the type changes."""
+    known: Known = args[0].known
+    return known
+
+
+# -- axes ----------------------------------------------------------------------------------------
+
+
+def _reshaped(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
+    """Axes are joined, parted, come or go."""
+    x: Known = args[0].known
+    axes = ax.regrouped(x.axes, out.shape)
+    what = f"a reshape {list(args[0].shape)} -> {list(out.shape)}"
+    if axes is None:
+        raise tracer.refuse(what, f"it tears {ax.words(x.axes)} apart")
+    if x.kind in ("features", "linear") and not _apart(axes):
+        raise tracer.refuse(what, "features stay apart")
+    return x.be(axes=axes)
+
+
+def _apart(axes: ax.Axes) -> bool:
+    """Tell whether no axis holds channels together with steps or images."""
+    return not any({"T", "B"} & (found := set(ax.names([part]))) and "C" in found for part in axes)
+
+
+def _transposed(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
+    """Two axes change places."""
+    x: Known = args[0].known
+    given = (*args[1:], *kwargs.values())
+    one, two = (int(d) % len(x.axes) for d in given)
+    order = list(range(len(x.axes)))
+    order[one], order[two] = two, one
+    return x.be(axes=ax.permuted(x.axes, order))
+
+
+def _turned(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
+    """The last two axes change places."""
+    return _transposed(tracer, (args[0], -2, -1), {}, out)
+
+
+def _permuted(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
+    """All axes in another order."""
+    x: Known = args[0].known
+    given = kwargs.get("dims", args[1] if isinstance(args[1], list | tuple) else args[1:])
+    return x.be(axes=ax.permuted(x.axes, [int(d) for d in given]))
+
+
+def _repeated(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
+    """An image, or what is made of it alone, becomes the same at every step."""
+    x: Known = args[0].known
+    old = (1,) * (out.ndim - args[0].ndim) + tuple(args[0].shape)
+    axes = ((),) * (out.ndim - args[0].ndim) + x.axes
+    fits = out.ndim >= 3 and tuple(out.shape[1:]) == old[1:] and "T" not in ax.names(x.axes)
+    if (x.steps and x.norm not in tracer.streams) or not fits:
+        raise tracer.refuse(f"a repetition to {list(out.shape)}", "only over T, of the image")
+    n_steps = int(out.shape[0]) // old[0]
+    tracer.steps(n_steps)
+    return x.be(axes=(ax.axis(("T", n_steps), *axes[0]), *axes[1:]))
+
+
+# -- sums and products ---------------------------------------------------------------------------
+
+
+def _together(one: ax.Axes, two: ax.Axes, out: ax.Axes) -> bool:
+    """Tell whether two tensors have the same axes, but for steps that one may not have."""
+    usual = tuple(tuple(a for a in part if a[0] != "T") for part in out)
+    return {one, two} <= {out, usual}
+
+
+def _joined(tracer: Tracer, args: Args, known: list[Known], what: str) -> ax.Axes:
+    """Return the axes of a sum or a product of two tensors."""
+    one, two = (k.axes for k in known)
+    out = one if len(ax.names(one)) >= len(ax.names(two)) else two
+    if not _together(one, two, out):
+        raise tracer.refuse(what, f"{known[0].words} and {known[1].words} of other shapes: "
+                            f"{ax.words(one)} and {ax.words(two)}")  # fmt: skip
+    return out
+
+
+def _added(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
+    """A residual: the sum of two streams, or of spikes or levels."""
+    known = [k for a in args[:2] if (k := getattr(a, "known", None)) is not None]
+    if kwargs.get("alpha", 1) != 1 or len(known) < 2 or not tracer.e.n_steps:
+        raise tracer.refuse("a sum", "only of two streams, or of two that are spikes or levels")
+    known = [layers.ended(tracer, k) if k.kind in ("conv", "linear") and not k.averaged
+             and not k.source else k for k in known]  # fmt: skip
+    kinds = {k.kind for k in known}
+    if kinds <= {"spikes", "levels"}:
+        return _level_sum(tracer, args, known)
+    if kinds != {"real"}:
+        raise tracer.refuse(
+            f"a sum of {known[0].words} and {known[1].words}",
+            "only of two streams (batch norms, or sums of them), or of two that are spikes or "
+            "levels",
+        )
+    axes = _joined(tracer, args, known, "a sum")
+    tracer.wanted |= {k.norm for k in known if k.norm and not k.steps}
+    y, x = (k.value for k in known)
+    value = tracer.e.op("ReversibleMix", y, x, x, name=tracer.count("residual"))
+    return Known(value, "real", axes, True, known[0].width, known[0].size)
+
+
+def _level_sum(tracer: Tracer, args: Args, known: list[Known]) -> Known:
+    """Spikes plus spikes, as SEW-ResNet adds them: levels up to the sum of the largest."""
+    levels = sum(k.levels for k in known)
+    axes = _joined(tracer, args, known, "a sum")
+    if levels > MAX_LEVELS:
+        raise tracer.refuse(
+            f"a sum of {known[0].words} and {known[1].words}",
+            f"levels 0..{levels}, and {MAX_LEVELS} is the largest that is held",
+            "begin again with spikes: a convolution, batch norm and neuron on the shortcut",
+        )
+    value = tracer.e.op("LevelAdd", *(k.value for k in known), name=tracer.count("sum"),
+                        levels=levels)  # fmt: skip
+    return Known(value, "levels", axes, True, known[0].width, known[0].size, levels=levels)
+
+
+def _opposite(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
+    """1 - spikes."""
+    known: Known = next(a.known for a in args if isinstance(a, tracer.tracked))
+    if known.kind != "spikes" or not any(isinstance(a, int | float) and a == 1 for a in args):
+        raise tracer.refuse(f"a difference with {known.words}", "only 1 - spikes")
+    return known.be(kind="not")
+
+
+def _multiplied(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
+    """A product of spikes, one of them perhaps 1 - spikes."""
+    known = [getattr(a, "known", None) for a in args[:2]]
+    kinds = sorted("number" if k is None else k.kind for k in known)
+    if kinds not in (["spikes", "spikes"], ["not", "spikes"]):
+        words = " and ".join("a number" if k is None else k.words for k in known)
+        raise tracer.refuse(
+            f"a product of {words}", "only of spikes with spikes, or with 1 - spikes"
+        )
+    found = sorted((k for k in known if k is not None), key=lambda k: k.kind == "not")
+    axes = _joined(tracer, args, found, "a product")
+    value = tracer.e.op("Gate", found[0].value, found[1].value, name=tracer.count("gate"),
+                        invert=int(found[1].kind == "not"))  # fmt: skip
+    return found[0].be(value=value, axes=axes)
+
+
+FUNCTIONS: dict[str, Function] = {
+    **dict.fromkeys(("to", "float", "contiguous", "clone", "detach", "type_as"), _first),
+    **dict.fromkeys(("flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze"), _reshaped),
+    **dict.fromkeys(("transpose", "swapaxes", "swapdims"), _transposed),
+    "permute": _permuted,
+    "mT": _turned,
+    **dict.fromkeys(("expand", "repeat"), _repeated),
+    **dict.fromkeys(("add", "__add__", "__radd__", "add_", "__iadd__"), _added),
+    **dict.fromkeys(("rsub", "__rsub__", "sub", "__sub__"), _opposite),
+    **dict.fromkeys(("mul", "__mul__", "__rmul__", "mul_", "__imul__"), _multiplied),
+    "max_pool2d": pools.maximum,
+    "mean": heads.mean,
+    "adaptive_avg_pool2d": pools.cell,
+}
+"""Name of a tensor function -> what is known of its result."""
