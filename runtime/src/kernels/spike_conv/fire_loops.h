@@ -31,16 +31,16 @@ BST_INLINE bst_bits bst_fire_step(int t, int n_planes, int n_here, int width, co
                                   const bst_bits* sum, bst_bits odd, bst_bits quiet,
                                   bst_charge* charge) {
   const bst_bits zero = odd ^ odd;
-  bst_bits *const planes = charge->planes, borrow = zero, carry = zero;
+  bst_bits *const planes = charge->planes, borrow = zero;
   for (int i = 0; i < t - 1; ++i) {
     planes[i] = planes[i] & quiet;
     borrow = bst_bits_less(planes[i], bst_last_theta(t, charge, h + i * t), borrow);
   }
   bst_bits j = zero;
   if (t > 1) j = planes[t - 1] & quiet;
-  carry = j & odd;
+  bst_bits carry = j & odd;
   planes[t - 1] = j ^ odd;
-  borrow = bst_bits_less(j ^ odd, bst_last_theta(t, charge, h + (t - 1) * t), borrow);
+  borrow = bst_bits_less(planes[t - 1], bst_last_theta(t, charge, h + (t - 1) * t), borrow);
   int i = t;
   for (; i < n_here - 1; ++i) {
     j = zero;

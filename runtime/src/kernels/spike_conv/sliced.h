@@ -3,6 +3,7 @@
 // output. A body: included by the file of one instruction set after its vocabulary,
 //   bst_bits              a vector of BST_BITS_WORDS words, one lane a bit; operators & | ^ ~
 //   bst_bits_add, bst_bits_select, bst_bits_less   full adder, choice, borrow, lane by lane
+//                         (no choice with BST_FIRE_LOOPS, see fire_loops.h)
 //   bst_sum_pieces        functions of sum.h per width of rows, narrowest first
 //   bst_bits_list, bst_bits_copy                   making lists
 //   bst_bits_put(v, k, n, a)                       v with `a` in words k n .. k n + n - 1
@@ -20,7 +21,8 @@
 // Narrow outputs. Several pixels share a vector, so that no lane idles in the neuron. Where their
 // windows overlap they are one strip, listed and added up once: a row of weights then holds, for
 // each pixel of the strip, the weights of the tap under which it sees that input, or zeros. Else
-// the counters of the pixels are added up one after the other and meet in the vector.
+// the counters of the pixels are added up one after the other, or two at a time (BST_PAIR_SUM), and
+// meet in the vector.
 //
 // Periodic trains. Behind the encoder of a still image an input fires at p, 2p, 3p, .. or never
 // (../stem_neuron). Step t then counts the inputs of the periods that divide t: each active input
@@ -111,15 +113,20 @@ BST_INLINE bst_bits bst_spread_bit(bst_bits v, int p) {
   return (v ^ v) - (v >> p & bst_bits_splat(1));
 }
 
+/// Planes of the number in each word, in all its lanes.
+static inline void bst_spread_planes(bst_bits number, int n_planes, uint64_t* planes) {
+  for (int p = 0; p < n_planes; ++p, number >>= 1) {
+    const bst_bits plane = bst_spread_bit(number, 0);
+    memcpy(planes + (size_t)p * BST_BITS_WORDS, &plane, sizeof plane);
+  }
+}
+
 /// Counters of a place that fills a vector.
 static inline void bst_sum_strip(const bst_block* b, const bst_tile* tile, size_t at, int n_planes,
                                  bst_bits start, uint64_t* planes) {
   const bool inverted = tile->is_inverted[at];
   if (inverted) start = (start ^ start) - start;
-  for (int p = 0; p < n_planes; ++p, start >>= 1) {
-    const bst_bits plane = bst_spread_bit(start, 0);
-    memcpy(planes + (size_t)p * BST_BITS_WORDS, &plane, sizeof plane);
-  }
+  bst_spread_planes(start, n_planes, planes);
   BST_WHOLE_SUM(more_function)(n_planes)(n_planes, b->rows, tile->list[at], tile->n_padded[at],
                                          planes);
   if (inverted) bst_from_total(b, n_planes, planes);
@@ -132,15 +139,13 @@ static inline void bst_sum_strip(const bst_block* b, const bst_tile* tile, size_
 static inline void bst_sum_pair(const bst_conv_work* w, const bst_block* b, const bst_tile* tile,
                                 int at, int n, int n_planes, uint64_t* starts, uint64_t* planes) {
   const int next = n == 2 ? at + w->plan.n_lists : at;
-  bst_bits* const out = (bst_bits*)(void*)planes;
   for (size_t k = 0; k < BST_BITS_WORDS; ++k) {
     if (tile->is_inverted[k < b->row_words ? at : next]) starts[k] = 0 - starts[k];
   }
-  bst_bits start = bst_load_bits(starts);
-  for (int p = 0; p < n_planes; ++p, start >>= 1) out[p] = bst_spread_bit(start, 0);
+  bst_spread_planes(bst_load_bits(starts), n_planes, planes);
   BST_PAIR_SUM(pair)(n_planes, b->rows, tile->list[at], tile->n_padded[at], tile->list[next],
                      n == 2 ? tile->n_padded[next] : 0, (bst_entry)(w->strip.fan_in * BST_ENTRY),
-                     out);
+                     planes);
   if (tile->is_inverted[at]) bst_from_total(b, n_planes, planes);
   if (tile->is_inverted[next]) bst_from_total(b, n_planes, planes + b->row_words);
 }

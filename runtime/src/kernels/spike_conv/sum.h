@@ -55,27 +55,34 @@ BST_INLINE BST_SUM(vec) BST_SUM(add16)(const uint8_t* rows, const bst_entry* lis
 
 #undef BST_ROW
 
+/// Add a carry of weight 16 to the planes from the fourth on, in memory, `plane_words` apart.
+BST_INLINE void BST_SUM(ripple)(BST_SUM(vec) carry, int n_planes, uint64_t* planes,
+                                size_t plane_words) {
+  for (size_t i = 4; i < (size_t)n_planes; ++i) {
+    const BST_SUM(vec) plane = BST_SUM(load)(planes + i * plane_words), sum = plane ^ carry;
+    memcpy(planes + i * plane_words, &sum, sizeof sum);
+    carry &= plane;
+  }
+}
+
 #ifdef BST_SUM_PAIR
 /// Two lists at once, of any lengths, onto planes in memory that hold numbers of their own for
 /// each.
 /// @param zero_row entry of the row of zeros, which goes on where a list has ended
 BST_NOINLINE void BST_SUM(pair)(int n_planes, const uint8_t* rows, const bst_entry* list,
                                 size_t n_padded, const bst_entry* other, size_t n_other,
-                                bst_entry zero_row, BST_SUM(vec) * planes) {
+                                bst_entry zero_row, uint64_t* planes) {
+  enum { WORDS = sizeof(BST_SUM(vec)) / sizeof(uint64_t) };
   bst_entry zeros[BST_SUM_ROWS];
   for (int i = 0; i < BST_SUM_ROWS; ++i) zeros[i] = zero_row;
-  BST_SUM(vec) low[4] = {planes[0], planes[1], planes[2], planes[3]};
+  BST_SUM(vec) low[4];
+  memcpy(low, planes, sizeof low);
   for (size_t done = 0; done < n_padded || done < n_other; done += BST_SUM_ROWS) {
     const bst_entry* const a = done < n_padded ? list + done : zeros;
     const bst_entry* const b = done < n_other ? other + done : zeros;
-    BST_SUM(vec) carry = BST_SUM(add16)(rows, a, b, low);
-    for (int i = 4; i < n_planes; ++i) {
-      const BST_SUM(vec) plane = planes[i];
-      planes[i] = plane ^ carry;
-      carry &= plane;
-    }
+    BST_SUM(ripple)(BST_SUM(add16)(rows, a, b, low), n_planes, planes, WORDS);
   }
-  for (int i = 0; i < 4; ++i) planes[i] = low[i];
+  memcpy(planes, low, sizeof low);
 }
 #else
 
@@ -89,12 +96,7 @@ BST_NOINLINE void BST_SUM(any)(int n_planes, const uint8_t* rows, const bst_entr
   BST_SUM(vec) low[4];
   for (size_t i = 0; i < 4; ++i) low[i] = BST_SUM(load)(planes + i * plane_words);
   for (; n_padded != 0; n_padded -= BST_SUM_ROWS, list += BST_SUM_ROWS) {
-    BST_SUM(vec) carry = BST_SUM(add16)(rows, list, list, low);
-    for (size_t i = 4; i < (size_t)n_planes; ++i) {
-      const BST_SUM(vec) plane = BST_SUM(load)(planes + i * plane_words), sum = plane ^ carry;
-      memcpy(planes + i * plane_words, &sum, sizeof sum);
-      carry &= plane;
-    }
+    BST_SUM(ripple)(BST_SUM(add16)(rows, list, list, low), n_planes, planes, plane_words);
   }
   for (size_t i = 0; i < 4; ++i) memcpy(planes + i * plane_words, &low[i], sizeof low[i]);
 }
