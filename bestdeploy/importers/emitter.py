@@ -153,17 +153,18 @@ class Emitter:
         """
         shape = (n_out, n_in, k, k)[:rank]
         latent = self.t.take(f"{name}.weight", shape).reshape(n_out, n_in, k, k)
-        pad = k // 2 if pad is None else pad
-        if levels > 1:
-            y = self.scaled_conv(name, x, self.signs(name, latent), np.ones(n_out), 1,
-                                 levels=levels, stride=stride, pad=pad)  # fmt: skip
-        else:
-            y = self.binary_sums(name, x, latent, stride=stride, pad=pad)
+        y = self.binary_sums(name, x, latent, stride=stride, pad=k // 2 if pad is None else pad,
+                             levels=levels)  # fmt: skip
         bn = name.removesuffix("_conv") + "_bn" if bn is None else bn
         return self.batch_norm(bn, y, n_out, self.bias(name, n_out))
 
-    def signs(self, name: str, latent: np.ndarray) -> np.ndarray:
-        """Return the signs float32 of latent weights [O, I, k, k] about the mean of their row."""
+    def binary_sums(
+        self, name: str, x: ir.Value, latent: np.ndarray, *, stride: int, pad: int, levels: int = 1
+    ) -> ir.Value:
+        """Append a binary convolution with latent weights [O, I, k, k], without a batch norm.
+
+        Its input is spikes, or levels 0 .. `levels`.
+        """
         zeros, paper = int((deviations(latent) == 0).sum()), self.config["variant"] == "paper"
         if zeros and not paper:
             raise CheckpointError(
@@ -171,16 +172,13 @@ class Emitter:
                 where=str(self.checkpoint.path),
                 hint="variant=paper gives them +1; the official code gives 0, which no bit holds",
             )
-        return binarise(latent, int(paper)).astype(np.float32)
-
-    def binary_sums(
-        self, name: str, x: ir.Value, latent: np.ndarray, *, stride: int, pad: int
-    ) -> ir.Value:
-        """Append a binary convolution of spikes with latent weights [O, I, k, k]."""
-        self.signs(name, latent)  # refuses those without a sign
+        if levels > 1:
+            signs = binarise(latent, int(paper)).astype(np.float32)
+            return self.scaled_conv(name, x, signs, np.ones(len(latent)), 1, levels=levels,
+                                    stride=stride, pad=pad)  # fmt: skip
         w = self.b.initializer(f"{name}.weight", latent.transpose(0, 2, 3, 1))
         return self.op("BinaryConv", x, w, name=name, strides=[stride] * 2, pads=[pad] * 4,
-                       sign_of_zero=int(self.config["variant"] == "paper"))  # fmt: skip
+                       sign_of_zero=int(paper))  # fmt: skip
 
     def weight_conv(
         self,

@@ -17,6 +17,7 @@ from bestdeploy.errors import CheckpointError, UnsupportedModelError
 from bestdeploy.importers import settings as s
 from bestdeploy.importers.checkpoint import Checkpoint
 from bestdeploy.importers.emitter import Emitter
+from bestdeploy.importers.quantiser import BITS
 from bestdeploy.ops import MAX_STEPS
 
 MAX_TOKENS = 1024
@@ -65,9 +66,7 @@ V_THRESHOLD = s.Setting(
 ATTN_V_THRESHOLD = s.Setting(
     "attn_v_threshold", s.number(1e-6, 1e3), "a number in [1e-6, 1000]", default=0.5, required=False
 )
-WEIGHT_BITS = s.Setting(
-    "weight_bits", s.one_of(1, 2, 3, 4, 8, 16), "1, 2, 3, 4, 8 or 16", usual="8"
-)
+WEIGHT_BITS = s.Setting("weight_bits", s.one_of(*BITS), "1, 2, 3, 4, 8 or 16", usual="8")
 """Bits of a deployed weight; a network that was trained with b-bit weights says b in its args."""
 PICTURES = (
     s.Setting("interpolation", s.choice("bicubic", "bilinear", "nearest", "lanczos"),

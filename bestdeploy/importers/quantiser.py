@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
+BITS = (1, 2, 3, 4, 8, 16)
+"""Of a deployed weight."""
 SEARCH = range(25, 4, -1)
 N_CANDIDATES = 25
 MAX_SEARCH_BITS = 4

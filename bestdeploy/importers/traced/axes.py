@@ -3,7 +3,6 @@
 An axis is a row of atoms, from the slowest to the fastest: [T*B, C, H*W] is ((T, B), (C,), (H, W)).
 
     T steps, B images, H rows, W columns, C channels, which reshapes may part into h heads of d
-    X< and X>   rows and columns of a product of attention, which run over X twice
 
 Atoms of size 1 are left out: an axis of size 1 is empty. So a reshape has one meaning at most.
 """
@@ -16,7 +15,6 @@ from collections.abc import Sequence
 Atom = tuple[str, int]
 Axis = tuple[Atom, ...]
 Axes = tuple[Axis, ...]
-ROW, COLUMN = "<", ">"
 
 
 def axis(*atoms: Atom) -> Axis:
@@ -78,19 +76,3 @@ def regrouped(axes: Axes, target: Sequence[int]) -> Axes | None:
 def permuted(axes: Axes, order: Sequence[int]) -> Axes:
     """Return the axes of a permutation."""
     return tuple(axes[i % len(axes)] for i in order)
-
-
-def marked(part: Axis, mark: str) -> Axis:
-    """Return an axis as rows or columns of a product."""
-    return tuple((name + mark, n) for name, n in part)
-
-
-def mark_of(part: Axis) -> str:
-    """Return what an axis of a product is: ROW, COLUMN or neither, "" ."""
-    found = {name[1:] for name, _ in part}
-    return found.pop() if len(found) == 1 else ""
-
-
-def unmarked(part: Axis) -> Axis:
-    """Return an axis of a product as what it runs over."""
-    return tuple((name[0], n) for name, n in part)

@@ -14,7 +14,6 @@ _LAYERS = {
     "Conv2d": "conv",
     "Linear": "linear",
     "MaxPool2d": "pool",
-    "AvgPool2d": "average",
     "AdaptiveAvgPool2d": "cell",
 }
 _NORMS = {"BatchNorm1d": "norm", "BatchNorm2d": "norm"}

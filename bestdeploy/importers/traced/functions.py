@@ -92,7 +92,7 @@ def _together(one: ax.Axes, two: ax.Axes, out: ax.Axes) -> bool:
     return {one, two} <= {out, usual}
 
 
-def _joined(tracer: Tracer, args: Args, known: list[Known], what: str) -> ax.Axes:
+def _joined(tracer: Tracer, known: list[Known], what: str) -> ax.Axes:
     """Return the axes of a sum or a product of two tensors."""
     one, two = (k.axes for k in known)
     out = one if len(ax.names(one)) >= len(ax.names(two)) else two
@@ -111,24 +111,24 @@ def _added(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Know
              and not k.source else k for k in known]  # fmt: skip
     kinds = {k.kind for k in known}
     if kinds <= {"spikes", "levels"}:
-        return _level_sum(tracer, args, known)
+        return _level_sum(tracer, known)
     if kinds != {"real"}:
         raise tracer.refuse(
             f"a sum of {known[0].words} and {known[1].words}",
             "only of two streams (batch norms, or sums of them), or of two that are spikes or "
             "levels",
         )
-    axes = _joined(tracer, args, known, "a sum")
+    axes = _joined(tracer, known, "a sum")
     tracer.wanted |= {k.norm for k in known if k.norm and not k.steps}
     y, x = (k.value for k in known)
     value = tracer.e.op("ReversibleMix", y, x, x, name=tracer.count("residual"))
     return Known(value, "real", axes, True, known[0].width, known[0].size)
 
 
-def _level_sum(tracer: Tracer, args: Args, known: list[Known]) -> Known:
+def _level_sum(tracer: Tracer, known: list[Known]) -> Known:
     """Spikes plus spikes, as SEW-ResNet adds them: levels up to the sum of the largest."""
     levels = sum(k.levels for k in known)
-    axes = _joined(tracer, args, known, "a sum")
+    axes = _joined(tracer, known, "a sum")
     if levels > MAX_LEVELS:
         raise tracer.refuse(
             f"a sum of {known[0].words} and {known[1].words}",
@@ -158,7 +158,7 @@ def _multiplied(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) ->
             f"a product of {words}", "only of spikes with spikes, or with 1 - spikes"
         )
     found = sorted((k for k in known if k is not None), key=lambda k: k.kind == "not")
-    axes = _joined(tracer, args, found, "a product")
+    axes = _joined(tracer, found, "a product")
     value = tracer.e.op("Gate", found[0].value, found[1].value, name=tracer.count("gate"),
                         invert=int(found[1].kind == "not"))  # fmt: skip
     return found[0].be(value=value, axes=axes)

@@ -76,12 +76,12 @@ def logits(tracer: Tracer, out: Any) -> ir.Value:
 
 
 def _of_means(tracer: Tracer, x: Known, layer: layers.Layer) -> ir.Value:
-    """Append the head of means; what levels are divided by goes into its weights."""
+    """Append the head of means."""
     e, value, name = tracer.e, x.value, layer.name
     kind = x.source or "spikes"
     if kind != "real":
         value = e.b.op("Cast", value, to=ir.DataType.DOUBLE.value, name=f"head.{kind}")
-    w = layers.weights(tracer, layer)[:, :, 0, 0].astype(np.float64) / x.divisor
+    w = layers.weights(tracer, layer)[:, :, 0, 0].astype(np.float64)
     bias = e.bias(name, layer.n_out)
     shift = np.zeros(layer.n_out) if bias is None else bias.astype(np.float64)
     return e.head(name, e.mean("head.mean", value), w, shift)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from bestdeploy import ir
@@ -21,8 +20,7 @@ class Known:
         value: its value in the graph [T, B, H, W, C]; that of the input where its layer or its mean
             is to come.
         kind: image, real, spikes, levels (sums of spikes), conv and linear (layers whose batch norm
-            is to come), not (1 - spikes), features (means), scaled (spikes times a number), pair
-            (a product of two for attention), attention (spikes of a pair), product (q k^T v).
+            is to come), not (1 - spikes), features (means).
         axes: what its own axes run over.
         steps: the value has a time axis.
         width: channels of the value.
@@ -32,9 +30,6 @@ class Known:
         averaged: of a linear layer: means were taken behind it.
         norm: name of the batch norm, kind real, of what is made of a still image alone.
         levels: the largest number of spikes (1) or levels, also of those that a layer reads.
-        divisor: what levels are divided by: those of an average.
-        gain: the number that scaled, pair and product are multiplied by.
-        factors: values of the two spikes of a pair, rows and columns.
     """
 
     value: ir.Value
@@ -48,25 +43,17 @@ class Known:
     averaged: bool = False
     norm: str | None = None
     levels: int = 1
-    divisor: int = 1
-    gain: Fraction = Fraction(1)
-    factors: tuple[ir.Value, ...] = ()
 
     @property
     def words(self) -> str:
         """What it is, for messages."""
         if self.kind == "levels":
-            over = f" over {self.divisor}" if self.divisor > 1 else ""
-            return f"levels 0..{self.levels}{over}"
+            return f"levels 0..{self.levels}"
         usual = {
             "real": "a stream",
             "not": "1 - spikes",
             "conv": "a convolution",
             "linear": "logits" if self.averaged or self.source else "a linear layer",
-            "scaled": "spikes times a number",
-            "pair": "a product of two",
-            "attention": "spikes of attention",
-            "product": "q k^T v",
         }
         return usual.get(self.kind, self.kind)
 

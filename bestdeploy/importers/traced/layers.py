@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 MAX_KERNEL, MAX_STRIDE, MAX_FAN_IN = 15, 16, 65536  # of the file format
 READ = ("image", "spikes", "levels")
 EPSILON = 1e-5
-BITS = (1, 2, 3, 4, 8, 16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +205,7 @@ def ended(tracer: Tracer, x: Known, bn: str | None = None) -> Known:
         shift = np.zeros(layer.n_out) if bias is None else bias.astype(np.float64)
         y = e.affine(f"{layer.name}.whole", y, np.ones(layer.n_out), shift)
     made = x.be(value=y, kind="real", width=layer.n_out, size=layer.size(x.size), layer=None,
-                levels=1, divisor=1, source="")  # fmt: skip
+                levels=1, source="")  # fmt: skip
     if x.steps:
         return made
     name = bn or layer.name
@@ -226,18 +225,13 @@ def sums(tracer: Tracer, x: Known) -> ir.Value:
         kernel = e.b.initializer(f"{layer.name}.weight", _last(w).astype(np.float64))
         return e.op("RealConv", x.value, kernel, name=layer.name,
                     strides=[layer.stride] * 2, pads=[layer.pad] * 4)  # fmt: skip
-    if layer.is_binary and x.levels == 1:
-        return e.binary_sums(layer.name, x.value, w, **window)
     if layer.is_binary:
-        signs, scale, bits = e.signs(layer.name, w), np.ones(layer.n_out), 1
-        return e.scaled_conv(layer.name, x.value, signs / x.divisor, scale / x.divisor, bits,
-                             levels=x.levels, **window)  # fmt: skip
+        return e.binary_sums(layer.name, x.value, w, levels=x.levels, **window)
     bits = weight_bits(tracer, layer)
     scale = quantiser.scales(w, bits)
     if layer.bits:
         w = quantiser.quantised(w, scale, bits)
-    return e.scaled_conv(layer.name, x.value, w / x.divisor, scale / x.divisor, bits,
-                         levels=x.levels, **window)  # fmt: skip
+    return e.scaled_conv(layer.name, x.value, w, scale, bits, levels=x.levels, **window)
 
 
 def weights(tracer: Tracer, layer: Layer) -> np.ndarray:
@@ -266,9 +260,9 @@ def weight_bits(tracer: Tracer, layer: Layer) -> int:
             f"layer {layer.name} has real weights and nothing says how many bits they get",
             hint='give settings={"weight_bits": 8}',
         )
-    if int(bits) not in BITS:
+    if int(bits) not in quantiser.BITS:
         raise UsageError(
-            f"weight_bits={bits}: expected one of {', '.join(map(str, BITS))}",
+            f"weight_bits={bits}: expected one of {', '.join(map(str, quantiser.BITS))}",
             hint='give settings={"weight_bits": 8}',
         )
     return int(bits)

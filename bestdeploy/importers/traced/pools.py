@@ -1,4 +1,4 @@
-"""Maxima over windows of spikes, of levels or of a stream; averages."""
+"""Maxima over windows of spikes, of levels or of a stream; means of a whole map."""
 
 from __future__ import annotations
 
@@ -92,8 +92,3 @@ def cell(tracer: Tracer, args: Any, kwargs: dict[str, Any], out: Any) -> Known:
 def _cell(tracer: Tracer, x: Known) -> Known:
     n = len(x.axes)
     return heads.averaged(tracer, x, {n - 2, n - 1}, keep=True)
-
-
-def average_part(tracer: Tracer, part: Any, x: Known, out: Any) -> Known:
-    """An AvgPool2d."""
-    raise tracer.refuse(class_name(part))

@@ -26,7 +26,6 @@ HANDLERS = {
     "linear": layers.linear,
     "norm": layers.norm,
     "pool": pools.maximum_part,
-    "average": pools.average_part,
     "cell": pools.cell_part,
     "same": layers.same,
     "lif": neurons.ours,
@@ -38,15 +37,12 @@ ONCE = ("conv", "linear", "norm", "node")
 REMEDIES = {
     "layer_norm": "use BatchNorm1d over the channels: it is folded into the layer in front of it",
     "group_norm": "use BatchNorm2d: it is folded into the layer in front of it",
-    "chunk": "use a layer of its own for each of q, k and v",
-    "split": "use a layer of its own for each of q, k and v",
-    "softmax": "multiply q k^T v as it is, with a scale, and let a neuron follow",
     "relu": "use a neuron",
     "gelu": "use a neuron",
 }
 _ATTRIBUTES = {"__get__", "size", "dim", "ndimension", "numel", "__len__", "is_floating_point",
                "is_contiguous"}  # fmt: skip
-_IN_PLACE = {"add_", "__iadd__", "mul_", "__imul__", "div_", "__itruediv__"}
+_IN_PLACE = {"add_", "__iadd__", "mul_", "__imul__"}
 _TURNED = {"mT": "mT", "data": "detach"}  # attributes that are tensors
 
 
