@@ -187,7 +187,7 @@ def accumulator_shares(
     The share is None where the runs, without the best and the worst, differ by more than a fifth,
     or where it is above 1, which cannot be: the machine was too busy.
     """
-    adder = next((x for x in limits if x.get("name") == ADDERS.get(isa)), None)
+    adder = next((x for x in limits if "name" in x and x["name"] == ADDERS.get(isa)), None)
     ghz = lines[0]["ghz"]
     if adder is None or not ghz:
         return []
