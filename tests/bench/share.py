@@ -1,4 +1,4 @@
-"""Where the time of a whole model goes: share of the event limit, share of the tokenizer.
+"""Where the time of a whole model goes: shares of the event limit, of the model and its tokenizer.
 
     python tests/bench/share.py MODEL.bstm [--frames FRAMES.npz] [--repeats N]
 
@@ -54,13 +54,15 @@ def main() -> None:
     model = runtime.load(options.model, isa=options.isa)
     frame = np.load(options.frames)["images"][0] if options.frames else None
     steps = model.profile(frame, options.repeats)
-    total = sum(step.us for step in steps)
-    rows, ghz = sum(map(rows_added, steps)), clock_ghz()
     first = next(i for i, step in enumerate(steps) if step.step.name.startswith("block."))
-    tokenizer = sum(step.us for step in steps[:first])
-    limit = rows / ghz / 1e3
-    print(f"{total:.0f} us, {rows:,.0f} rows at {ghz:.2f} GHz = {limit:.0f} us at one per cycle")
-    print(f"share of the event limit {limit / total:.1%}, of the tokenizer {tokenizer / total:.1%}")
+    ghz = clock_ghz()
+    for name, part in (("model", steps), ("tokenizer", steps[:first]), ("blocks", steps[first:])):
+        us, rows = sum(step.us for step in part), sum(map(rows_added, part))
+        limit = rows / ghz / 1e3
+        print(
+            f"{name}: {us:.0f} us, {rows:,.0f} rows, at {ghz:.2f} GHz {limit:.0f} us at one per"
+            f" cycle: {limit / us:.1%} of the event limit"
+        )
 
 
 if __name__ == "__main__":
