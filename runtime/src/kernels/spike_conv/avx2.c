@@ -18,6 +18,12 @@ enum { BST_BITS_WORDS = 4, BST_NARROWEST_WORDS = 1 };
 
 BST_INLINE bst_bits bst_bits_splat(uint64_t a) { return _mm256_set1_epi64x((long long)a); }
 
+/// The first `n_words` words; zeros above.
+BST_INLINE bst_bits bst_bits_load(const uint64_t* from, size_t n_words) {
+  const __m256i words = bst_vec_load(bst_vec_spreads[(1U << n_words) - 1]);
+  return _mm256_maskload_epi64((const long long*)(const void*)from, words);
+}
+
 /// `v` with `a` in the `n` words from word k * n on.
 BST_INLINE bst_bits bst_bits_put(bst_bits v, size_t k, size_t n, uint64_t a) {
   const unsigned words = ((1U << n) - 1) << (k * n);

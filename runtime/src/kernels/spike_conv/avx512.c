@@ -45,6 +45,11 @@ BST_INLINE __m512i bst_kept8(__m512i a) {
 
 BST_INLINE bst_bits bst_bits_splat(uint64_t a) { return _mm512_set1_epi64((long long)a); }
 
+/// The first `n_words` words; zeros above.
+BST_INLINE bst_bits bst_bits_load(const uint64_t* from, size_t n_words) {
+  return _mm512_maskz_loadu_epi64((__mmask8)((1U << n_words) - 1), from);
+}
+
 /// `v` with `a` in the `n` words from word k * n on.
 BST_INLINE bst_bits bst_bits_put(bst_bits v, size_t k, size_t n, uint64_t a) {
   const __mmask8 words = (__mmask8)(((1U << n) - 1) << (k * n));
@@ -127,10 +132,13 @@ static inline size_t bst_bits_list(const uint64_t* words, size_t n_words, bst_en
       0x3F3E3D3C3B3A3938, 0x3736353433323130, 0x2F2E2D2C2B2A2928, 0x2726252423222120,
       0x1F1E1D1C1B1A1918, 0x1716151413121110, 0x0F0E0D0C0B0A0908, 0x0706050403020100);
   const __m512i next = _mm512_set1_epi16(64 * BST_ENTRY);
+  // A register that is known to be zero would make it the form that zeroes; that one waits for what
+  // its result's register held before (Zen 5: 8 cycles per word in place of 3).
+  const __m512i zero = bst_kept8(_mm512_setzero_si512());
   __m512i base = _mm512_set1_epi16((short)first);  // from a general register: not per word
   for (size_t w = 0; w < n_words; ++w, base = _mm512_add_epi16(base, next)) {
     const uint64_t bits = words[w];
-    const __m512i packed = _mm512_maskz_compress_epi8(bits, places);
+    const __m512i packed = _mm512_mask_compress_epi8(zero, bits, places);
     const size_t count = (size_t)_mm_popcnt_u64(bits);
     const __m256i few = _mm256_cvtepu8_epi16(_mm512_castsi512_si128(packed));
     _mm256_storeu_si256((__m256i*)(void*)(list + n),

@@ -25,37 +25,64 @@ enum { BST_BITS_BYTES = BST_BITS_WORDS * 8 };
 
 // ---- Listing -----------------------------------------------------------------------------------
 
-/// Spikes of a word that belong to a list.
-/// @param spikes the word at the first step
-static inline uint64_t bst_listed_word(const bst_list_plan* plan, const uint64_t* spikes,
-                                       size_t frame_words, int list) {
+/// Spikes of some words that follow one of the patterns of `truth`, a function of the steps: its
+/// values for the first step's two, then chosen by the others.
+/// @param steps the words at every step
+static inline bst_bits bst_truth_bits(const bst_bits* steps, uint32_t truth) {
+  const bst_bits zero = bst_bits_splat(0), leaves[4] = {zero, ~steps[0], steps[0], ~zero};
+#define BST_LEAF(i) leaves[truth >> (2 * (i)) & 3]
+#define BST_CHOOSE(bit, zero, one) ((zero) ^ (((zero) ^ (one)) & (bit)))
+  const bst_bits f = BST_CHOOSE(steps[1], BST_LEAF(0), BST_LEAF(1));
+  const bst_bits g = BST_CHOOSE(steps[1], BST_LEAF(2), BST_LEAF(3));
+  const bst_bits h = BST_CHOOSE(steps[1], BST_LEAF(4), BST_LEAF(5));
+  const bst_bits i = BST_CHOOSE(steps[1], BST_LEAF(6), BST_LEAF(7));
+  const bst_bits low = BST_CHOOSE(steps[2], f, g), high = BST_CHOOSE(steps[2], h, i);
+  return BST_CHOOSE(steps[3], low, high);
+#undef BST_LEAF
+#undef BST_CHOOSE
+}
+
+/// Spikes of `n_words` words that belong to a list.
+/// @param spikes the words at the first step
+static inline bst_bits bst_listed_bits(const bst_list_plan* plan, const uint64_t* spikes,
+                                       size_t n_words, size_t frame_words, int list) {
+  bst_bits steps[BST_PATTERN_STEPS];
   if (plan->kind == BST_BY_PATTERN) {
-    return bst_truth_word(plan->n_steps, spikes, frame_words, plan->truth[list]);
+    for (int t = 0; t < BST_PATTERN_STEPS; ++t, spikes += frame_words) {
+      steps[t] = t < plan->n_steps ? bst_bits_load(spikes, n_words) : bst_bits_splat(0);
+    }
+    return bst_truth_bits(steps, plan->truth[list]);
   }
-  uint64_t word = spikes[(size_t)list * frame_words];
-  for (int d = 1; d <= (list + 1) / 2 && plan->kind == BST_BY_PERIOD; ++d) {
-    if ((list + 1) % d == 0) word &= ~spikes[(size_t)(d - 1) * frame_words];
+  bst_bits found = bst_bits_load(spikes + (size_t)list * frame_words, n_words);
+  for (int d = 1; d <= (list + 1) / 2; ++d, spikes += frame_words) {
+    if ((list + 1) % d == 0) found &= ~bst_bits_load(spikes, n_words);
   }
-  return word;
+  return found;
+}
+
+/// Append one list of one pixel, which is not that of a step, entries from `first` on.
+BST_NOINLINE size_t bst_list_some(const bst_conv_geometry* g, const bst_list_plan* plan,
+                                  const uint64_t* pixel, size_t frame_words, int which,
+                                  bst_entry first, bst_entry* list, size_t n) {
+  for (size_t w = 0; w < g->in_words;
+       w += BST_BITS_WORDS, first += 64 * BST_BITS_WORDS * BST_ENTRY) {
+    const size_t left = g->in_words - w, n_words = left < BST_BITS_WORDS ? left : BST_BITS_WORDS;
+    const bst_bits found = bst_listed_bits(plan, pixel + w, n_words, frame_words, which);
+    uint64_t words[BST_BITS_WORDS];
+    memcpy(words, &found, sizeof words);
+    n = bst_bits_list(words, n_words, first, list, n);
+  }
+  return n;
 }
 
 /// Append one list of one pixel, entries from `first` on.
-static inline size_t bst_list_pixel(const bst_conv_geometry* g, const bst_list_plan* plan,
-                                    const uint64_t* pixel, size_t frame_words, int which,
-                                    bst_entry first, bst_entry* list, size_t n) {
+BST_NOINLINE size_t bst_list_pixel(const bst_conv_geometry* g, const bst_list_plan* plan,
+                                   const uint64_t* pixel, size_t frame_words, int which,
+                                   bst_entry first, bst_entry* list, size_t n) {
   if (plan->kind == BST_BY_STEP) {
     return bst_bits_list(pixel + (size_t)which * frame_words, g->in_words, first, list, n);
   }
-  enum { PIECE = 16 };
-  uint64_t words[PIECE];
-  for (size_t w = 0; w < g->in_words; w += PIECE) {
-    const size_t left = g->in_words - w, n_here = left < PIECE ? left : PIECE;
-    for (size_t k = 0; k < n_here; ++k) {
-      words[k] = bst_listed_word(plan, pixel + w + k, frame_words, which);
-    }
-    n = bst_bits_list(words, n_here, (bst_entry)(first + 64 * w * BST_ENTRY), list, n);
-  }
-  return n;
+  return bst_list_some(g, plan, pixel, frame_words, which, first, list, n);
 }
 
 // ---- Lists of image rows ------------------------------------------------------------------------

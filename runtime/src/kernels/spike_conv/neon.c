@@ -18,6 +18,11 @@ enum { BST_BITS_WORDS = 2, BST_NARROWEST_WORDS = 1 };
 
 BST_INLINE bst_bits bst_bits_splat(uint64_t a) { return vdupq_n_u64(a); }
 
+/// The first `n_words` words; zeros above.
+BST_INLINE bst_bits bst_bits_load(const uint64_t* from, size_t n_words) {
+  return n_words == 2 ? vld1q_u64(from) : vcombine_u64(vld1_u64(from), vdup_n_u64(0));
+}
+
 /// `v` with `a` in the `n` words from word k * n on.
 BST_INLINE bst_bits bst_bits_put(bst_bits v, size_t k, size_t n, uint64_t a) {
   if (n == 2) return vdupq_n_u64(a);

@@ -6,12 +6,16 @@
 /// Inputs of some cells that follow a pattern.
 static uint64_t bst_count_pattern(const bst_conv_geometry* g, const uint64_t* spikes, size_t apart,
                                   uint32_t pattern) {
-  const size_t cells = (size_t)g->height * (size_t)g->width;
+  const size_t cells = (size_t)g->height * (size_t)g->width, frame_words = cells * g->in_words;
   uint64_t found = 0;
   for (size_t cell = 0; cell < cells; cell += apart) {
     for (size_t w = 0; w < g->in_words; ++w) {
-      found += bst_set_bits(bst_truth_word(g->n_steps, spikes + cell * g->in_words + w,
-                                           cells * g->in_words, UINT32_C(1) << pattern));
+      const uint64_t* const word = spikes + cell * g->in_words + w;
+      uint64_t inputs = UINT64_MAX;
+      for (int t = 0; t < g->n_steps; ++t) {
+        inputs &= word[(size_t)t * frame_words] ^ ((uint64_t)(pattern >> t & 1) - 1);
+      }
+      found += bst_set_bits(inputs);
     }
   }
   return found;

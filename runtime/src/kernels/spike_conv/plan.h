@@ -52,27 +52,6 @@ static inline bool bst_has_list(const bst_list_plan* plan, int list) {
 
 static inline bool bst_is_single(uint32_t pattern) { return (pattern & (pattern - 1)) == 0; }
 
-/// Spikes of a word that follow one of the patterns of `truth`, a function of the steps: its values
-/// for the first step's two, then chosen by the others.
-/// @param spikes the word at the first step
-static inline uint64_t bst_truth_word(int n_steps, const uint64_t* spikes, size_t frame_words,
-                                      uint32_t truth) {
-  const uint64_t a = spikes[0], b = n_steps > 1 ? spikes[frame_words] : 0;
-  const uint64_t c = n_steps > 2 ? spikes[2 * frame_words] : 0;
-  const uint64_t d = n_steps > 3 ? spikes[3 * frame_words] : 0;
-  const uint64_t leaves[4] = {0, ~a, a, UINT64_MAX};
-#define BST_LEAF(i) leaves[truth >> (2 * (i)) & 3]
-#define BST_CHOOSE(bit, zero, one) ((zero) ^ (((zero) ^ (one)) & (bit)))
-  const uint64_t f = BST_CHOOSE(b, BST_LEAF(0), BST_LEAF(1));
-  const uint64_t g = BST_CHOOSE(b, BST_LEAF(2), BST_LEAF(3));
-  const uint64_t h = BST_CHOOSE(b, BST_LEAF(4), BST_LEAF(5));
-  const uint64_t i = BST_CHOOSE(b, BST_LEAF(6), BST_LEAF(7));
-  const uint64_t low = BST_CHOOSE(c, f, g), high = BST_CHOOSE(c, h, i);
-  return BST_CHOOSE(d, low, high);
-#undef BST_LEAF
-#undef BST_CHOOSE
-}
-
 /// Decide which lists a call takes, from a sample of the spikes.
 bst_list_plan bst_plan_lists(const bst_conv_geometry* g, const bst_strip* strip, bool periodic,
                              const uint64_t* spikes);

@@ -9,6 +9,12 @@ enum { BST_BITS_WORDS = 1, BST_NARROWEST_WORDS = 1 };
 
 BST_INLINE bst_bits bst_bits_splat(uint64_t a) { return a; }
 
+/// The word.
+BST_INLINE bst_bits bst_bits_load(const uint64_t* from, size_t n_words) {
+  (void)n_words;
+  return *from;
+}
+
 /// `v` with `a` in the `n` words from word k * n on: there is one.
 BST_INLINE bst_bits bst_bits_put(bst_bits v, size_t k, size_t n, uint64_t a) {
   (void)v;
