@@ -353,7 +353,8 @@ typedef struct bst_step_profile {
 } bst_step_profile;
 
 /// Set the profile of a session; a NULL clock turns it off. Every run adds to the entries. Spikes
-/// are counted outside of the time, by one thread, so profiled runs take longer than others.
+/// are counted outside of the time, by one thread, so profiled runs take longer than others. Steps
+/// that run together otherwise (layers that read the same spikes) run one by one then.
 /// @param now       called on the thread that runs the session, twice per step
 /// @param user      passed to `now`, never read by the library
 /// @param entries   owned by the caller, who sets them to 0 at first; written by runs until the

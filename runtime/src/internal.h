@@ -174,6 +174,8 @@ typedef struct bst_prepared {
   const uint64_t* rows;
   const void* table;
   int periodic;                        ///< input trains are periodic, see kernels/spike_conv
+  uint8_t n_followers;                 ///< steps behind this one that can run with it
+  uint8_t follows;                     ///< is one of them
   uint64_t scratch_at, scratch_bytes;  ///< of one part: behind the buffers alive at the step
 } bst_prepared;
 
@@ -194,6 +196,7 @@ typedef struct bst_io {
   void* outputs[BST_MAX_OUTPUTS];
   void* scratch;
   int part, n_parts;  ///< share of the work, see kernels/part.h
+  bool together;      ///< run the step's followers with it
 } bst_io;
 
 typedef struct bst_const_rule {
@@ -203,7 +206,7 @@ typedef struct bst_const_rule {
 /// Row of the op table.
 typedef struct bst_op {
   uint32_t code;
-  const char* name;
+  char name[20];  ///< in place: a pointer costs a relocation
   uint8_t n_inputs, n_outputs, n_constants;
   uint8_t n_params;        ///< params 0 .. n_params-1 may be non-zero
   uint8_t has_neuron;      ///< and params 4 .. 7 {flags, theta, v_reset, r}

@@ -538,7 +538,8 @@ void bst_model_open_step(const bst_model* model, uint8_t* buffers, uint32_t inde
                          int n_parts, bst_call* call, bst_io* io) {
   bst_call_open(&model->file, model->isa, index, call);
   *io = (bst_io){.part = part, .n_parts = n_parts};
-  const bst_prepared* const p = &model->prepared[index];
+  // Where the last of those that may run together has it: behind what all of them write.
+  const bst_prepared* const p = &model->prepared[index + model->prepared[index].n_followers];
   io->scratch = buffers + p->scratch_at + (size_t)part * (size_t)p->scratch_bytes;
   for (int i = 0; i < call->op->n_inputs; ++i) io->inputs[i] = buffers + call->inputs[i]->offset;
   for (int i = 0; i < call->op->n_outputs; ++i) io->outputs[i] = buffers + call->outputs[i]->offset;

@@ -81,6 +81,33 @@ static int bst_is_periodic(const bst_call* call) {
   return 0;
 }
 
+enum { BST_CONV_LAYERS = 3 };  // at most together, counted from the first of the row
+
+/// A conv_neuron of one pixel that reads the spikes of `buffer`.
+static bool bst_is_pointwise(const bst_file* file, const bst_step* step, uint32_t buffer) {
+  if (step->op != bst_op_conv_neuron.code || step->inputs[0] != buffer) return false;
+  const uint32_t* const dims = file->constants[step->constants[0]].dims;
+  return dims[1] * dims[2] == 1 && dims[3] <= BST_MAX_LAYERS_IN && step->params[0] == 1 &&
+         step->params[1] == 0;
+}
+
+/// Pointwise layers of the same spikes in a row, as q, k and v are, run together: nothing between
+/// them reads what they write, and the spikes live as long as the last of them.
+static void bst_find_followers(const bst_call* call, bst_prepared* prepared) {
+  const bst_file* const file = call->file;
+  const uint32_t buffer = call->step->inputs[0];
+  const bst_step *const step = call->step, *const end = file->steps + file->n_steps;
+  uint32_t before = 0;
+  if (!bst_is_pointwise(file, step, buffer)) return;
+  while (step - before > file->steps && bst_is_pointwise(file, step - before - 1, buffer)) ++before;
+  prepared->follows = before % BST_CONV_LAYERS != 0;
+  while (!prepared->follows && prepared->n_followers + 1 < BST_CONV_LAYERS &&
+         step + prepared->n_followers + 1 < end &&
+         bst_is_pointwise(file, step + prepared->n_followers + 1, buffer)) {
+    ++prepared->n_followers;
+  }
+}
+
 static void bst_conv_neuron_prepare(const bst_call* call, bst_bump* bump, bst_prepared* prepared) {
   bst_conv_prepare(call, bump, prepared);
   const bst_spike_conv* const kernel = call->isa->spike_conv;
@@ -95,6 +122,7 @@ static void bst_conv_neuron_prepare(const bst_call* call, bst_bump* bump, bst_pr
   }
   prepared->table = theta;
   prepared->periodic = bst_is_periodic(call);
+  bst_find_followers(call, prepared);
 }
 
 static uint64_t bst_conv_scratch(const bst_call* call, bool* overflow) {
@@ -110,8 +138,28 @@ static uint64_t bst_conv_scratch(const bst_call* call, bool* overflow) {
       (int)(call)->outputs[0]->c, (int)(call)->constants[0]->dims[1],                           \
       (int)(call)->constants[0]->dims[2], (call)->step->params[0], (call)->step->params[1]
 
+/// A step and its followers.
+static void bst_conv_layers_run(const bst_call* call, const bst_prepared* prepared,
+                                const bst_io* io) {
+  const bst_file* const file = call->file;
+  const int n = prepared->n_followers + 1;
+  uint8_t* const buffers = (uint8_t*)io->outputs[0] - call->outputs[0]->offset;
+  bst_conv_layer layers[BST_CONV_LAYERS];
+  for (int i = 0; i < n; ++i) {
+    const bst_buffer* const out = &file->buffers[call->step[i].outputs[0]];
+    layers[i] = (bst_conv_layer){(int)out->c, prepared[i].rows, prepared[i].table,
+                                 (uint64_t*)(void*)(buffers + out->offset)};
+  }
+  call->isa->spike_conv->layers(io->part, io->n_parts, call->n_t, (int)bst_cells(call->inputs[0]),
+                                (int)call->inputs[0]->c, io->inputs[0], n, layers, io->scratch);
+}
+
 static void bst_conv_neuron_run(const bst_call* call, const bst_prepared* prepared,
                                 const bst_io* io) {
+  if (io->together && prepared->n_followers != 0) {
+    bst_conv_layers_run(call, prepared, io);
+    return;
+  }
   call->isa->spike_conv->neuron(io->part, io->n_parts, BST_CONV_ARGS(call), prepared->periodic,
                                 io->inputs[0], prepared->rows, prepared->table, io->outputs[0],
                                 io->scratch);

@@ -168,7 +168,7 @@ static void bst_depthwise_run(const bst_call* call, const bst_prepared* prepared
 #define BST_DEPTHWISE_OP(op_code, op_name, kind) \
   {                                              \
       .code = (op_code),                         \
-      .name = (op_name),                         \
+      .name = op_name,                           \
       .n_inputs = 1,                             \
       .n_outputs = 1,                            \
       .n_constants = 4,                          \

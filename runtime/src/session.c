@@ -104,8 +104,10 @@ static void bst_session_walk(void* context, bst_pool* pool, int part) {
   for (uint32_t i = 0; i < n_steps; ++i) {
     bst_call call;
     bst_io io;
+    if (!is_observed && session->model->prepared[i].follows) continue;
     const uint64_t start = part == 0 ? bst_session_now(session) : 0;
     bst_model_open_step(session->model, session->buffers, i, part, n_parts, &call, &io);
+    io.together = !is_observed;
     call.op->run(&call, &session->model->prepared[i], &io);
     bst_pool_wait(pool, part);
     if (!is_observed) continue;

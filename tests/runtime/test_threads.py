@@ -91,6 +91,29 @@ def test_every_step_equals_that_of_one_thread(isa, name):
         np.testing.assert_array_equal(model.run_raw(frame[None])[0], expected)
 
 
+@pytest.mark.parametrize(
+    "widths", ((40, 130), (72, 72, 72), (20, 1, 600, 65), (9, 70, 30, 8, 40, 3))
+)
+@pytest.mark.parametrize("n_in", (72, 1, 4096, 4100))
+def test_layers_of_the_same_spikes_run_together(isa, widths, n_in):
+    """As q, k and v do; while they are observed each runs alone."""
+    b = programs.Builder(5, 5, 3, 4, 4)
+    spikes = b.conv_neuron("embed", b.stem(20), n_in)
+    layers = [b.conv_neuron(f"layer{i}", spikes, w) for i, w in enumerate(widths)]
+    layers.append(b.conv_neuron("window", spikes, 30, k=3, pad=1))
+    x, *others = (b.conv_affine(f"mix{i}", layer, 24) for i, layer in enumerate(layers))
+    for i, y in enumerate(others):
+        x = b.stream_add(f"sum{i}", y, x, x)
+    b.count_readout(b.stream_neuron("lif", x, programs.neuron_params()))
+    content = write_bstm(b.program())
+    alone = runtime.load(content, isa=isa)
+    frames = np.random.default_rng(9).integers(0, 256, (2, *alone.input_shape)).astype(np.uint8)
+    expected = np.stack([alone.run_probed(frame)[0] for frame in frames])
+    for threads in (1, 2, 3):
+        model = runtime.load(content, isa=isa, threads=threads)
+        np.testing.assert_array_equal(model.run_raw(frames), expected, err_msg=str(threads))
+
+
 def test_thousands_of_tiny_frames():
     """Three steps each: hardly anything but the meeting of the threads."""
     content = write_bstm(programs.minimal())

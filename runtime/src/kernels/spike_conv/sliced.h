@@ -544,35 +544,66 @@ static inline bst_list_plan bst_sliced_plan(const bst_conv_geometry* g, bool per
   return bst_plan_lists(g, &strip, periodic, spikes);
 }
 
-BST_NOINLINE void bst_neuron_share(int part, int n_parts, bst_conv_geometry g,
-                                   const bst_list_plan* plan, const uint64_t* spikes,
-                                   const uint64_t* rows, const void* theta, uint64_t* out,
-                                   void* scratch) {
+/// What is done with a tile.
+/// @param n_pixels from its first pixel to the end of the row, @param pixel number of the first
+typedef void bst_tile_work(bst_conv_work* w, const bst_tile* tile, int n_pixels, size_t pixel,
+                           const void* context);
+
+/// Make the tiles of a part one after the other.
+BST_NOINLINE void bst_walk_tiles(int part, int n_parts, bst_conv_geometry g,
+                                 const bst_list_plan* plan, const uint64_t* spikes,
+                                 const uint64_t* rows, void* scratch, bst_tile_work* work,
+                                 const void* context) {
   bst_conv_work w = bst_conv_work_of(g, plan, spikes, rows, scratch);
   const bst_conv_share share = bst_share_of(&w, part, n_parts);
-  const size_t out_frame = (size_t)g.out_h * (size_t)g.out_w * g.out_words;
   bst_tile tile;
-  bst_group group;
-  memset(&group, 0, sizeof group);
   for (int y = share.first_y; y < share.end_y; ++y) {
     bst_list_for(&w, y);
     for (int x = share.first_x; x < share.end_x; x += tile.n_places * w.strip.n_pixels) {
       bst_make_tile(&w, y, x, share.end_x, &tile);
-      const size_t pixel = (size_t)y * (size_t)g.out_w + (size_t)x;
-      bst_neuron_tile(&w, &tile, theta, share.end_x - x, out + pixel * g.out_words, out_frame,
-                      &group);
+      work(&w, &tile, share.end_x - x, (size_t)y * (size_t)g.out_w + (size_t)x, context);
     }
   }
 }
 
-static inline void bst_sliced_neuron(int part, int n_parts, int n_steps, int height, int width,
-                                     int n_in, int n_out, int kh, int kw, int stride, int pad,
-                                     int periodic, const uint64_t* spikes, const uint64_t* rows,
-                                     const void* theta, uint64_t* out, void* scratch) {
+/// Layers of neurons that read the same spikes; several only where they are pointwise: without
+/// strips the lists are the same for all.
+typedef struct bst_neuron_layers {
+  int n;
+  const bst_conv_layer* layers;
+  bst_group* group;
+} bst_neuron_layers;
+
+static void bst_neuron_tiles(bst_conv_work* w, const bst_tile* tile, int n_pixels, size_t pixel,
+                             const void* context) {
+  const bst_neuron_layers* const all = context;
+  const size_t out_cells = (size_t)w->g.out_h * (size_t)w->g.out_w;
+  for (const bst_conv_layer* l = all->layers; l < all->layers + all->n; ++l) {
+    w->g.n_out = l->n_out;
+    w->g.out_words = bst_conv_words(l->n_out);
+    w->rows = l->rows;
+    bst_neuron_tile(w, tile, l->theta, n_pixels, l->out + pixel * w->g.out_words,
+                    out_cells * w->g.out_words, all->group);
+  }
+}
+
+static inline void bst_neuron_share(int part, int n_parts, bst_conv_geometry g,
+                                    const bst_list_plan* plan, const uint64_t* spikes, int n_layers,
+                                    const bst_conv_layer* layers, void* scratch) {
+  bst_group group;
+  const bst_neuron_layers all = {n_layers, layers, &group};
+  memset(&group, 0, sizeof group);
+  bst_walk_tiles(part, n_parts, g, plan, spikes, layers->rows, scratch, bst_neuron_tiles, &all);
+}
+
+BST_NOINLINE void bst_sliced_neuron(int part, int n_parts, int n_steps, int height, int width,
+                                    int n_in, int n_out, int kh, int kw, int stride, int pad,
+                                    int periodic, const uint64_t* spikes, int n_layers,
+                                    const bst_conv_layer* layers, void* scratch) {
   const bst_conv_geometry g =
       bst_sliced_geometry(n_steps, height, width, n_in, n_out, kh, kw, stride, pad);
   const bst_list_plan plan = bst_sliced_plan(&g, periodic != 0, spikes);
-  bst_neuron_share(part, n_parts, g, &plan, spikes, rows, theta, out, scratch);
+  bst_neuron_share(part, n_parts, g, &plan, spikes, n_layers, layers, scratch);
 }
 
 /// Levels: a row of cells, a list per step and plane.
@@ -582,7 +613,8 @@ static inline void bst_sliced_level_neuron(int part, int n_parts, int n_steps, i
                                            const void* theta, uint64_t* out, void* scratch) {
   const bst_conv_geometry g = bst_sliced_geometry(n_steps, 1, n_cells, n_in, n_out, 1, 1, 1, 0);
   const bst_list_plan plan = {BST_BY_PLANE, n_steps, n_steps * n_planes, n_planes, UINT32_MAX, {0}};
-  bst_neuron_share(part, n_parts, g, &plan, spikes, rows, theta, out, scratch);
+  const bst_conv_layer layer = {n_out, rows, theta, out};
+  bst_neuron_share(part, n_parts, g, &plan, spikes, 1, &layer, scratch);
 }
 
 // ---- conv_affine --------------------------------------------------------------------------------
@@ -620,19 +652,27 @@ static inline void bst_affine_group_run(const bst_conv_work* w, const bst_block*
   }
 }
 
-/// @param n_pixels from the first of the tile to the end of the row
-/// @param out      of the first pixel of the tile
-static inline void bst_affine_tile(const bst_conv_work* w, const bst_tile* tile, int n_pixels,
-                                   const int32_t* ai, const int16_t* af, const int32_t* bias,
-                                   int32_t* out, size_t out_frame, bst_affine_group* group) {
-  for (size_t first = 0; first < w->g.out_words; first += BST_BITS_WORDS) {
-    const bst_block b = bst_block_at(w, first);
+/// What follows the counts, for all outputs.
+typedef struct bst_affine_layer {
+  const int32_t *ai, *bias;
+  const int16_t* af;
+  int32_t* out;
+  bst_affine_group* group;
+} bst_affine_layer;
+
+static void bst_affine_tile(bst_conv_work* w, const bst_tile* tile, int n_pixels, size_t first,
+                            const void* context) {
+  const bst_affine_layer* const l = context;
+  const size_t n_out = (size_t)w->g.n_out, out_cells = (size_t)w->g.out_h * (size_t)w->g.out_w;
+  int32_t* const out = l->out + first * n_out;
+  for (size_t word = 0; word < w->g.out_words; word += BST_BITS_WORDS) {
+    const bst_block b = bst_block_at(w, word);
     for (int i = 0; i < tile->n_places; i += b.n_places) {
       const int left = tile->n_places - i, n = left < b.n_places ? left : b.n_places;
       const int pixel = i * w->strip.n_pixels, here = n * w->strip.n_pixels;
       const int exist = here < n_pixels - pixel ? here : n_pixels - pixel;
-      bst_affine_group_run(w, &b, tile, i, n, exist, ai, af, bias,
-                           out + (size_t)pixel * (size_t)w->g.n_out, out_frame, group);
+      bst_affine_group_run(w, &b, tile, i, n, exist, l->ai, l->af, l->bias,
+                           out + (size_t)pixel * n_out, out_cells * n_out, l->group);
     }
   }
 }
@@ -645,21 +685,10 @@ static inline void bst_sliced_affine(int part, int n_parts, int n_steps, int hei
   const bst_conv_geometry g =
       bst_sliced_geometry(n_steps, height, width, n_in, n_out, kh, kw, stride, pad);
   const bst_list_plan plan = bst_sliced_plan(&g, false, spikes);
-  bst_conv_work w = bst_conv_work_of(g, &plan, spikes, rows, scratch);
-  const bst_conv_share share = bst_share_of(&w, part, n_parts);
-  const size_t out_frame = (size_t)g.out_h * (size_t)g.out_w * (size_t)n_out;
-  bst_tile tile;
   bst_affine_group group;
+  const bst_affine_layer layer = {ai, b, af, out, &group};
   memset(&group, 0, sizeof group);
-  for (int y = share.first_y; y < share.end_y; ++y) {
-    bst_list_for(&w, y);
-    for (int x = share.first_x; x < share.end_x; x += tile.n_places * w.strip.n_pixels) {
-      bst_make_tile(&w, y, x, share.end_x, &tile);
-      const size_t pixel = (size_t)y * (size_t)g.out_w + (size_t)x;
-      bst_affine_tile(&w, &tile, share.end_x - x, ai, af, b, out + pixel * (size_t)n_out, out_frame,
-                      &group);
-    }
-  }
+  bst_walk_tiles(part, n_parts, g, &plan, spikes, rows, scratch, bst_affine_tile, &layer);
 }
 
 // ---- The version --------------------------------------------------------------------------------
@@ -712,12 +741,20 @@ static void bst_version_neuron(int part, int n_parts, int n_steps, int height, i
                                const uint64_t* spikes, const uint64_t* rows, const void* theta,
                                uint64_t* out, void* scratch) {
   if (bst_fits_lists(bst_conv_fan_in(kh, kw, n_in))) {
+    const bst_conv_layer layer = {n_out, rows, theta, out};
     bst_sliced_neuron(part, n_parts, n_steps, height, width, n_in, n_out, kh, kw, stride, pad,
-                      periodic, spikes, rows, theta, out, scratch);
+                      periodic, spikes, 1, &layer, scratch);
   } else {
     bst_spike_conv_neuron__scalar(part, n_parts, n_steps, height, width, n_in, n_out, kh, kw,
                                   stride, pad, periodic, spikes, rows, theta, out, scratch);
   }
+}
+
+static void bst_version_layers(int part, int n_parts, int n_steps, int n_cells, int n_in,
+                               const uint64_t* spikes, int n_layers, const bst_conv_layer* layers,
+                               void* scratch) {
+  bst_sliced_neuron(part, n_parts, n_steps, 1, n_cells, n_in, 1, 1, 1, 1, 0, 0, spikes, n_layers,
+                    layers, scratch);
 }
 
 static void bst_version_affine(int part, int n_parts, int n_steps, int height, int width, int n_in,
@@ -743,6 +780,7 @@ static void bst_version_affine(int part, int n_parts, int n_steps, int height, i
       .neuron = bst_version_neuron,               \
       .affine = bst_version_affine,               \
       .level_neuron = bst_sliced_level_neuron,    \
+      .layers = bst_version_layers,               \
   }
 
 #endif  // BST_KERNELS_SPIKE_CONV_SLICED_H_

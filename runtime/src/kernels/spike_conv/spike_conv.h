@@ -45,6 +45,22 @@ typedef void bst_spike_conv_neuron_kernel(int part, int n_parts, int n_steps, in
                                           const uint64_t* rows, const void* theta, uint64_t* out,
                                           void* scratch);
 
+/// One of several pointwise layers that read the same spikes.
+typedef struct bst_conv_layer {
+  int n_out;
+  const uint64_t* rows;
+  const void* theta;
+  uint64_t* out;
+} bst_conv_layer;
+
+enum { BST_MAX_LAYERS_IN = 4096 };
+
+/// conv_neuron of several pointwise layers (kh = kw = stride = 1, pad = 0) of at most
+/// BST_MAX_LAYERS_IN inputs: their events are listed once. Scratch as for one of them.
+typedef void bst_spike_conv_layers_kernel(int part, int n_parts, int n_steps, int n_cells, int n_in,
+                                          const uint64_t* spikes, int n_layers,
+                                          const bst_conv_layer* layers, void* scratch);
+
 /// @param ai, b [n_out] int32, @param af [n_out] int16 in -16384..16384
 typedef void bst_spike_conv_affine_kernel(int part, int n_parts, int n_steps, int height, int width,
                                           int n_in, int n_out, int kh, int kw, int stride, int pad,
@@ -90,6 +106,7 @@ typedef struct bst_spike_conv {
   bst_spike_conv_neuron_kernel* neuron;
   bst_spike_conv_affine_kernel* affine;
   bst_spike_conv_level_kernel* level_neuron;
+  bst_spike_conv_layers_kernel* layers;
 } bst_spike_conv;
 
 extern const bst_spike_conv bst_spike_conv__scalar, bst_spike_conv__avx2, bst_spike_conv__avx512,
