@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bestdeploy.importers.traced import axes as ax
-from bestdeploy.importers.traced import heads, layers, pools
+from bestdeploy.importers.traced import heads, layers, pools, windows
 from bestdeploy.importers.traced.known import Known
 from bestdeploy.ops.levels import MAX_PLANES
 
@@ -108,7 +108,7 @@ def _added(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Know
     if kwargs.get("alpha", 1) != 1 or len(known) < 2 or not tracer.e.n_steps:
         raise tracer.refuse("a sum", "only of two streams, or of two that are spikes or levels")
     known = [layers.ended(tracer, k) if k.kind in ("conv", "linear") and not k.averaged
-             and not k.source else k for k in known]  # fmt: skip
+             and not k.source else windows.held(tracer, k) for k in known]  # fmt: skip
     kinds = {k.kind for k in known}
     if kinds <= {"spikes", "levels"}:
         return _level_sum(tracer, known)
@@ -129,6 +129,11 @@ def _level_sum(tracer: Tracer, known: list[Known]) -> Known:
     """Spikes plus spikes, as SEW-ResNet adds them: levels up to the sum of the largest."""
     levels = sum(k.levels for k in known)
     axes = _joined(tracer, known, "a sum")
+    if len({k.divisor for k in known}) > 1:
+        raise tracer.refuse(
+            f"a sum of {known[0].words} and {known[1].words}", "only of the same divisor",
+            "put a convolution, batch norm and neuron behind the average pool",
+        )  # fmt: skip
     if levels > MAX_LEVELS:
         raise tracer.refuse(
             f"a sum of {known[0].words} and {known[1].words}",
@@ -137,7 +142,8 @@ def _level_sum(tracer: Tracer, known: list[Known]) -> Known:
         )
     value = tracer.e.op("LevelAdd", *(k.value for k in known), name=tracer.count("sum"),
                         levels=levels)  # fmt: skip
-    return Known(value, "levels", axes, True, known[0].width, known[0].size, levels=levels)
+    return Known(value, "levels", axes, True, known[0].width, known[0].size, levels=levels,
+                 divisor=known[0].divisor)  # fmt: skip
 
 
 def _opposite(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
@@ -176,6 +182,7 @@ FUNCTIONS: dict[str, Function] = {
     **dict.fromkeys(("mul", "__mul__", "__rmul__", "mul_", "__imul__"), _multiplied),
     "max_pool2d": pools.maximum,
     "mean": heads.mean,
-    "adaptive_avg_pool2d": pools.cell,
+    "avg_pool2d": pools.average,
+    "adaptive_avg_pool2d": pools.cells,
 }
 """Name of a tensor function -> what is known of its result."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from bestdeploy import ir
 from bestdeploy.importers.traced import axes as ax
-from bestdeploy.importers.traced import layers
+from bestdeploy.importers.traced import layers, weights, windows
 from bestdeploy.importers.traced.known import Known
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def averaged(tracer: Tracer, x: Known, dims: set[int], keep: bool) -> Known:
         made = x.be(averaged=True)
     elif x.kind == "features":
         made = x
-    elif x.kind in ("spikes", "levels", "real") and x.steps:
+    elif x.kind in ("spikes", "levels", "averages", "real") and x.steps:
         made = x.be(kind="features", source=x.kind)
     else:
         raise tracer.refuse("a mean", f"of {x.words}: only of maps of spikes or a stream over T")
@@ -71,23 +71,29 @@ def logits(tracer: Tracer, out: Any) -> ir.Value:
         )
     tracer.classes = x.layer.n_out
     if x.layer.flat:
-        return _of_sums(tracer, layers.ended(tracer, x.be(source="")))
+        return _of_sums(tracer, layers.ended(tracer, x.be(source="")), f"{x.layer.name}.logits")
     return _of_means(tracer, x, x.layer)
 
 
 def _of_means(tracer: Tracer, x: Known, layer: layers.Layer) -> ir.Value:
     """Append the head of means."""
+    if x.window is not None and not x.window.whole:
+        x = windows.held(tracer, x.be(kind="averages"))
     e, value, name = tracer.e, x.value, layer.name
     kind = x.source or "spikes"
     if kind != "real":
         value = e.b.op("Cast", value, to=ir.DataType.DOUBLE.value, name=f"head.{kind}")
-    w = layers.weights(tracer, layer)[:, :, 0, 0].astype(np.float64)
+    w = weights.taken(tracer, layer)[:, :, 0, 0].astype(np.float64) / x.divisor
     bias = e.bias(name, layer.n_out)
     shift = np.zeros(layer.n_out) if bias is None else bias.astype(np.float64)
     return e.head(name, e.mean("head.mean", value), w, shift)
 
 
-def _of_sums(tracer: Tracer, x: Known) -> ir.Value:
-    """Append the mean over time of a stream of one cell, as logits."""
+def _of_sums(tracer: Tracer, x: Known, name: str) -> ir.Value:
+    """Append the mean over time of a stream of one cell, as logits.
+
+    The read-out of a stream is one of a residual: y + (y + y) / 2, of which it takes half.
+    """
     e = tracer.e
-    return e.head("head", e.mean("head.mean", x.value), np.eye(x.width), np.zeros(x.width))
+    twice = e.op("ReversibleMix", x.value, x.value, x.value, name=f"{name}.twice")
+    return e.head(name, e.mean("head.mean", twice), np.eye(x.width) / 2, np.zeros(x.width))
