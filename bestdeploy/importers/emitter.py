@@ -268,7 +268,8 @@ class Emitter:
 
         A depthwise convolution of ones takes them into the stream, where levels are read off.
         """
-        return self._levels(name, self._ones(name, x, width, k, stride, pad), levels)
+        y = self.in_stream(name, x, width, k=k, stride=stride, pad=pad)
+        return self._levels(name, y, levels)
 
     def level_pool(self, name: str, x: ir.Value, width: int, levels: int, **window: list[int]
                    ) -> ir.Value:  # fmt: skip
@@ -284,15 +285,15 @@ class Emitter:
             levels: the largest, at most what a LevelNeuron tells apart.
             window: kernel_shape, strides and pads.
         """
-        y = self.op("RealMaxPool", self._ones(name, x, width, 1, 1, 0), name=f"{name}.max",
-                    **window)  # fmt: skip
+        y = self.op("RealMaxPool", self.in_stream(name, x, width), name=f"{name}.max", **window)
         return self._levels(name, y, levels)
 
-    def _ones(self, name: str, x: ir.Value, width: int, k: int, stride: int, pad: int) -> ir.Value:
-        """Append a depthwise convolution of ones into the stream."""
+    def in_stream(self, name: str, x: ir.Value, width: int, *, divisor: int = 1, k: int = 1,
+                  stride: int = 1, pad: int = 0) -> ir.Value:  # fmt: skip
+        """Append spikes or levels as a stream, or sums of theirs, by a convolution of ones."""
         y = self.depthwise_conv(f"{name}.in", x, np.ones((width, 1, k, k)), np.ones(width), 1,
                                 lowest=0, stride=stride, pad=pad)  # fmt: skip
-        return self.affine(f"{name}.stream", y, np.ones(width), np.zeros(width))
+        return self.affine(f"{name}.stream", y, np.ones(width) / divisor, np.zeros(width))
 
     def _levels(self, name: str, x: ir.Value, levels: int) -> ir.Value:
         """Append what reads whole numbers off a stream."""

@@ -103,26 +103,31 @@ def _joined(tracer: Tracer, known: list[Known], what: str) -> ax.Axes:
 
 
 def _added(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
-    """A residual: the sum of two streams, or of spikes or levels."""
+    """A residual: the sum of two streams, or of spikes or levels, or of one and the other."""
     known = [k for a in args[:2] if (k := getattr(a, "known", None)) is not None]
     if kwargs.get("alpha", 1) != 1 or len(known) < 2 or not tracer.e.n_steps:
-        raise tracer.refuse("a sum", "only of two streams, or of two that are spikes or levels")
+        raise tracer.refuse("a sum", "only of two that are streams, spikes or levels")
     known = [layers.ended(tracer, k) if k.kind in ("conv", "linear") and not k.averaged
              and not k.source else windows.held(tracer, k) for k in known]  # fmt: skip
-    kinds = {k.kind for k in known}
-    if kinds <= {"spikes", "levels"}:
+    if {k.kind for k in known} <= {"spikes", "levels"}:
         return _level_sum(tracer, known)
-    if kinds != {"real"}:
+    known = [_in_stream(tracer, k) if k.kind in ("spikes", "levels") else k for k in known]
+    if {k.kind for k in known} != {"real"}:
         raise tracer.refuse(
             f"a sum of {known[0].words} and {known[1].words}",
-            "only of two streams (batch norms, or sums of them), or of two that are spikes or "
-            "levels",
+            "only of streams (batch norms, or sums of them), spikes and levels",
         )
     axes = _joined(tracer, known, "a sum")
     tracer.wanted |= {k.norm for k in known if k.norm and not k.steps}
     y, x = (k.value for k in known)
     value = tracer.e.op("ReversibleMix", y, x, x, name=tracer.count("residual"))
     return Known(value, "real", axes, True, known[0].width, known[0].size)
+
+
+def _in_stream(tracer: Tracer, x: Known) -> Known:
+    """Spikes or levels as a stream, as spiking ResNets add them to a batch norm."""
+    value = tracer.e.in_stream(tracer.count("shortcut"), x.value, x.width, divisor=x.divisor)
+    return x.be(value=value, kind="real", levels=1, divisor=1)
 
 
 def _level_sum(tracer: Tracer, known: list[Known]) -> Known:

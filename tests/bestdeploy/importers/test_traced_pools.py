@@ -227,16 +227,12 @@ def test_groups_of_channels(tmp_path, conv, size, bits):
 
 @pytest.mark.parametrize("groups", [2, 8])
 def test_groups_read_averages_and_pools_read_groups(tmp_path, groups):
-    first = fired(nn.Conv2d(8, 8, 3, 1, 1, groups=groups))
+    stem = nn.Conv2d(3, 9, 3, 1, 1, groups=3), nn.BatchNorm2d(9)
+    first = fired(layer("binary", 9, 8, 1))
+    second = fired(nn.Conv2d(8, 8, 3, 1, 1, groups=groups))
     last = fired(nn.Conv2d(8, 8, 3, 1, 1, groups=groups), nn.AvgPool2d(2))
-    model = Net(nn.AvgPool2d(2), *first, *last, stem=[
-        nn.Conv2d(3, 6, 3, 1, 1), nn.AvgPool2d(2), nn.Conv2d(3, 6, 3, 1, 1)][:1] + [
-        nn.BatchNorm2d(6)])  # fmt: skip
-    model.stem = nn.Sequential(nn.Conv2d(3, 9, 3, 1, 1, groups=3), nn.BatchNorm2d(9))
-    model.parts.insert(0, BinaryConv2d(9, 8, 1))
-    model.parts.insert(1, nn.BatchNorm2d(8))
-    model.parts.insert(2, LIF())
-    same_in_every_form(tmp_path, fitted(model, 16), 16, 4)
+    model = fitted(Net(*first, nn.AvgPool2d(2), *second, *last, stem=stem), 16)
+    same_in_every_form(tmp_path, model, 16, 4)
 
 
 def test_a_depthwise_convolution_stays_one():
