@@ -124,6 +124,45 @@ def test_averages_are_levels_where_several_read_them(tmp_path):
     same_in_every_form(tmp_path, fitted(Levels(), 20), 20)
 
 
+class Shortcut(Levels):
+    """A stream to which the averages of spikes are added; pools of all steps, as spikingjelly's."""
+
+    class _Pool(nn.AvgPool2d):
+        def forward(self, x):
+            return super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+    def __init__(self, module="spikingjelly.activation_based.layer"):
+        super().__init__()
+        self.conv1 = BinaryConv2d(8, 8, 3, padding=1, stride=2)
+        self.pool = type("AvgPool2d", (self._Pool,), {"__module__": module})(2)
+
+    def forward(self, image):
+        s = self.lif0(self.norm0(self.stem(image)).unsqueeze(0).expand(4, -1, -1, -1, -1))
+        x = self.lif1(self.each(self.norm1, self.conv1, s.flatten(0, 1)) + self.pool(s))
+        return self.head(self.lif2(self.each(self.norm2, self.conv2, x.flatten(0, 1))
+                                   + self.pool(s + s)).mean((0, 3, 4)))  # fmt: skip
+
+
+@pytest.mark.parametrize("file", ["layer", "layer.stateless_wrapper"])
+def test_averages_are_added_to_a_stream(tmp_path, file):
+    model = Shortcut(f"spikingjelly.activation_based.{file}")
+    same_in_every_form(tmp_path, fitted(model, 10), 10)
+
+
+class Unequal(nn.Module):
+    """Averages plus what they are averages of."""
+
+    def forward(self, spikes):
+        return spikes + F.avg_pool2d(spikes, 3, 1, 1)
+
+
+def test_averages_are_not_added_to_spikes():
+    words = r"a sum of spikes and levels 0\.\.9 divided by 9: only of the same divisor"
+    with pytest.raises(UnsupportedModelError, match=words) as error:
+        traced.trace(Net(Unequal()).eval(), torch.randn(1, 3, 8, 8), WHITE)
+    assert "behind the average pool" in error.value.hint
+
+
 @pytest.mark.parametrize(
     ("parts", "size", "bits"),
     [
