@@ -9,7 +9,8 @@ what ran on the example is what is exported.
     classes.py    the classes that are known          known.py      what is known of a tensor
     axes.py       what its axes run over              tracer.py     running the module
     layers.py     convolutions, linear layers, norms  neurons.py    neurons
-    pools.py      maxima, means of a whole map        functions.py  tensor functions
+    weights.py    their weights, grouped ones too     functions.py  tensor functions
+    pools.py      maxima, averages                    windows.py    averages that layers take up
     heads.py      means and the linear head
 
 In the graph a tensor is a map [T, B, H, W, C]; tokens are the cells of a map. A map without a time

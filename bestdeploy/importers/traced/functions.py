@@ -1,7 +1,8 @@
 """Tensor functions between the parts: moving axes, sums, products of spikes.
 
 Sums of spikes are levels: whole numbers from 0 to the number of spikes added, at most 255. They are
-added, convolved (the sums stay integers, so neurons behind them stay exact), pooled and averaged.
+added, convolved (the sums stay integers, so neurons behind them stay exact), pooled, averaged and
+added to streams.
 """
 
 from __future__ import annotations
