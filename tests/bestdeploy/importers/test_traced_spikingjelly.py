@@ -98,7 +98,7 @@ def test_containers(tmp_path):
 
 def test_what_runs_step_by_step_is_refused():
     model = Mean(Contained(lambda: layer.MultiStepContainer(nn.Identity(), nn.Identity())))
-    with pytest.raises(UnsupportedModelError, match="layer net[.]parts[.]1 uses torch") as error:
+    with pytest.raises(UnsupportedModelError, match=r"layer net\.parts\.1 uses torch") as error:
         traced.trace(model.eval(), torch.randn(1, 3, 16, 16), WHITE | {"weight_bits": 8})
     assert "SeqToANNContainer" in error.value.hint
     with pytest.raises(UnsupportedModelError, match="4 x 4 to 7 x 7: only to one cell"):
