@@ -70,9 +70,14 @@ def logits(tracer: Tracer, out: Any) -> ir.Value:
             each, f"expected [B, K], found {ax.words(x.axes)}", "return their mean over T"
         )
     tracer.classes = x.layer.n_out
-    if x.layer.flat:
-        return _of_sums(tracer, layers.ended(tracer, x.be(source="")), f"{x.layer.name}.logits")
-    return _of_means(tracer, x, x.layer)
+    if not x.layer.flat:
+        return _of_means(tracer, x, x.layer)
+    if x.source == "real":
+        raise tracer.refuse(
+            f"a stream that is flattened for {x.layer.name}", "a head on one reads its mean",
+            "put a neuron in front of it, or take the mean over the map",
+        )  # fmt: skip
+    return _of_sums(tracer, layers.ended(tracer, x.be(source="")), f"{x.layer.name}.logits")
 
 
 def _of_means(tracer: Tracer, x: Known, layer: layers.Layer) -> ir.Value:
@@ -81,19 +86,22 @@ def _of_means(tracer: Tracer, x: Known, layer: layers.Layer) -> ir.Value:
         x = windows.held(tracer, x.be(kind="averages"))
     e, value, name = tracer.e, x.value, layer.name
     kind = x.source or "spikes"
+    w = weights.taken(tracer, layer)[:, :, 0, 0].astype(np.float64) / x.divisor
     if kind != "real":
         value = e.b.op("Cast", value, to=ir.DataType.DOUBLE.value, name=f"head.{kind}")
-    w = weights.taken(tracer, layer)[:, :, 0, 0].astype(np.float64) / x.divisor
+    elif (node := value.producer()) is not None and node.op_type != "ReversibleMix":
+        value, w = _doubled(tracer, value), w / 2
     bias = e.bias(name, layer.n_out)
     shift = np.zeros(layer.n_out) if bias is None else bias.astype(np.float64)
     return e.head(name, e.mean("head.mean", value), w, shift)
 
 
 def _of_sums(tracer: Tracer, x: Known, name: str) -> ir.Value:
-    """Append the mean over time of a stream of one cell, as logits.
+    """Append the mean over time of a stream of one cell, as logits."""
+    mean = tracer.e.mean("head.mean", _doubled(tracer, x.value))
+    return tracer.e.head(name, mean, np.eye(x.width) / 2, np.zeros(x.width))
 
-    The read-out of a stream is one of a residual: y + (y + y) / 2, of which it takes half.
-    """
-    e = tracer.e
-    twice = e.op("ReversibleMix", x.value, x.value, x.value, name=f"{name}.twice")
-    return e.head(name, e.mean("head.mean", twice), np.eye(x.width) / 2, np.zeros(x.width))
+
+def _doubled(tracer: Tracer, stream: ir.Value) -> ir.Value:
+    """Append y + (y + y) / 2 of a stream y: what reads the mean of one reads a residual's sum."""
+    return tracer.e.op("ReversibleMix", stream, stream, stream, name="head.twice")

@@ -166,7 +166,9 @@ def linear(tracer: Tracer, part: Any, x: Known, out: Any) -> Known:
     layer = Layer(tracer.name(), x.width, part.out_features, x.size if flat else (1, 1),
                   flat=last if flat else (), bits=_trained_bits(tracer, part))  # fmt: skip
     axes = (*x.axes[:-1], ax.axis(("C", part.out_features)))
-    return windows.taken_up(tracer, x, layer).be(kind="linear", axes=axes, layer=layer)
+    if flat or x.kind != "features":  # a head of means takes averages as they are
+        x = windows.taken_up(tracer, x, layer)
+    return x.be(kind="linear", axes=axes, layer=layer)
 
 
 def _trained_bits(tracer: Tracer, part: Any) -> int:

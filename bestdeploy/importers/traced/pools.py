@@ -126,6 +126,9 @@ def _averaged(tracer: Tracer, x: Known, out: Any, window: Window) -> Known:
     axes, size = _pooled_axes(tracer, x, out)
     if window.kernel == window.stride == 1:
         return x
+    too_large = x.kind == "real" or window.kernel > windows.MAX_KERNEL
+    if size == (1, 1) and window.whole and x.steps and x.kind != "conv" and too_large:
+        return _mean(tracer, x)
     if x.kind == "conv" and x.layer is not None:
         return _averaged_sums(tracer, x, axes, window)
     if x.kind == "averages" and x.window is not None:
@@ -153,6 +156,12 @@ def _averaged_sums(tracer: Tracer, x: Known, axes: ax.Axes, window: Window) -> K
     return x.be(axes=axes, layer=layer)
 
 
+def _mean(tracer: Tracer, x: Known) -> Known:
+    """Return the mean of the whole map."""
+    n = len(x.axes)
+    return heads.averaged(tracer, x, {n - 2, n - 1}, keep=True)
+
+
 def cells_part(tracer: Tracer, part: Any, x: Known, out: Any) -> Known:
     """An AdaptiveAvgPool2d."""
     return _cells(tracer, x, out)
@@ -167,8 +176,7 @@ def _cells(tracer: Tracer, x: Known, out: Any) -> Known:
     """Averages over as many windows as are asked for; of one, the mean of the map."""
     high, wide = (int(n) for n in out.shape[-2:])
     if high == wide == 1 and x.kind not in ("conv", "image"):
-        n = len(x.axes)
-        return heads.averaged(tracer, x, {n - 2, n - 1}, keep=True)
+        return _mean(tracer, x)
     size = x.size if x.kind != "conv" or x.layer is None else x.layer.size(x.size)
     k = size[0] // high
     if (high * k, wide * k) != size:

@@ -178,4 +178,6 @@ def held(tracer: Tracer, x: Known) -> Known:
 
 def taken_up(tracer: Tracer, x: Known, layer: Layer) -> Known:
     """Return the input of a layer: averages where it can take them up, else their sums."""
-    return x if x.window is None or Joined(layer, x.window).fits() else held(tracer, x)
+    if x.window is None or Joined(layer, x.window).fits():
+        return x
+    return held(tracer, x.be(kind="averages"))

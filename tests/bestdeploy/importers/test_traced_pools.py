@@ -173,6 +173,8 @@ def test_averages_are_not_added_to_spikes():
         ([nn.AvgPool2d(2), nn.Flatten()], 8, 8),
         ([nn.AvgPool2d(2), nn.Dropout(), nn.Flatten(), nn.Identity()], 9, 4),
         ([nn.AdaptiveAvgPool2d(2), nn.Flatten()], 8, 3),
+        ([nn.AvgPool2d(16), nn.Flatten()], 16, None),  # beyond any kernel: the mean of the map
+        ([nn.AvgPool2d(2), nn.Flatten()], 20, 2),
     ],
 )
 def test_a_pool_in_front_of_the_head(tmp_path, parts, size, bits):
@@ -182,6 +184,37 @@ def test_a_pool_in_front_of_the_head(tmp_path, parts, size, bits):
     if cells.ndim == 2:
         model.head = nn.Linear(cells.shape[1], 4)
     same_in_every_form(tmp_path, fitted(model, size), size, bits)
+
+
+class MeanFirst(Net):
+    """The mean over T in front of a head."""
+
+    def forward(self, image):
+        x = self.lif(self.stem(image).unsqueeze(0).expand(3, -1, -1, -1, -1)).flatten(0, 1)
+        for part in self.parts:
+            x = part(x)
+        return self.head(x.unflatten(0, (3, -1)).mean(0).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("parts", "size", "width", "bits"),
+    [
+        ([nn.AvgPool2d(2)], 8, 128, 4),
+        ([nn.AvgPool2d(2)], 20, 800, 4),  # as levels
+        ([nn.AvgPool2d(4), nn.AvgPool2d(2)], 8, 8, None),
+        ([nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.AvgPool2d(8)], 8, 8, 8),  # of a stream
+        ([nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1)], 8, 8, 8),
+    ],
+)
+def test_means_of_steps_in_front_of_the_head(tmp_path, parts, size, width, bits):
+    same_in_every_form(tmp_path, fitted(MeanFirst(*parts, width=width), size), size, bits)
+
+
+def test_a_flattened_stream_is_refused():
+    model = MeanFirst(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), width=512).eval()
+    with pytest.raises(UnsupportedModelError, match="a stream that is flattened for head") as error:
+        traced.trace(model, torch.randn(1, 3, 8, 8), WHITE | {"weight_bits": 8})
+    assert "a neuron in front" in error.value.hint
 
 
 def test_signs_stay_signs_where_windows_lie_side_by_side():
