@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from bestdeploy.importers.traced import attention, heads, layers, pools, windows
 from bestdeploy.importers.traced import axes as ax
-from bestdeploy.importers.traced import heads, layers, pools, windows
 from bestdeploy.importers.traced.known import Known
 from bestdeploy.ops.levels import MAX_PLANES
 
@@ -161,19 +161,32 @@ def _opposite(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> K
 
 
 def _multiplied(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
-    """A product of spikes, one of them perhaps 1 - spikes."""
+    """A product of spikes, one of them perhaps 1 - spikes; a scale of a product of attention."""
     known = [getattr(a, "known", None) for a in args[:2]]
+    if None in known and (x := known[0] or known[1]) is not None and x.product is not None:
+        return attention.multiplied(tracer, x, args[known.index(None)])
     kinds = sorted("number" if k is None else k.kind for k in known)
     if kinds not in (["spikes", "spikes"], ["not", "spikes"]):
         words = " and ".join("a number" if k is None else k.words for k in known)
         raise tracer.refuse(
-            f"a product of {words}", "only of spikes with spikes, or with 1 - spikes"
+            f"a product of {words}",
+            "only of spikes with spikes or with 1 - spikes, or of a product of attention with a "
+            "number",
         )
-    found = sorted((k for k in known if k is not None), key=lambda k: k.kind == "not")
-    axes = _joined(tracer, found, "a product")
-    value = tracer.e.op("Gate", found[0].value, found[1].value, name=tracer.count("gate"),
-                        invert=int(found[1].kind == "not"))  # fmt: skip
-    return found[0].be(value=value, axes=axes)
+    one, two = sorted(
+        (k for k in known if k is not None), key=lambda k: (k.kind == "not", k.size == (1, 1))
+    )
+    axes = one.axes if _is_gate(one, two) else _joined(tracer, [one, two], "a product")
+    value = tracer.e.op("Gate", one.value, two.value, name=tracer.count("gate"),
+                        invert=int(two.kind == "not"))  # fmt: skip
+    factors = (one.value, two.value) if kinds == ["spikes", "spikes"] else ()
+    return one.be(value=value, axes=axes, factors=factors)
+
+
+def _is_gate(spikes: Known, gate: Known) -> bool:
+    """Tell whether one row of channels, the same for all tokens, gates spikes."""
+    one = tuple(tuple(a for a in part if a[0] not in "HW") for part in spikes.axes)
+    return gate.size == (1, 1) and gate.axes == one
 
 
 FUNCTIONS: dict[str, Function] = {
@@ -186,6 +199,10 @@ FUNCTIONS: dict[str, Function] = {
     **dict.fromkeys(("add", "__add__", "__radd__", "add_", "__iadd__"), _added),
     **dict.fromkeys(("rsub", "__rsub__", "sub", "__sub__"), _opposite),
     **dict.fromkeys(("mul", "__mul__", "__rmul__", "mul_", "__imul__"), _multiplied),
+    **dict.fromkeys(("matmul", "__matmul__", "__rmatmul__", "bmm"), attention.matmul),
+    "einsum": attention.einsum,
+    **dict.fromkeys(("div", "__truediv__", "true_divide"), attention.divided),
+    "sum": attention.sums,
     "max_pool2d": pools.maximum,
     "mean": heads.mean,
     "avg_pool2d": pools.average,

@@ -9,6 +9,7 @@ from bestdeploy import ir
 from bestdeploy.importers.traced.axes import Axes
 
 if TYPE_CHECKING:
+    from bestdeploy.importers.traced.attention import Product
     from bestdeploy.importers.traced.layers import Layer
     from bestdeploy.importers.traced.windows import Window
 
@@ -21,7 +22,8 @@ class Known:
         value: its value in the graph [T, B, H, W, C]; that of the input where its layer or its mean
             is to come.
         kind: image, real, spikes, levels (sums of spikes), averages (over windows, to come), conv
-            and linear (layers whose batch norm is to come), not (1 - spikes), features (means).
+            and linear (layers whose batch norm is to come), not (1 - spikes), features (means),
+            and those of attention.py.
         axes: what its own axes run over.
         steps: the value has a time axis.
         width: channels of the value.
@@ -33,6 +35,8 @@ class Known:
         levels: the largest number of spikes (1) or levels, also of those that a layer reads.
         divisor: of levels, also of those that a layer reads: what they are divided by.
         window: of averages, and of a layer or a mean that reads them.
+        product: of attention, to come.
+        factors: of spikes that are a product of two, these.
     """
 
     value: ir.Value
@@ -48,6 +52,8 @@ class Known:
     levels: int = 1
     divisor: int = 1
     window: Window | None = None
+    product: Product | None = None
+    factors: tuple[ir.Value, ...] = ()
 
     @property
     def words(self) -> str:
@@ -58,6 +64,12 @@ class Known:
         usual = {
             "real": "a stream",
             "not": "1 - spikes",
+            "scores": "q k^T",
+            "pairs": "k^T v",
+            "sums": "sums of k v",
+            "map": "bits of q k^T",
+            "channel map": "bits of k^T v",
+            "mixed": "q k^T v",
             "conv": "a convolution",
             "linear": "logits" if self.averaged or self.source else "a linear layer",
         }
