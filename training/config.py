@@ -49,6 +49,8 @@ class TrainConfig:
     event_roll: int = 0  # pixels
     event_affine: bool = False
     rate_penalty: float = 0.0  # times the mean firing rate of all neurons, added to the loss
+    tet: bool = False  # temporal efficient training: the loss of the logits of every step
+    tet_lambda: float = 0.001  # of it, the share of the squared distance of logits from 1
     ema: float = 0.0  # decay of the averaged weights that are evaluated and saved; 0 = none
     amp: str = "none"
     channels_last: bool = False
@@ -73,7 +75,7 @@ class TrainConfig:
         for name, low in at_least.items():
             if not getattr(self, name) >= low:
                 raise ConfigError(f"{name} >= {low} needed, got {getattr(self, name)}")
-        for name in ("erasing", "mix_prob"):
+        for name in ("erasing", "mix_prob", "tet_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be in 0..1, got {getattr(self, name)}")
         if not (self.lr > 0 and 0 <= self.label_smoothing < 1 and 0 <= self.ema < 1):

@@ -196,10 +196,12 @@ class Trainer:
         c, d = self.c, self.distill
         watch = losses.firing_rates(self.model) if c.rate_penalty else contextlib.nullcontext([])
         amp = torch.autocast(self.device.type, DTYPES.get(c.amp), enabled=c.amp != "none")
-        with amp, watch as rates:
+        steps = losses.step_logits(self.model) if c.tet else contextlib.nullcontext([])
+        with amp, watch as rates, steps as each:
             outputs = self.wrapped(x)
             taught = self.teacher(x) if self.teacher is not None else None
-        value = losses.loss(outputs, target, taught, d)
+        value = (losses.tet(each, target, c.tet_lambda) if c.tet else
+                 losses.loss(outputs, target, taught, d))  # fmt: skip
         value = value + self.model.extra_loss(self.teacher, d.attention if d is not None else 0.0)
         rate = torch.stack(rates).mean() if rates else value.new_zeros(())
         if c.rate_penalty:

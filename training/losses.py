@@ -1,4 +1,4 @@
-"""Losses: soft targets, the information-enhanced distillation of two heads, the spike-rate penalty.
+"""Losses: soft targets, distillation of two heads, the spike-rate penalty, every step's logits.
 
     L = (1 - alpha) CE(y_class, target) + alpha KD(y_distilled, teacher)         [bestformer]
     KD hard   CE(y, argmax teacher)
@@ -6,6 +6,10 @@
 
 y_class is the head on x0 and y_distilled the one on x1; ``swap`` exchanges them. Without a teacher
 both heads learn from the target, with equal weights.
+
+    L = (1 - lambda) mean_t CE(y_t, target) + lambda MSE(y, 1)        temporal efficient training
+
+of the logits y_t of each step (Deng et al. 2022), in place of the logits of their mean.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.errors import ConfigError
+from training.errors import ConfigError, UnsupportedError
 from training.neurons import LIF
 
 
@@ -93,3 +97,45 @@ def firing_rates(model: nn.Module) -> Iterator[list[Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def step_logits(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what the linear heads of the forward pass inside give, before the mean over T."""
+    found: list[Tensor] = []
+    handles = [
+        m.register_forward_hook(lambda _m, _i, y: found.append(y.float()))
+        for name, m in model.named_modules()
+        if name.startswith("head") and isinstance(m, nn.Linear)
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def tet(logits: list[Tensor], target: Tensor, pull: float) -> Tensor:
+    """Temporal efficient training, mean over the heads.
+
+    Args:
+        logits: [T, B, K] of every head.
+        target: [B, K].
+        pull: lambda, the share of the squared distance of all logits from 1.
+
+    Raises:
+        UnsupportedError: a head reads the mean over T.
+    """
+    if any(y.ndim != 3 for y in logits) or not logits:
+        raise UnsupportedError(
+            "tet needs the logits of each step, and this network's head reads their mean",
+            where="[train] tet",
+            hint="families with a head at every step: sdt_v1, a2os2a, sdt_v2, qsd, spiking_vgg, "
+            "sew_resnet",
+        )
+    each = [
+        (1 - pull) * F.cross_entropy(y.flatten(0, 1), target.repeat(len(y), 1))
+        + pull * (y - 1).square().mean()
+        for y in logits
+    ]
+    return torch.stack(each).mean()

@@ -80,9 +80,15 @@ def check_together(
             "rate_penalty needs the spikes that recompute does not keep",
             hint="set recompute = false",
         )
-    if c.compile_network and (c.recompute or c.rate_penalty):
+    if c.tet and distill is not None:
         raise UnsupportedError(
-            "compile_network excludes recompute and rate_penalty",
+            "tet and distillation are losses of the same logits",
+            where="[train] tet",
+            hint="leave [distill] out, or set tet = false",
+        )
+    if c.compile_network and (c.recompute or c.rate_penalty or c.tet):
+        raise UnsupportedError(
+            "compile_network excludes recompute, rate_penalty and tet",
             hint="set compile = true instead, which compiles the neurons alone",
         )
     alone = distill is not None and not distill.attention

@@ -165,6 +165,16 @@ class Emitter:
 
         Its input is spikes, or levels 0 .. `levels`.
         """
+        signs = self.signs(name, latent)
+        if levels > 1:
+            return self.scaled_conv(name, x, signs, np.ones(len(latent)), 1, levels=levels,
+                                    stride=stride, pad=pad)  # fmt: skip
+        w = self.b.initializer(f"{name}.weight", latent.transpose(0, 2, 3, 1))
+        return self.op("BinaryConv", x, w, name=name, strides=[stride] * 2, pads=[pad] * 4,
+                       sign_of_zero=int(self.config["variant"] == "paper"))  # fmt: skip
+
+    def signs(self, name: str, latent: np.ndarray) -> np.ndarray:
+        """Return the signs +-1 of latent weights, float32 [O, I, k, k]."""
         zeros, paper = int((deviations(latent) == 0).sum()), self.config["variant"] == "paper"
         if zeros and not paper:
             raise CheckpointError(
@@ -172,13 +182,7 @@ class Emitter:
                 where=str(self.checkpoint.path),
                 hint="variant=paper gives them +1; the official code gives 0, which no bit holds",
             )
-        if levels > 1:
-            signs = binarise(latent, int(paper)).astype(np.float32)
-            return self.scaled_conv(name, x, signs, np.ones(len(latent)), 1, levels=levels,
-                                    stride=stride, pad=pad)  # fmt: skip
-        w = self.b.initializer(f"{name}.weight", latent.transpose(0, 2, 3, 1))
-        return self.op("BinaryConv", x, w, name=name, strides=[stride] * 2, pads=[pad] * 4,
-                       sign_of_zero=int(paper))  # fmt: skip
+        return binarise(latent, int(paper)).astype(np.float32)
 
     def weight_conv(
         self,
@@ -247,6 +251,26 @@ class Emitter:
         return self.op("OrPool", spikes, name=name, kernel_shape=[3, 3], strides=[2, 2],
                        pads=[1] * 4)  # fmt: skip
 
+    def depthwise_conv(self, name: str, x: ir.Value, w: np.ndarray, scale: np.ndarray, bits: int, *,
+                       lowest: int | None = None, stride: int = 1, pad: int = 0
+                       ) -> ir.Value:  # fmt: skip
+        """Append a DepthwiseConv: w [C, 1, k, k], of `bits` bits in units of `scale` [C]."""
+        kernel = w[:, 0].transpose(1, 2, 0)[None].copy()
+        held = [self.b.initializer(f"{name}.{part}", a)
+                for part, a in (("weight", kernel), ("scale", scale))]  # fmt: skip
+        return self.op("DepthwiseConv", x, *held, name=name, strides=[stride] * 2, pads=[pad] * 4,
+                       weight_bits=bits,
+                       lowest=1 - 2 ** (bits - 1) if lowest is None else lowest)  # fmt: skip
+
+    def level_sum(self, name: str, x: ir.Value, width: int, levels: int, *, k: int, stride: int,
+                  pad: int) -> ir.Value:  # fmt: skip
+        """Append sums of levels over windows of k x k, levels 0 .. `levels` themselves.
+
+        A depthwise convolution of ones takes them into the stream, where levels are read off.
+        """
+        y = self.in_stream(name, x, width, k=k, stride=stride, pad=pad)
+        return self._levels(name, y, levels)
+
     def level_pool(self, name: str, x: ir.Value, width: int, levels: int, **window: list[int]
                    ) -> ir.Value:  # fmt: skip
         """Append a maximum of levels 0 .. `levels` over windows, levels themselves.
@@ -261,13 +285,19 @@ class Emitter:
             levels: the largest, at most what a LevelNeuron tells apart.
             window: kernel_shape, strides and pads.
         """
-        one = self.b.initializer(f"{name}.one", np.ones((1, 1, 1, width)))
-        scale = self.b.initializer(f"{name}.scale", np.ones(width))
-        y = self.op("DepthwiseConv", x, one, scale, name=f"{name}.in", strides=[1, 1],
-                    pads=[0] * 4, weight_bits=1, lowest=0)  # fmt: skip
-        y = self.affine(f"{name}.stream", y, np.ones(width), np.zeros(width))
-        y = self.op("RealMaxPool", y, name=f"{name}.max", **window)
-        return self.b.op("LevelNeuron", y, domain=ir.DOMAIN, name=name, output_names=[name],
+        y = self.op("RealMaxPool", self.in_stream(name, x, width), name=f"{name}.max", **window)
+        return self._levels(name, y, levels)
+
+    def in_stream(self, name: str, x: ir.Value, width: int, *, divisor: int = 1, k: int = 1,
+                  stride: int = 1, pad: int = 0) -> ir.Value:  # fmt: skip
+        """Append spikes or levels as a stream, or sums of theirs, by a convolution of ones."""
+        y = self.depthwise_conv(f"{name}.in", x, np.ones((width, 1, k, k)), np.ones(width), 1,
+                                lowest=0, stride=stride, pad=pad)  # fmt: skip
+        return self.affine(f"{name}.stream", y, np.ones(width) / divisor, np.zeros(width))
+
+    def _levels(self, name: str, x: ir.Value, levels: int) -> ir.Value:
+        """Append what reads whole numbers off a stream."""
+        return self.b.op("LevelNeuron", x, domain=ir.DOMAIN, name=name, output_names=[name],
                          levels=levels, gain=1.0)  # fmt: skip
 
     def mean(self, name: str, x: ir.Value) -> ir.Value:

@@ -25,6 +25,7 @@ from training.errors import (  # noqa: E402
 )
 from training.losses import DistillConfig  # noqa: E402
 from training.models.bestformer import BESTformerConfig  # noqa: E402
+from training.models.spiking_vgg import SpikingVGGConfig  # noqa: E402
 from training.models.spikingformer import SpikingformerConfig  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -197,6 +198,8 @@ def test_starting_from_weights_checks_them(tmp_path):
     [
         ({"recompute": True}, {"residual": "plain"}, ConfigError, "residual = reversible"),
         ({"recompute": True, "rate_penalty": 1.0}, {}, UnsupportedError, "rate_penalty"),
+        ({"compile_network": True, "tet": True}, {}, UnsupportedError, "rate_penalty and tet"),
+        ({"tet": True}, {}, UnsupportedError, "the logits of each step"),
         ({"event_roll": 2}, {}, UnsupportedError, "for events"),
         ({"cutmix": 1.0}, {"input": "events", "channels": 2}, UnsupportedError, "for images"),
         ({"accumulate": 9}, {}, ConfigError, "fewer than one step"),
@@ -210,11 +213,21 @@ def test_settings_that_do_not_go_together(tmp_path, change, model, error, words)
 @pytest.mark.parametrize(
     "change",
     [{"epochs": 0}, {"batch_size": 1}, {"amp": "int8"}, {"optimizer": "sgd"}, {"erasing": 2.0},
-     {"ema": 1.0}, {"lr_per": "year"}, {"mixup": -1.0}, {"warmup_epochs": float("nan")}],
+     {"ema": 1.0}, {"tet_lambda": 1.5}, {"lr_per": "year"},
+     {"mixup": -1.0}, {"warmup_epochs": float("nan")}],
 )  # fmt: skip
 def test_bad_train_tables(change):
     with pytest.raises(ConfigError):
         replace(TRAIN, **change)
+
+
+def test_the_loss_of_every_step_trains(tmp_path):
+    vgg = SpikingVGGConfig("8 8", 2, 8, 1, 3)
+    c = replace(TRAIN, tet=True, tet_lambda=0.01)
+    run(tmp_path / "a.pt", c, vgg)
+    run(tmp_path / "b.pt", replace(c, tet=False), vgg)
+    loss = [float(logged(tmp_path / f"{name}.pt")[-1][2]) for name in "ab"]
+    assert np.isfinite(loss).all() and loss[0] != loss[1]
 
 
 def test_wrong_types_in_a_config_are_named():

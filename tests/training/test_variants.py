@@ -11,9 +11,13 @@ from random_nets import Spec, images_of, random_network
 
 torch = pytest.importorskip("torch")
 
+from torch.nn import functional as F  # noqa: E402
+
 from training import losses, models  # noqa: E402
 from training.errors import CheckpointError  # noqa: E402
 from training.models.bestformer import BESTformer, BESTformerConfig  # noqa: E402
+from training.models.sdt_v1 import SDT, SDTConfig  # noqa: E402
+from training.models.spiking_vgg import SpikingVGG, SpikingVGGConfig  # noqa: E402
 from training.models.spikingformer import Spikingformer, SpikingformerConfig  # noqa: E402
 
 BASE = Spec(seed=3, dim=16, heads=2, depth=2, n_steps=4, size=8, channels=3, classes=5)
@@ -145,3 +149,26 @@ def test_the_rate_penalty_has_a_gradient():
     assert len(rates) == 12
     torch.stack(rates).mean().backward()
     assert model.block[0].attn.q_bn.bias.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("pull", [0.0, 0.3])
+def test_the_loss_of_every_step(pull):
+    y, target = torch.randn(3, 2, 4), torch.tensor([[1.0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4]])
+    of_steps = [-(target * y_t.log_softmax(1)).sum(1).mean() for y_t in y]
+    expected = (1 - pull) * sum(of_steps) / 3 + pull * F.mse_loss(y, torch.ones_like(y))
+    torch.testing.assert_close(losses.tet([y], target, pull), expected)
+    torch.testing.assert_close(losses.tet([y, y], target, pull), expected)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [SpikingVGG(SpikingVGGConfig("8 M 8", 2, 8, 1, 3)), SDT(SDTConfig(1, 16, 2, 2, 8, 1, 3))],
+    ids=["spiking_vgg", "sdt_v1"],
+)
+def test_logits_of_every_step_are_collected(model):
+    with losses.step_logits(model.train()) as logits:
+        (y,) = model(torch.randn(2, 1, 8, 8))
+    assert [z.shape for z in logits] == [(2, 2, 3)]
+    torch.testing.assert_close(logits[0].mean(0), y)
+    losses.tet(logits, torch.eye(3)[:2], 0.001).backward()
+    assert model.head.weight.grad.abs().sum() > 0

@@ -105,7 +105,7 @@ class Encoder(nn.Module):
 
 
 class ConvNet(Network):
-    """Input handling and read-out: the head on the mean of the last spikes over T and tokens."""
+    """Input handling and read-out: the head on the mean of the last spikes over tokens, over T."""
 
     STREAM_NORMS = ("-",)  # every batch norm feeds a neuron
 
@@ -120,5 +120,5 @@ class ConvNet(Network):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor]:
         """Logits; in training mode a tuple of one, as of a network with one head."""
-        y = self.head(self.spikes(self.encoder(x)).mean((0, 3, 4)))
+        y = self.head(self.spikes(self.encoder(x)).mean((3, 4))).mean(0)
         return (y,) if self.training else y

@@ -14,7 +14,8 @@ _LAYERS = {
     "Conv2d": "conv",
     "Linear": "linear",
     "MaxPool2d": "pool",
-    "AdaptiveAvgPool2d": "cell",
+    "AvgPool2d": "average",
+    "AdaptiveAvgPool2d": "cells",
 }
 _NORMS = {"BatchNorm1d": "norm", "BatchNorm2d": "norm"}
 _TORCH = {
@@ -40,14 +41,14 @@ _SPIKINGJELLY = {
         ("MultiStepLIFNode", "MultiStepIFNode", "MultiStepParametricLIFNode"), "node"
     ),
     f"{_JELLY}.neuron": dict.fromkeys(("LIFNode", "IFNode", "ParametricLIFNode"), "node"),
-    f"{_JELLY}.layer": {**_LAYERS, **_NORMS, "Dropout": "same"},
+    f"{_JELLY}.layer": {**_LAYERS, **_NORMS, "Dropout": "same", "Dropout2d": "same"},
     # of version 2
     f"{_JELLY}.neuron.lif": {"LIFNode": "node"},
     f"{_JELLY}.neuron.integrate_and_fire": {"IFNode": "node"},
     f"{_JELLY}.neuron.plif": {"ParametricLIFNode": "node"},
     f"{_JELLY}.layer.stateless_wrapper": _LAYERS,
     f"{_JELLY}.layer.bn": _NORMS,
-    f"{_JELLY}.layer.dropout": {"Dropout": "same"},
+    f"{_JELLY}.layer.dropout": {"Dropout": "same", "Dropout2d": "same"},
 }
 PARTS: Mapping[str, str] = {
     f"{place}.{name}": kind

@@ -1,7 +1,8 @@
 """Tensor functions between the parts: moving axes, sums, products of spikes.
 
 Sums of spikes are levels: whole numbers from 0 to the number of spikes added, at most 255. They are
-added, convolved (the sums stay integers, so neurons behind them stay exact), pooled and averaged.
+added, convolved (the sums stay integers, so neurons behind them stay exact), pooled, averaged and
+added to streams.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from bestdeploy.importers.traced import attention, heads, layers, pools, windows
 from bestdeploy.importers.traced import axes as ax
-from bestdeploy.importers.traced import heads, layers, pools
 from bestdeploy.importers.traced.known import Known
 from bestdeploy.ops.levels import MAX_PLANES
 
@@ -103,20 +104,19 @@ def _joined(tracer: Tracer, known: list[Known], what: str) -> ax.Axes:
 
 
 def _added(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
-    """A residual: the sum of two streams, or of spikes or levels."""
+    """A residual: the sum of two streams, or of spikes or levels, or of one and the other."""
     known = [k for a in args[:2] if (k := getattr(a, "known", None)) is not None]
     if kwargs.get("alpha", 1) != 1 or len(known) < 2 or not tracer.e.n_steps:
-        raise tracer.refuse("a sum", "only of two streams, or of two that are spikes or levels")
+        raise tracer.refuse("a sum", "only of two that are streams, spikes or levels")
     known = [layers.ended(tracer, k) if k.kind in ("conv", "linear") and not k.averaged
-             and not k.source else k for k in known]  # fmt: skip
-    kinds = {k.kind for k in known}
-    if kinds <= {"spikes", "levels"}:
+             and not k.source else windows.held(tracer, k) for k in known]  # fmt: skip
+    if {k.kind for k in known} <= {"spikes", "levels"}:
         return _level_sum(tracer, known)
-    if kinds != {"real"}:
+    known = [_in_stream(tracer, k) if k.kind in ("spikes", "levels") else k for k in known]
+    if {k.kind for k in known} != {"real"}:
         raise tracer.refuse(
             f"a sum of {known[0].words} and {known[1].words}",
-            "only of two streams (batch norms, or sums of them), or of two that are spikes or "
-            "levels",
+            "only of streams (batch norms, or sums of them), spikes and levels",
         )
     axes = _joined(tracer, known, "a sum")
     tracer.wanted |= {k.norm for k in known if k.norm and not k.steps}
@@ -125,10 +125,21 @@ def _added(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Know
     return Known(value, "real", axes, True, known[0].width, known[0].size)
 
 
+def _in_stream(tracer: Tracer, x: Known) -> Known:
+    """Spikes or levels as a stream, as spiking ResNets add them to a batch norm."""
+    value = tracer.e.in_stream(tracer.count("shortcut"), x.value, x.width, divisor=x.divisor)
+    return x.be(value=value, kind="real", levels=1, divisor=1)
+
+
 def _level_sum(tracer: Tracer, known: list[Known]) -> Known:
     """Spikes plus spikes, as SEW-ResNet adds them: levels up to the sum of the largest."""
     levels = sum(k.levels for k in known)
     axes = _joined(tracer, known, "a sum")
+    if len({k.divisor for k in known}) > 1:
+        raise tracer.refuse(
+            f"a sum of {known[0].words} and {known[1].words}", "only of the same divisor",
+            "put a convolution, batch norm and neuron behind the average pool",
+        )  # fmt: skip
     if levels > MAX_LEVELS:
         raise tracer.refuse(
             f"a sum of {known[0].words} and {known[1].words}",
@@ -137,7 +148,8 @@ def _level_sum(tracer: Tracer, known: list[Known]) -> Known:
         )
     value = tracer.e.op("LevelAdd", *(k.value for k in known), name=tracer.count("sum"),
                         levels=levels)  # fmt: skip
-    return Known(value, "levels", axes, True, known[0].width, known[0].size, levels=levels)
+    return Known(value, "levels", axes, True, known[0].width, known[0].size, levels=levels,
+                 divisor=known[0].divisor)  # fmt: skip
 
 
 def _opposite(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
@@ -149,19 +161,32 @@ def _opposite(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> K
 
 
 def _multiplied(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
-    """A product of spikes, one of them perhaps 1 - spikes."""
+    """A product of spikes, one of them perhaps 1 - spikes; a scale of a product of attention."""
     known = [getattr(a, "known", None) for a in args[:2]]
+    if None in known and (x := known[0] or known[1]) is not None and x.product is not None:
+        return attention.multiplied(tracer, x, args[known.index(None)])
     kinds = sorted("number" if k is None else k.kind for k in known)
     if kinds not in (["spikes", "spikes"], ["not", "spikes"]):
         words = " and ".join("a number" if k is None else k.words for k in known)
         raise tracer.refuse(
-            f"a product of {words}", "only of spikes with spikes, or with 1 - spikes"
+            f"a product of {words}",
+            "only of spikes with spikes or with 1 - spikes, or of a product of attention with a "
+            "number",
         )
-    found = sorted((k for k in known if k is not None), key=lambda k: k.kind == "not")
-    axes = _joined(tracer, found, "a product")
-    value = tracer.e.op("Gate", found[0].value, found[1].value, name=tracer.count("gate"),
-                        invert=int(found[1].kind == "not"))  # fmt: skip
-    return found[0].be(value=value, axes=axes)
+    one, two = sorted(
+        (k for k in known if k is not None), key=lambda k: (k.kind == "not", k.size == (1, 1))
+    )
+    axes = one.axes if _is_gate(one, two) else _joined(tracer, [one, two], "a product")
+    value = tracer.e.op("Gate", one.value, two.value, name=tracer.count("gate"),
+                        invert=int(two.kind == "not"))  # fmt: skip
+    factors = (one.value, two.value) if kinds == ["spikes", "spikes"] else ()
+    return one.be(value=value, axes=axes, factors=factors)
+
+
+def _is_gate(spikes: Known, gate: Known) -> bool:
+    """Tell whether one row of channels, the same for all tokens, gates spikes."""
+    one = tuple(tuple(a for a in part if a[0] not in "HW") for part in spikes.axes)
+    return gate.size == (1, 1) and gate.axes == one
 
 
 FUNCTIONS: dict[str, Function] = {
@@ -174,8 +199,13 @@ FUNCTIONS: dict[str, Function] = {
     **dict.fromkeys(("add", "__add__", "__radd__", "add_", "__iadd__"), _added),
     **dict.fromkeys(("rsub", "__rsub__", "sub", "__sub__"), _opposite),
     **dict.fromkeys(("mul", "__mul__", "__rmul__", "mul_", "__imul__"), _multiplied),
+    **dict.fromkeys(("matmul", "__matmul__", "__rmatmul__", "bmm"), attention.matmul),
+    "einsum": attention.einsum,
+    **dict.fromkeys(("div", "__truediv__", "true_divide"), attention.divided),
+    "sum": attention.sums,
     "max_pool2d": pools.maximum,
     "mean": heads.mean,
-    "adaptive_avg_pool2d": pools.cell,
+    "avg_pool2d": pools.average,
+    "adaptive_avg_pool2d": pools.cells,
 }
 """Name of a tensor function -> what is known of its result."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from bestdeploy import ir
 from bestdeploy.importers.traced import axes as ax
-from bestdeploy.importers.traced import layers
+from bestdeploy.importers.traced import layers, weights, windows
 from bestdeploy.importers.traced.known import Known
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def averaged(tracer: Tracer, x: Known, dims: set[int], keep: bool) -> Known:
         made = x.be(averaged=True)
     elif x.kind == "features":
         made = x
-    elif x.kind in ("spikes", "levels", "real") and x.steps:
+    elif x.kind in ("spikes", "levels", "averages", "real") and x.steps:
         made = x.be(kind="features", source=x.kind)
     else:
         raise tracer.refuse("a mean", f"of {x.words}: only of maps of spikes or a stream over T")
@@ -70,24 +70,38 @@ def logits(tracer: Tracer, out: Any) -> ir.Value:
             each, f"expected [B, K], found {ax.words(x.axes)}", "return their mean over T"
         )
     tracer.classes = x.layer.n_out
-    if x.layer.flat:
-        return _of_sums(tracer, layers.ended(tracer, x.be(source="")))
-    return _of_means(tracer, x, x.layer)
+    if not x.layer.flat:
+        return _of_means(tracer, x, x.layer)
+    if x.source == "real":
+        raise tracer.refuse(
+            f"a stream that is flattened for {x.layer.name}", "a head on one reads its mean",
+            "put a neuron in front of it, or take the mean over the map",
+        )  # fmt: skip
+    return _of_sums(tracer, layers.ended(tracer, x.be(source="")), f"{x.layer.name}.logits")
 
 
 def _of_means(tracer: Tracer, x: Known, layer: layers.Layer) -> ir.Value:
     """Append the head of means."""
+    if x.window is not None and not x.window.whole:
+        x = windows.held(tracer, x.be(kind="averages"))
     e, value, name = tracer.e, x.value, layer.name
     kind = x.source or "spikes"
+    w = weights.taken(tracer, layer)[:, :, 0, 0].astype(np.float64) / x.divisor
     if kind != "real":
         value = e.b.op("Cast", value, to=ir.DataType.DOUBLE.value, name=f"head.{kind}")
-    w = layers.weights(tracer, layer)[:, :, 0, 0].astype(np.float64)
+    elif (node := value.producer()) is not None and node.op_type != "ReversibleMix":
+        value, w = _doubled(tracer, value), w / 2
     bias = e.bias(name, layer.n_out)
     shift = np.zeros(layer.n_out) if bias is None else bias.astype(np.float64)
     return e.head(name, e.mean("head.mean", value), w, shift)
 
 
-def _of_sums(tracer: Tracer, x: Known) -> ir.Value:
+def _of_sums(tracer: Tracer, x: Known, name: str) -> ir.Value:
     """Append the mean over time of a stream of one cell, as logits."""
-    e = tracer.e
-    return e.head("head", e.mean("head.mean", x.value), np.eye(x.width), np.zeros(x.width))
+    mean = tracer.e.mean("head.mean", _doubled(tracer, x.value))
+    return tracer.e.head(name, mean, np.eye(x.width) / 2, np.zeros(x.width))
+
+
+def _doubled(tracer: Tracer, stream: ir.Value) -> ir.Value:
+    """Append y + (y + y) / 2 of a stream y: what reads the mean of one reads a residual's sum."""
+    return tracer.e.op("ReversibleMix", stream, stream, stream, name="head.twice")

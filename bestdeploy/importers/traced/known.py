@@ -9,7 +9,9 @@ from bestdeploy import ir
 from bestdeploy.importers.traced.axes import Axes
 
 if TYPE_CHECKING:
+    from bestdeploy.importers.traced.attention import Product
     from bestdeploy.importers.traced.layers import Layer
+    from bestdeploy.importers.traced.windows import Window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,17 +21,22 @@ class Known:
     Attributes:
         value: its value in the graph [T, B, H, W, C]; that of the input where its layer or its mean
             is to come.
-        kind: image, real, spikes, levels (sums of spikes), conv and linear (layers whose batch norm
-            is to come), not (1 - spikes), features (means).
+        kind: image, real, spikes, levels (sums of spikes), averages (over windows, to come), conv
+            and linear (layers whose batch norm is to come), not (1 - spikes), features (means),
+            and those of attention.py.
         axes: what its own axes run over.
         steps: the value has a time axis.
         width: channels of the value.
-        size: rows and columns of the value.
+        size: rows and columns of the value, or of its averages.
         layer: of the kinds conv and linear.
         source: of features, and of a linear layer that reads them: the kind of the value.
         averaged: of a linear layer: means were taken behind it.
         norm: name of the batch norm, kind real, of what is made of a still image alone.
         levels: the largest number of spikes (1) or levels, also of those that a layer reads.
+        divisor: of levels, also of those that a layer reads: what they are divided by.
+        window: of averages, and of a layer or a mean that reads them.
+        product: of attention, to come.
+        factors: of spikes that are a product of two, these.
     """
 
     value: ir.Value
@@ -43,15 +50,26 @@ class Known:
     averaged: bool = False
     norm: str | None = None
     levels: int = 1
+    divisor: int = 1
+    window: Window | None = None
+    product: Product | None = None
+    factors: tuple[ir.Value, ...] = ()
 
     @property
     def words(self) -> str:
         """What it is, for messages."""
         if self.kind == "levels":
-            return f"levels 0..{self.levels}"
+            over = f" divided by {self.divisor}" if self.divisor > 1 else ""
+            return f"levels 0..{self.levels}{over}"
         usual = {
             "real": "a stream",
             "not": "1 - spikes",
+            "scores": "q k^T",
+            "pairs": "k^T v",
+            "sums": "sums of k v",
+            "map": "bits of q k^T",
+            "channel map": "bits of k^T v",
+            "mixed": "q k^T v",
             "conv": "a convolution",
             "linear": "logits" if self.averaged or self.source else "a linear layer",
         }

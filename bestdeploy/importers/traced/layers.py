@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bestdeploy import ir
 from bestdeploy.errors import UsageError
-from bestdeploy.importers import quantiser
 from bestdeploy.importers.traced import axes as ax
+from bestdeploy.importers.traced import weights, windows
 from bestdeploy.importers.traced.classes import BINARY, class_name, is_spikingjelly
 from bestdeploy.importers.traced.known import Known
+from bestdeploy.importers.traced.windows import MAX_KERNEL, MAX_STRIDE, Window
 
 if TYPE_CHECKING:
     from bestdeploy.importers.traced.tracer import Tracer
 
-MAX_KERNEL, MAX_STRIDE, MAX_FAN_IN = 15, 16, 65536  # of the file format
-READ = ("image", "spikes", "levels")
+READ = ("image", "spikes", "levels", "averages")
 EPSILON = 1e-5
 
 
@@ -39,9 +38,11 @@ class Layer:
         kernel: rows and columns.
         stride: of both axes.
         pad: on every side.
+        groups: of channels that do not read each other's.
         flat: what the input axis of a linear layer runs over: C, or a map in some order.
         is_binary: its weights are signs.
         bits: that its weights were trained with, 0 = real.
+        pool: windows that its sums are averaged over, in front of the batch norm.
     """
 
     name: str
@@ -50,9 +51,16 @@ class Layer:
     kernel: tuple[int, int] = (1, 1)
     stride: int = 1
     pad: int = 0
+    groups: int = 1
     flat: ax.Axis = ()
     is_binary: bool = False
     bits: int = 0
+    pool: Window | None = None
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Every channel has a window of its own."""
+        return self.groups == self.n_in == self.n_out > 1
 
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return rows and columns of its output."""
@@ -60,7 +68,7 @@ class Layer:
             (n + 2 * self.pad - k) // self.stride + 1
             for n, k in zip(size, self.kernel, strict=True)
         )
-        return high, wide
+        return (high, wide) if self.pool is None else self.pool.pooled()
 
 
 def same(tracer: Tracer, part: Any, x: Known, out: Any) -> Known:
@@ -80,7 +88,7 @@ def conv(tracer: Tracer, part: Any, x: Known, out: Any) -> Known:
     flat = len(part.kernel_size) == 1
     layer = _tokens_conv(tracer, part) if flat else _map_conv(tracer, part)
     axes = _conv_axes(tracer, part, x, layer, flat)
-    return x.be(kind="conv", axes=axes, layer=layer)
+    return windows.taken_up(tracer, x, layer).be(kind="conv", axes=axes, layer=layer)
 
 
 def _map_conv(tracer: Tracer, part: Any) -> Layer:
@@ -90,10 +98,10 @@ def _map_conv(tracer: Tracer, part: Any) -> Layer:
         raise tracer.refuse(class_name(part), f"padding={pad!r}: give a number")
     stride, pad = int(part.stride[0]), int(pad[0])
     squares = part.kernel_size, part.stride, part.padding, part.dilation
-    usual = squares == ((k, k), (stride, stride), (pad, pad), (1, 1)) and part.groups == 1
+    usual = squares == ((k, k), (stride, stride), (pad, pad), (1, 1))
     if not usual or part.padding_mode != "zeros":
         raise tracer.refuse(
-            class_name(part), "only square kernels and strides, one group, padding with zeros"
+            class_name(part), "only square kernels and strides, no dilation, padding with zeros"
         )
     if not (k <= MAX_KERNEL and stride <= MAX_STRIDE and pad < k):
         raise tracer.refuse(
@@ -102,7 +110,7 @@ def _map_conv(tracer: Tracer, part: Any) -> Layer:
             "and less than the kernel",
         )
     return Layer(tracer.name(), part.in_channels, part.out_channels, (k, k), stride, pad,
-                 is_binary=class_name(part) in BINARY,
+                 part.groups, is_binary=class_name(part) in BINARY,
                  bits=_trained_bits(tracer, part))  # fmt: skip
 
 
@@ -138,7 +146,7 @@ def _conv_axes(tracer: Tracer, part: Any, x: Known, layer: Layer, flat: bool) ->
 def linear(tracer: Tracer, part: Any, x: Known, out: Any) -> Known:
     """A linear layer of tokens, of a flattened map or of means; what reads it tells which."""
     source = x.source if x.kind == "features" else x.kind
-    if source not in ("spikes", "levels") and x.kind != "features":
+    if source not in ("spikes", "levels", "averages") and x.kind != "features":
         raise tracer.refuse(
             class_name(part), f"its input is {x.words}, not spikes",
             "begin with a Conv2d of the image, and put a neuron in front of the layer",
@@ -158,6 +166,8 @@ def linear(tracer: Tracer, part: Any, x: Known, out: Any) -> Known:
     layer = Layer(tracer.name(), x.width, part.out_features, x.size if flat else (1, 1),
                   flat=last if flat else (), bits=_trained_bits(tracer, part))  # fmt: skip
     axes = (*x.axes[:-1], ax.axis(("C", part.out_features)))
+    if flat or x.kind != "features":  # a head of means takes averages as they are
+        x = windows.taken_up(tracer, x, layer)
     return x.be(kind="linear", axes=axes, layer=layer)
 
 
@@ -197,7 +207,7 @@ def ended(tracer: Tracer, x: Known, bn: str | None = None) -> Known:
     """Append a layer with its batch norm, None where it has none; the stream that it gives."""
     e, layer = tracer.e, x.layer
     assert layer is not None
-    y = sums(tracer, x)
+    y = weights.sums(tracer, x)
     bias = e.bias(layer.name, layer.n_out)
     if bn is not None:
         y = e.batch_norm(bn, y, layer.n_out, bias)
@@ -205,7 +215,7 @@ def ended(tracer: Tracer, x: Known, bn: str | None = None) -> Known:
         shift = np.zeros(layer.n_out) if bias is None else bias.astype(np.float64)
         y = e.affine(f"{layer.name}.whole", y, np.ones(layer.n_out), shift)
     made = x.be(value=y, kind="real", width=layer.n_out, size=layer.size(x.size), layer=None,
-                levels=1, source="")  # fmt: skip
+                levels=1, divisor=1, window=None, source="")  # fmt: skip
     if x.steps:
         return made
     name = bn or layer.name
@@ -213,61 +223,3 @@ def ended(tracer: Tracer, x: Known, bn: str | None = None) -> Known:
         return made.be(norm=name)
     y = e.op(f"Repeat_T{e.n_steps}", y, name=f"{name}.steps")
     return made.be(value=y, norm=name, steps=True)
-
-
-def sums(tracer: Tracer, x: Known) -> ir.Value:
-    """Append the sums of a layer, without a bias."""
-    e, layer = tracer.e, x.layer
-    assert layer is not None
-    w = weights(tracer, layer)
-    window = {"stride": layer.stride, "pad": layer.pad}
-    if not x.steps:
-        kernel = e.b.initializer(f"{layer.name}.weight", _last(w).astype(np.float64))
-        return e.op("RealConv", x.value, kernel, name=layer.name,
-                    strides=[layer.stride] * 2, pads=[layer.pad] * 4)  # fmt: skip
-    if layer.is_binary:
-        return e.binary_sums(layer.name, x.value, w, levels=x.levels, **window)
-    bits = weight_bits(tracer, layer)
-    scale = quantiser.scales(w, bits)
-    if layer.bits:
-        w = quantiser.quantised(w, scale, bits)
-    return e.scaled_conv(layer.name, x.value, w, scale, bits, levels=x.levels, **window)
-
-
-def weights(tracer: Tracer, layer: Layer) -> np.ndarray:
-    """Take the weights of a layer, [O, I, kh, kw]."""
-    kh, kw = layer.kernel
-    fan_in = layer.n_in * kh * kw
-    if fan_in > MAX_FAN_IN:
-        raise tracer.refuse(f"{fan_in} inputs of every sum", f"at most {MAX_FAN_IN}")
-    t, key = tracer.e.t, f"{layer.name}.weight"
-    shape = tracer.checkpoint.tensors[key].shape
-    w = t.take(key, shape)
-    if layer.flat:  # the axes in the order in which the map was flattened
-        w = w.reshape(layer.n_out, *(n for _, n in layer.flat))
-        order = [name for name, _ in layer.flat]
-        w = w.transpose(0, *(1 + order.index(name) for name in "CHW" if name in order))
-    return w.reshape(layer.n_out, layer.n_in, kh, kw)
-
-
-def weight_bits(tracer: Tracer, layer: Layer) -> int:
-    """Return the bits of the integers that real weights become."""
-    if layer.bits:
-        return layer.bits
-    bits = tracer.settings.get("weight_bits")
-    if bits is None:
-        raise UsageError(
-            f"layer {layer.name} has real weights and nothing says how many bits they get",
-            hint='give settings={"weight_bits": 8}',
-        )
-    if int(bits) not in quantiser.BITS:
-        raise UsageError(
-            f"weight_bits={bits}: expected one of {', '.join(map(str, quantiser.BITS))}",
-            hint='give settings={"weight_bits": 8}',
-        )
-    return int(bits)
-
-
-def _last(w: np.ndarray) -> np.ndarray:
-    """[O, I, kh, kw] -> [O, kh, kw, I]."""
-    return np.ascontiguousarray(w.transpose(0, 2, 3, 1))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bestdeploy.importers.traced import attention, heads, layers
 from bestdeploy.importers.traced import axes as ax
-from bestdeploy.importers.traced import heads, layers
 from bestdeploy.importers.traced.classes import class_name
 from bestdeploy.importers.traced.known import Known
 
@@ -42,21 +42,21 @@ def _neuron(
     e = tracer.e
     if x.kind in ("conv", "linear") and not x.averaged:
         x = layers.ended(tracer, heads.cells(tracer, x))
-    if x.kind != "real" or not e.n_steps:
+    if (x.kind != "real" and x.product is None) or not e.n_steps:
         raise tracer.refuse("a neuron", f"its input is {x.words}, expected a batch norm over T")
     if x.axes[0] != ax.axis(("T", e.n_steps)):
         raise tracer.refuse(
             "a neuron", f"its input is {ax.words(x.axes)}, expected the time axis in front",
             "reshape to [T, B, ..] in front of it",
         )  # fmt: skip
-    value = e.neuron(
-        tracer.name(),
-        x.value,
-        constant=not x.steps,
-        threshold=threshold,
-        tau=float(np.float32(tau)),
-        v_reset=0.0 if reset is None else float(np.float32(reset)),
-        soft_reset=int(reset is None),
-        decay_input=int(decay),
-    )
+    neuron = {
+        "threshold": threshold,
+        "tau": float(np.float32(tau)),
+        "v_reset": 0.0 if reset is None else float(np.float32(reset)),
+        "soft_reset": int(reset is None),
+        "decay_input": int(decay),
+    }
+    if x.product is not None:
+        return attention.fired(tracer, x, neuron)
+    value = e.neuron(tracer.name(), x.value, constant=not x.steps, **neuron)
     return Known(value, "spikes", x.axes, True, x.width, x.size)

@@ -26,7 +26,8 @@ HANDLERS = {
     "linear": layers.linear,
     "norm": layers.norm,
     "pool": pools.maximum_part,
-    "cell": pools.cell_part,
+    "average": pools.average_part,
+    "cells": pools.cells_part,
     "same": layers.same,
     "lif": neurons.ours,
     "node": neurons.spikingjelly,
@@ -34,7 +35,12 @@ HANDLERS = {
 """How a part is exported -> the function that does it."""
 ONCE = ("conv", "linear", "norm", "node")
 """Kinds with weights, which are taken once, or with a state that a second call would find."""
+_STEPWISE = (
+    "run all steps at once: modules in multi-step mode (step_mode='m', SeqToANNContainer) in place "
+    "of a loop over T; parts of a tensor are not taken"
+)
 REMEDIES = {
+    **dict.fromkeys(("__getitem__", "select", "unbind", "split", "chunk"), _STEPWISE),
     "layer_norm": "use BatchNorm1d over the channels: it is folded into the layer in front of it",
     "group_norm": "use BatchNorm2d: it is folded into the layer in front of it",
     "relu": "use a neuron",

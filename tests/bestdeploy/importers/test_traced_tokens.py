@@ -127,7 +127,7 @@ def test_a_head_without_a_bias_on_tokens(tmp_path):
                  "axis 1", "transpose"),
         ("neuron", r"layer lif1 uses a neuron: its input is \[B, T, H W, C\]", "reshape to"),
         ("twice", r"layer fc1 uses torch.*Linear: a second time", "a layer of its own"),
-        ("map", "layer the module uses torch.__getitem__: not supported", "known family"),
+        ("map", "layer the module uses torch.__getitem__: not supported", "all steps at once"),
     ],
 )  # fmt: skip
 def test_what_tokens_cannot_be_is_refused(change, words, hint):

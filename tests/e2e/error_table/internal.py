@@ -35,7 +35,7 @@ INTERNAL: tuple[Internal, ...] = (
     Internal("importers/traced/tracer.py:Tracer.refuse", "", TRACED),
     Internal("importers/traced/tracer.py:Tracer._numbers", "", TRACED),
     Internal("importers/traced/layers.py:_trained_bits", "", TRACED),
-    Internal("importers/traced/layers.py:weight_bits", "", TRACED),
+    Internal("importers/traced/weights.py:_weight_bits", "", TRACED),
     # graphs
     Internal("ir.py:Builder.initializer", "", GRAPH),
     Internal("ir.py:add_initializer", "", GRAPH),
