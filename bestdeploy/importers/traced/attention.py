@@ -122,9 +122,17 @@ def _product(tracer: Tracer, a: Known, b: Known) -> Known:
     roles = _roles(a if a.kind == "spikes" else b)
     _check(tracer, what, a, b, roles)
     made = _first(a, b, roles) or _second(a, b, roles)
+    if made is None:  # a b is the transposed of b^T a^T, of [.., channels, tokens]
+        turned = _second(_turned(b), _turned(a), roles)
+        made = None if turned is None else _turned(turned)
     if made is None:
         raise tracer.refuse(what, "neither q k^T nor k^T v nor one of these with the third", REMEDY)
     return made
+
+
+def _turned(x: Known) -> Known:
+    """Return the transposed of the last two axes."""
+    return x.be(axes=(*x.axes[:-2], x.axes[-1], x.axes[-2]))
 
 
 def _check(tracer: Tracer, what: str, a: Known, b: Known, roles: _Roles) -> None:
@@ -161,21 +169,27 @@ def _first(a: Known, b: Known, r: _Roles) -> Known | None:
 
 
 def _second(a: Known, b: Known, r: _Roles) -> Known | None:
-    """Return a product of three, None where the axes are others."""
+    """Return a product of three [.., tokens, channels], None where the axes are others.
+
+    Without a neuron the first product is symmetric: which of its two the third one meets says which
+    of them is k.
+    """
     if a.kind in ("scores", "map"):
-        first, spikes, order = a, b, ((r.tokens, r.keys), (r.tokens, r.channels))
+        first, spikes, ends = a, b, {(r.tokens, r.keys): 1, (r.keys, r.tokens): -1}
     elif b.kind in ("pairs", "channel map"):
-        first, spikes, order = b, a, ((r.tokens, r.channels), (r.key_channels, r.channels))
+        first, spikes = b, a
+        ends = {(r.key_channels, r.channels): 1, (r.channels, r.key_channels): -1}
     else:
         return None
-    if (a.axes[-2:], b.axes[-2:]) != order or spikes.kind != "spikes":
+    way = ends.get((first.axes[-2], first.axes[-1]), 0)
+    fits = spikes.axes[-2:] == (r.tokens, r.channels) and spikes.kind == "spikes"
+    if way == 0 or not fits or (first.product is None and way < 0):
         return None
-    product = first.product
-    if product is not None and first.kind == "scores":
-        product = Product("QueryKeyValues", (*product.values, spikes.value), r.heads, product.gain)
-    elif product is not None:
-        product = Product("QueryKeyValues", (spikes.value, *product.values), r.heads, product.gain)
-    elif first.kind == "map":
+    if first.product is not None:
+        values = first.product.values[::way]
+        three = (*values, spikes.value) if a is first else (spikes.value, *values)
+        product = Product("QueryKeyValues", three, r.heads, first.product.gain)
+    elif a is first:
         product = Product("Values", (first.value, spikes.value), r.heads)
     else:
         product = Product("QueryValues", (spikes.value, first.value), r.heads)

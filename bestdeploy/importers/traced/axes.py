@@ -2,7 +2,8 @@
 
 An axis is a row of atoms, from the slowest to the fastest: [T*B, C, H*W] is ((T, B), (C,), (H, W)).
 
-    T steps, B images, H rows, W columns, C channels, which reshapes may part into h heads of d
+    T steps, B images, H rows, W columns, C channels, which reshapes may part into h heads of d, or
+    into p parts (q, k, v) of h heads of d
 
 Atoms of size 1 are left out: an axis of size 1 is empty. So a reshape has one meaning at most.
 """
@@ -25,6 +26,8 @@ def axis(*atoms: Atom) -> Axis:
             continue
         if found and found[-1][0] == "h" and name == "d":
             name, size = "C", found.pop()[1] * size
+        if found and found[-1][0] == "p" and name == "C":
+            size *= found.pop()[1]
         found.append((name, size))
     return tuple(found)
 
@@ -62,6 +65,11 @@ def regrouped(axes: Axes, target: Sequence[int]) -> Axes | None:
                 taken.append((name, n))
                 rest //= n
             elif name == "C" and n % rest == 0:
+                taken.append(("h", rest))
+                left.insert(0, ("d", n // rest))
+                rest = 1
+            elif name == "d" and n % rest == 0 and "p" not in names(found):
+                found = [tuple(("p" if a == "h" else a, m) for a, m in part) for part in found]
                 taken.append(("h", rest))
                 left.insert(0, ("d", n // rest))
                 rest = 1

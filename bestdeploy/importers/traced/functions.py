@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bestdeploy.importers.traced import attention, heads, layers, pools, windows
+from bestdeploy.importers.traced import attention, heads, layers, parts, pools, windows
 from bestdeploy.importers.traced import axes as ax
 from bestdeploy.importers.traced.known import Known
 from bestdeploy.ops.levels import MAX_PLANES
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MAX_LEVELS = 2**MAX_PLANES - 1  # that planes of bits hold
 Args = tuple[Any, ...]
-Function = Callable[["Tracer", Args, dict[str, Any], Any], Known]
+Function = Callable[["Tracer", Args, dict[str, Any], Any], Known | list[Known]]
 
 
 def _first(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
@@ -201,6 +201,11 @@ FUNCTIONS: dict[str, Function] = {
     **dict.fromkeys(("mul", "__mul__", "__rmul__", "mul_", "__imul__"), _multiplied),
     **dict.fromkeys(("matmul", "__matmul__", "__rmatmul__", "bmm"), attention.matmul),
     "einsum": attention.einsum,
+    **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), parts.chunks),
+    "unbind": parts.unbound,
+    "select": parts.selected,
+    "narrow": parts.narrowed,
+    "__getitem__": parts.item,
     **dict.fromkeys(("div", "__truediv__", "true_divide"), attention.divided),
     "sum": attention.sums,
     "max_pool2d": pools.maximum,

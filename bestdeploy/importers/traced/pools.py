@@ -60,7 +60,11 @@ def _maximum(
     stride = stride or kernel
     k, s, p, d = (_first(v) for v in (kernel, stride, pad, dilation))
     squares = _square(kernel, stride, pad, dilation)
-    if x.kind not in ("spikes", "levels", "real") or not x.steps or ceil or d != 1 or not squares:
+    if not x.steps and x.norm is not None:
+        tracer.wanted.add(x.norm)  # a batch norm of a still image, which is repeated the next time
+    elif not x.steps:
+        raise tracer.refuse("max_pool2d", f"of {x.words}: only of spikes or of a stream")
+    if x.kind not in ("spikes", "levels", "real") or ceil or d != 1 or not squares:
         raise tracer.refuse(
             "max_pool2d", "only of spikes or of a stream, square, no ceil_mode, dilation"
         )

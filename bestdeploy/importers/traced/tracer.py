@@ -35,12 +35,7 @@ HANDLERS = {
 """How a part is exported -> the function that does it."""
 ONCE = ("conv", "linear", "norm", "node")
 """Kinds with weights, which are taken once, or with a state that a second call would find."""
-_STEPWISE = (
-    "run all steps at once: modules in multi-step mode (step_mode='m', SeqToANNContainer) in place "
-    "of a loop over T; parts of a tensor are not taken"
-)
 REMEDIES = {
-    **dict.fromkeys(("__getitem__", "select", "unbind", "split", "chunk"), _STEPWISE),
     "layer_norm": "use BatchNorm1d over the channels: it is folded into the layer in front of it",
     "group_norm": "use BatchNorm2d: it is folded into the layer in front of it",
     "relu": "use a neuron",
@@ -113,6 +108,7 @@ class Tracer:
         self.wanted: set[str] = set()
         self.classes = 0
         self.calls: dict[Any, int] = {}
+        self.parts: dict[tuple[ir.Value, int, int], ir.Value] = {}  # of channels, see parts.py
 
     # -- refusing ------------------------------------------------------------------------------
 
@@ -230,7 +226,10 @@ class Tracer:
         handler = functions.FUNCTIONS.get(name)
         if handler is None:
             raise self.refuse(f"torch.{name}", remedy=REMEDIES.get(name))
-        made = self.wrap(out, handler(self, args, kwargs, out))
+        known = handler(self, args, kwargs, out)
+        if isinstance(known, list):
+            return tuple(self.wrap(part, k) for part, k in zip(out, known, strict=True))
+        made = self.wrap(out, known)
         if name in _IN_PLACE:
             args[0].known = made.known
         return made
@@ -274,6 +273,7 @@ class Tracer:
         }  # fmt: skip
         model = ir.new_model(self.e.b, [image], [logits], name=NAME,
                              metadata=self._metadata(config))  # fmt: skip
+        ir.drop_unused(model.graph)  # the whole of layers of which there are parts
         stages.infer_types(model)
         stages.verify(model)
         return model

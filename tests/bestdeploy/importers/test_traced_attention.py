@@ -192,7 +192,7 @@ class Odd(Net):
 
 @pytest.mark.parametrize(("change", "words"), [
     ("softmax", ["torch.softmax"]),
-    ("tokens", ["torch.__getitem__"]),
+    ("tokens", ["a part of spikes", "only of channels"]),
     ("stream", ["a matrix product of a stream", "only of spikes"]),
     ("outer", ["q k^T", "only of spikes with spikes"]),
     ("weights", ["does not come from the image", "Linear"]),
@@ -205,7 +205,7 @@ class Odd(Net):
     ("sum of heads", ["a sum over h", "all tokens"]),
     ("einsum", ["einsum", "over one axis"]),
     ("divided", ["a division"]),
-    ("reused", ["torch.__getitem__"]),
+    ("reused", ["a part of q k^T v", "only of channels"]),
     ("mean", ["a mean", "q k^T v"]),
     ("logits", ["q k^T", "expected logits"]),
 ])  # fmt: skip

@@ -61,6 +61,21 @@ def ops(model, size, settings=WHITE):
     return {op: found.count(op) for op in found}
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_maxima_of_the_first_stream(tmp_path, early):
+    """Of the batch norm of a still image, before or behind its repetition over T."""
+    stem, pool = [nn.Conv2d(3, 8, 3, 1, 1), nn.BatchNorm2d(8)], nn.MaxPool2d(3, 2, 1)
+
+    class Pooled(Net):
+        def forward(self, image):
+            x = self.stem(image).unsqueeze(0).expand(self.n_steps, -1, -1, -1, -1)
+            x = self.lif(pool(x.flatten(0, 1)).unflatten(0, x.shape[:2]))
+            return self.head(x.mean((0, 3, 4)))
+
+    net = Net(stem=[*stem, pool]) if early else Pooled(stem=stem)
+    same_in_every_form(tmp_path, fitted(net, 8), 8)
+
+
 @pytest.mark.parametrize(
     ("pool", "conv", "size", "bits"),
     [

@@ -78,6 +78,26 @@ def test_a_network_of_the_zoo(tmp_path, name):
     same_in_every_form(tmp_path, loud(Mean(make()), size), size, 8, n_frames=2)
 
 
+class OwnSteps(Mean):
+    """The same of a network that repeats the image itself."""
+
+    def forward(self, image):
+        functional.reset_net(self.net)
+        return self.net(image).mean(0)
+
+
+def test_the_spikformer_of_the_zoo(tmp_path):
+    """Version 2: q, k and v are parts of one layer, and the first maxima are of a stream."""
+    spikformer = pytest.importorskip("spikingjelly.activation_based.model.spikformer")
+    torch.manual_seed(0)
+    net = spikformer.Spikformer(T=3, img_size_h=32, img_size_w=32, num_classes=5, embed_dims=64,
+                                num_heads=4, depths=1)  # fmt: skip
+    for part in net.modules():
+        if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Linear):
+            nn.init.normal_(part.weight, 0, 2 / part.weight[0].numel() ** 0.5)
+    same_in_every_form(tmp_path, fitted(OwnSteps(net), 32), 32, 8, n_frames=2)
+
+
 class Contained(nn.Module):
     """Layers of torch in a container that joins steps and images."""
 
@@ -98,7 +118,7 @@ def test_containers(tmp_path):
 
 def test_what_runs_step_by_step_is_refused():
     model = Mean(Contained(lambda: layer.MultiStepContainer(nn.Identity(), nn.Identity())))
-    with pytest.raises(UnsupportedModelError, match=r"layer net\.parts\.1 uses torch") as error:
+    with pytest.raises(UnsupportedModelError, match=r"layer net\.parts\.1 uses a part of") as error:
         traced.trace(model.eval(), torch.randn(1, 3, 16, 16), WHITE | {"weight_bits": 8})
     assert "SeqToANNContainer" in error.value.hint
     with pytest.raises(UnsupportedModelError, match="4 x 4 to 7 x 7: only to one cell"):
