@@ -7,8 +7,10 @@
 
 static uint32_t bst_ones(const uint8_t* bytes, size_t n) {
   uint32_t ones = 0;
-  for (size_t i = 0; i < n; ++i) {
-    for (unsigned b = bytes[i]; b != 0; b &= b - 1) ++ones;
+  for (size_t i = 0; i < n; i += 8) {
+    uint64_t word = 0;
+    memcpy(&word, bytes + i, n - i < 8 ? n - i : 8);
+    ones += bst_set_bits(word);
   }
   return ones;
 }
