@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,16 +58,31 @@ def _headers(root: Path) -> list[Path]:
 def source_hash(extra: Sequence[Path] = ()) -> str:
     """Return the SHA-256 of the runtime's sources (names and contents), plus `extra` files.
 
-    The sources are read once per process: models are loaded faster than 300 files.
+    Sources that have not changed are not read again: models are loaded faster than 300 files.
     """
-    digest = _library_digest(find_sources()).copy()
+    root = find_sources()
+    digest = _library_digest(root, _stamps(root)).copy()
     for path in extra:
         _add_file(digest, path.name, path)
     return digest.hexdigest()
 
 
-@functools.cache
-def _library_digest(root: Path) -> hashlib._Hash:
+def _stamps(root: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return names, times of change and sizes of all files that may be sources."""
+    found, folders = [], [str(root / top) for top in ("include", "src")]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    folders.append(entry.path)
+                else:
+                    state = entry.stat()
+                    found.append((entry.path, state.st_mtime_ns, state.st_size))
+    return tuple(sorted(found))
+
+
+@functools.lru_cache(maxsize=4)
+def _library_digest(root: Path, stamps: tuple[tuple[str, int, int], ...]) -> hashlib._Hash:
     digest = hashlib.sha256()
     for path in (*_headers(root), *library_sources(root)):
         _add_file(digest, path.relative_to(root).as_posix(), path)
