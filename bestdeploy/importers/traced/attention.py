@@ -210,7 +210,9 @@ def divided(tracer: Tracer, args: Any, kwargs: dict[str, Any], out: Any) -> Know
     """A product of attention divided by a number, such as the root of a head's channels."""
     x = getattr(args[0], "known", None)
     if x is None or x.product is None or hasattr(args[1], "known"):
-        raise tracer.refuse("a division", "only of a product of attention, by a number")
+        raise tracer.refuse(
+            "a division", "only of a product of attention by a number, of a sum of two streams by 2"
+        )
     return _scaled(x, x.product.gain / _gain(tracer, x, args[1]))
 
 

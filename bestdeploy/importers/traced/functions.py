@@ -113,7 +113,8 @@ def _added(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Know
     if {k.kind for k in known} <= {"spikes", "levels"}:
         return _level_sum(tracer, known)
     known = [_in_stream(tracer, k) if k.kind in ("spikes", "levels") else k for k in known]
-    if {k.kind for k in known} != {"real"}:
+    known.sort(key=lambda k: k.kind == "half")
+    if [k.kind for k in known] not in (["real", "real"], ["real", "half"]):
         raise tracer.refuse(
             f"a sum of {known[0].words} and {known[1].words}",
             "only of streams (batch norms, or sums of them), spikes and levels",
@@ -121,8 +122,27 @@ def _added(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Know
     axes = _joined(tracer, known, "a sum")
     tracer.wanted |= {k.norm for k in known if k.norm and not k.steps}
     y, x = (k.value for k in known)
-    value = tracer.e.op("ReversibleMix", y, x, x, name=tracer.count("residual"))
-    return Known(value, "real", axes, True, known[0].width, known[0].size)
+    pair = known[1].factors if known[1].kind == "half" else (x, x)
+    value = tracer.e.op("ReversibleMix", y, *pair, name=tracer.count("residual"))
+    return Known(value, "real", axes, True, known[0].width, known[0].size, factors=(y, x))
+
+
+def _is_sum(x: Known) -> bool:
+    """Tell whether a stream is the sum of two."""
+    return x.kind == "real" and len(x.factors) == 2
+
+
+def _halved(x: Known) -> Known:
+    """Half the sum of two streams, which a reversible block adds to a third."""
+    return x.be(kind="half", factors=x.factors)
+
+
+def _divided(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
+    """A sum of two streams by 2; a product of attention by a number."""
+    x = getattr(args[0], "known", None)
+    if x is not None and _is_sum(x) and args[1] in (2, 2.0):
+        return _halved(x)
+    return attention.divided(tracer, args, kwargs, out)
 
 
 def _in_stream(tracer: Tracer, x: Known) -> Known:
@@ -163,8 +183,11 @@ def _opposite(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> K
 def _multiplied(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
     """A product of spikes, one of them perhaps 1 - spikes; a scale of a product of attention."""
     known = [getattr(a, "known", None) for a in args[:2]]
-    if None in known and (x := known[0] or known[1]) is not None and x.product is not None:
+    x = known[0] or known[1]
+    if None in known and x is not None and x.product is not None:
         return attention.multiplied(tracer, x, args[known.index(None)])
+    if None in known and x is not None and _is_sum(x) and args[known.index(None)] == 0.5:
+        return _halved(x)
     kinds = sorted("number" if k is None else k.kind for k in known)
     if kinds not in (["spikes", "spikes"], ["not", "spikes"]):
         words = " and ".join("a number" if k is None else k.words for k in known)
@@ -191,7 +214,19 @@ def _is_gate(spikes: Known, gate: Known) -> bool:
 
 FUNCTIONS: dict[str, Function] = {
     **dict.fromkeys(("to", "float", "contiguous", "clone", "detach", "type_as"), _first),
-    **dict.fromkeys(("flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze"), _reshaped),
+    **dict.fromkeys(
+        (
+            "flatten",
+            "unflatten",
+            "reshape",
+            "reshape_as",
+            "view",
+            "view_as",
+            "squeeze",
+            "unsqueeze",
+        ),
+        _reshaped,
+    ),
     **dict.fromkeys(("transpose", "swapaxes", "swapdims"), _transposed),
     "permute": _permuted,
     "mT": _turned,
@@ -206,7 +241,7 @@ FUNCTIONS: dict[str, Function] = {
     "select": parts.selected,
     "narrow": parts.narrowed,
     "__getitem__": parts.item,
-    **dict.fromkeys(("div", "__truediv__", "true_divide"), attention.divided),
+    **dict.fromkeys(("div", "__truediv__", "true_divide"), _divided),
     "sum": attention.sums,
     "max_pool2d": pools.maximum,
     "mean": heads.mean,

@@ -23,6 +23,7 @@ class Known:
             is to come.
         kind: image, real, spikes, levels (sums of spikes), averages (over windows, to come), conv
             and linear (layers whose batch norm is to come), not (1 - spikes), features (means),
+            half (of the sum of two streams),
             and those of attention.py.
         axes: what its own axes run over.
         steps: the value has a time axis.
@@ -36,7 +37,8 @@ class Known:
         divisor: of levels, also of those that a layer reads: what they are divided by.
         window: of averages, and of a layer or a mean that reads them.
         product: of attention, to come.
-        factors: of spikes that are a product of two, these.
+        factors: of spikes that are a product of two and of a stream that is a sum of two, these;
+            of the kind half, too.
     """
 
     value: ir.Value
@@ -64,6 +66,7 @@ class Known:
         usual = {
             "real": "a stream",
             "not": "1 - spikes",
+            "half": "half a sum",
             "scores": "q k^T",
             "pairs": "k^T v",
             "sums": "sums of k v",
@@ -76,5 +79,7 @@ class Known:
         return usual.get(self.kind, self.kind)
 
     def be(self, **changed: object) -> Known:
-        """Return it with changes."""
+        """Return it with changes; what is another thing has no factors but given ones."""
+        if {"value", "kind"} & set(changed):
+            changed = {"factors": (), **changed}
         return dataclasses.replace(self, **changed)  # type: ignore[arg-type]

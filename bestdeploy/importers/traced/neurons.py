@@ -42,6 +42,8 @@ def _neuron(
     e = tracer.e
     if x.kind in ("conv", "linear") and not x.averaged:
         x = layers.ended(tracer, heads.cells(tracer, x))
+    if x.kind == "features" and x.source == "real" and x.window is None:
+        x = _mean_of_tokens(tracer, x)
     if (x.kind != "real" and x.product is None) or not e.n_steps:
         raise tracer.refuse("a neuron", f"its input is {x.words}, expected a batch norm over T")
     if x.axes[0] != ax.axis(("T", e.n_steps)):
@@ -60,3 +62,13 @@ def _neuron(
         return attention.fired(tracer, x, neuron)
     value = e.neuron(tracer.name(), x.value, constant=not x.steps, **neuron)
     return Known(value, "spikes", x.axes, True, x.width, x.size)
+
+
+def _mean_of_tokens(tracer: Tracer, x: Known) -> Known:
+    """Append the mean over the cells of a stream, at every step."""
+    left = set(ax.names(x.axes)) - {"B", "C"}
+    if left - {"T"} or (tracer.e.n_steps > 1 and not left):
+        words = f"its input is a mean {ax.words(x.axes)}"
+        raise tracer.refuse("a neuron", f"{words}: expected that of all cells at every step")
+    value = tracer.e.op("TokenMean", x.value, name=tracer.count("mean"))
+    return x.be(value=value, kind="real", source="", size=(1, 1))
