@@ -127,11 +127,12 @@ def _cut(tracer: Tracer, value: ir.Value, low: int, high: int, what: str) -> ir.
     assert source is not None
     if op not in ("WeightConv", "BinaryConv", "RealConv"):
         source = _cut(tracer, source, low, high, what)
-    own = [
-        tracer.e.b.initializer(f"{v.name}.{low}", a[low:high] if (a := ir.array_of(v)).ndim else a)
-        for v in held if v is not None
-    ]  # fmt: skip
-    name = f"{node.name}.{low}"
+    own, part = [], f"{low}_{high}"
+    for constant in (v for v in held if v is not None):
+        array = ir.array_of(constant)
+        cut = array[low:high] if array.ndim else array
+        own.append(tracer.e.b.initializer(f"{constant.name}.{part}", cut))
+    name = f"{node.name}.{part}"
     made: ir.Value = tracer.e.b.op(
         node.op_type, source, *own, domain=node.domain, name=name, output_names=[name],
         **ir.attributes(node),

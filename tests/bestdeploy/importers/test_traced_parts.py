@@ -65,6 +65,10 @@ class Fused(Stem):
                 q, k, v = (x.select(2, i) for i in range(3))
             else:
                 q, k, v = x.flatten(2, 3).chunk(3, dim=2)
+        if self.form == "overlapping":  # parts of one layer that begin alike
+            whole = x.flatten(2, 4)
+            both = whole[:, :, : 2 * c].unflatten(2, (2, self.heads, -1))
+            q, k = both.unbind(2)
         if self.form == "scores":  # v (k^T q), transposed
             return (v @ (k.transpose(-2, -1) @ q)) * 0.5
         return ((v @ k.transpose(-2, -1)) @ q) * 0.5
@@ -79,8 +83,8 @@ class Fused(Stem):
         return ((q @ k.transpose(-2, -1)) @ v * 0.5).transpose(-2, -1)
 
 
-FORMS = ("chunk", "heads", "select", "scores", "norms", "slices", "split", "narrow", "linear",
-         "linear unbind")  # fmt: skip
+FORMS = ("chunk", "heads", "overlapping", "select", "scores", "norms", "slices", "split",
+         "narrow", "linear", "linear unbind")  # fmt: skip
 
 
 @pytest.mark.parametrize("form", FORMS)
