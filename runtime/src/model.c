@@ -455,6 +455,20 @@ static uint64_t bst_alive_bytes(const bst_file* file, const bst_lifetimes* lives
   return bst_align_up(end, BST_ALIGN);
 }
 
+/// Decide whether step `index` takes its followers along; `end` is the end of the steps that were
+/// taken before. What no step behind them reads is not alive while they run: another buffer, or
+/// their scratch, may lie in its place.
+static void bst_take_followers(const bst_file* file, const bst_lifetimes* lives, uint32_t index,
+                               uint32_t* end, bst_prepared* prepared) {
+  const uint32_t last = index + prepared->n_followers;
+  prepared->follows = index < *end;
+  for (uint32_t i = index; i <= last; ++i) {
+    const bool is_read = lives->last_use[file->steps[i].outputs[0]] > last + 1;
+    if (prepared->follows || !is_read) prepared->n_followers = 0;
+  }
+  if (!prepared->follows) *end = index + prepared->n_followers + 1;
+}
+
 /// Lay out, and with a base fill, the model's buffer: struct, prepared list, layouts of `isa`.
 /// @param run_bytes out: end of all buffers, and of one thread's scratch
 static bst_status bst_prepare(const bst_file* file, const bst_isa* isa, bst_bump* bump,
@@ -464,6 +478,7 @@ static bst_status bst_prepare(const bst_file* file, const bst_isa* isa, bst_bump
   bst_prepared* const list = bst_take(bump, file->n_steps, sizeof(bst_prepared));
   bst_lifetimes lives;
   uint64_t buffer_bytes = 0;
+  uint32_t taken = 0;
   BST_TRY(bst_check_order(file, &lives));
   for (uint32_t i = 0; i < file->n_buffers; ++i) {
     const uint64_t end = file->buffers[i].offset + file->buffers[i].bytes;
@@ -481,6 +496,7 @@ static bst_status bst_prepare(const bst_file* file, const bst_isa* isa, bst_bump
     const uint64_t run_end = prepared.scratch_at + prepared.scratch_bytes;
     if (run_end > *run_bytes) *run_bytes = run_end;
     if (call.op->prepare != NULL) call.op->prepare(&call, bump, &prepared);
+    bst_take_followers(file, &lives, i, &taken, &prepared);
     if (list != NULL) list[i] = prepared;
   }
   BST_CHECK(!bump->overflow && bump->used <= PTRDIFF_MAX, UNSUPPORTED, where, "size in bytes",

@@ -81,7 +81,7 @@ static int bst_is_periodic(const bst_call* call) {
   return 0;
 }
 
-enum { BST_CONV_LAYERS = 3 };  // at most together, counted from the first of the row
+enum { BST_CONV_LAYERS = 3 };  // at most together
 
 /// A conv_neuron of one pixel that reads the spikes of `buffer`.
 static bool bst_is_pointwise(const bst_file* file, const bst_step* step, uint32_t buffer) {
@@ -92,18 +92,15 @@ static bool bst_is_pointwise(const bst_file* file, const bst_step* step, uint32_
 }
 
 /// Pointwise layers of the same spikes in a row, as q, k and v are, run together: nothing between
-/// them reads what they write, and the spikes live as long as the last of them.
+/// them reads what they write, and the spikes live as long as the last of them. (What is never read
+/// does not: see bst_take_followers.)
 static void bst_find_followers(const bst_call* call, bst_prepared* prepared) {
   const bst_file* const file = call->file;
-  const uint32_t buffer = call->step->inputs[0];
-  const bst_step *const step = call->step, *const end = file->steps + file->n_steps;
-  uint32_t before = 0;
+  const bst_step *step = call->step, *const end = file->steps + file->n_steps;
+  const uint32_t buffer = step->inputs[0];
   if (!bst_is_pointwise(file, step, buffer)) return;
-  while (step - before > file->steps && bst_is_pointwise(file, step - before - 1, buffer)) ++before;
-  prepared->follows = before % BST_CONV_LAYERS != 0;
-  while (!prepared->follows && prepared->n_followers + 1 < BST_CONV_LAYERS &&
-         step + prepared->n_followers + 1 < end &&
-         bst_is_pointwise(file, step + prepared->n_followers + 1, buffer)) {
+  while (++step < end && prepared->n_followers + 1 < BST_CONV_LAYERS &&
+         bst_is_pointwise(file, step, buffer)) {
     ++prepared->n_followers;
   }
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import gc
 import os
 import shutil
@@ -112,6 +113,22 @@ def test_layers_of_the_same_spikes_run_together(isa, widths, n_in):
     for threads in (1, 2, 3):
         model = runtime.load(content, isa=isa, threads=threads)
         np.testing.assert_array_equal(model.run_raw(frames), expected, err_msg=str(threads))
+
+
+def test_what_is_never_read_may_lie_anywhere(isa):
+    """A layer whose output no step reads does not run with the others: theirs may lie in it."""
+    b = programs.Builder(5, 5, 3, 4, 4)
+    spikes = b.conv_neuron("embed", b.stem(20), 72)
+    layers = [b.conv_neuron(name, spikes, 72) for name in "qkv"]
+    x = b.conv_affine("proj", layers[2], 24)
+    b.count_readout(b.stream_neuron("lif", x, programs.neuron_params()))
+    unread = b.buffers[layers[0]]
+    b.buffers[layers[0]] = dataclasses.replace(unread, offset=b.buffers[x].offset)
+    for threads in (1, 2):
+        model = runtime.load(write_bstm(b.program()), isa=isa, threads=threads)
+        frames = np.random.default_rng(9).integers(0, 256, (2, *model.input_shape)).astype(np.uint8)
+        expected = np.stack([model.run_probed(frame)[0] for frame in frames])
+        np.testing.assert_array_equal(model.run_raw(frames), expected)
 
 
 def test_thousands_of_tiny_frames():
