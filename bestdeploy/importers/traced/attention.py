@@ -104,6 +104,9 @@ def einsum(tracer: Tracer, args: Any, kwargs: dict[str, Any], out: Any) -> Known
     summed = [c for c in one if c in two and c not in wanted]
     batch = [c for c in one if c in two and c in wanted]
     rest = [[c for c in term if c not in summed + batch] for term in (one, two)]
+    plain = all(len(set(term)) == len(term) for term in (one, two, wanted))
+    if not plain or sorted(wanted) != sorted(batch + rest[0] + rest[1]):
+        known = []
     if len(known) != 2 or [len(summed), *map(len, rest)] != [1, 1, 1]:
         raise tracer.refuse(f"einsum {equation!r}", "only of two tensors, over one axis",
                             "use matmul")  # fmt: skip
@@ -209,7 +212,7 @@ def multiplied(tracer: Tracer, x: Known, factor: Any) -> Known:
 def divided(tracer: Tracer, args: Any, kwargs: dict[str, Any], out: Any) -> Known:
     """A product of attention divided by a number, such as the root of a head's channels."""
     x = getattr(args[0], "known", None)
-    if x is None or x.product is None or hasattr(args[1], "known"):
+    if x is None or x.product is None or len(args) < 2 or hasattr(args[1], "known"):
         raise tracer.refuse(
             "a division", "only of a product of attention by a number, of a sum of two streams by 2"
         )
@@ -257,7 +260,7 @@ def sums(tracer: Tracer, args: Any, kwargs: dict[str, Any], out: Any) -> Known:
     dims = {d % len(x.axes) for d in (dims if isinstance(dims, list | tuple) else (dims,))}
     keep = kwargs.get("keepdim", args[2] if len(args) > 2 else False)
     over = sorted(ax.names([x.axes[i] for i in sorted(dims)]))
-    if not x.factors or over != sorted(ax.names([_roles(x).tokens])):
+    if x.kind != "spikes" or len(x.factors) != 2 or over != sorted(ax.names([_roles(x).tokens])):
         raise tracer.refuse(f"a sum over {', '.join(over) or 'nothing'} of {x.words}",
                             "only over all tokens of k.mul(v), spikes", "use a mean")  # fmt: skip
     axes = [() if i in dims else part for i, part in enumerate(x.axes) if keep or i not in dims]

@@ -68,7 +68,7 @@ def regrouped(axes: Axes, target: Sequence[int]) -> Axes | None:
                 taken.append(("h", rest))
                 left.insert(0, ("d", n // rest))
                 rest = 1
-            elif name == "d" and n % rest == 0 and "p" not in names(found):
+            elif name == "d" and n % rest == 0 and _may_part(found):
                 found = [tuple(("p" if a == "h" else a, m) for a, m in part) for part in found]
                 taken.append(("h", rest))
                 left.insert(0, ("d", n // rest))
@@ -79,6 +79,11 @@ def regrouped(axes: Axes, target: Sequence[int]) -> Axes | None:
             return None
         found.append(axis(*taken))
     return None if left else tuple(found)
+
+
+def _may_part(found: Sequence[Axis]) -> bool:
+    """Tell whether heads in front, of which there are no parts yet, may become parts."""
+    return names(found).count("h") == 1 and "p" not in names(found)
 
 
 def permuted(axes: Axes, order: Sequence[int]) -> Axes:

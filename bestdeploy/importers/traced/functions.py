@@ -25,8 +25,22 @@ Function = Callable[["Tracer", Args, dict[str, Any], Any], Known | list[Known]]
 
 def _first(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
     """Nothing but the type changes."""
-    known: Known = args[0].known
+    x = args[0]
+    if not isinstance(x, tracer.tracked):
+        raise tracer.refuse("a change of type", "of what does not come from the image")
+    known: Known = x.known
+    exact = str(out.dtype) in _REAL or (known.kind in ("spikes", "levels") and _holds(x, out))
+    if out.dtype != x.dtype and not exact:
+        raise tracer.refuse(f"{known.words} as {out.dtype}", "only as float32 or float64")
     return known
+
+
+_REAL = ("torch.float32", "torch.float64")
+
+
+def _holds(x: Any, out: Any) -> bool:
+    """Tell whether another type holds the same whole numbers."""
+    return bool((out.double() == x.as_subclass(type(out)).double()).all())
 
 
 # -- axes ----------------------------------------------------------------------------------------
@@ -122,14 +136,24 @@ def _added(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Know
     axes = _joined(tracer, known, "a sum")
     tracer.wanted |= {k.norm for k in known if k.norm and not k.steps}
     y, x = (k.value for k in known)
-    pair = known[1].factors if known[1].kind == "half" else (x, x)
+    half = known[1].kind == "half"
+    pair = known[1].factors if half else (x, x)
     value = tracer.e.op("ReversibleMix", y, *pair, name=tracer.count("residual"))
-    return Known(value, "real", axes, True, known[0].width, known[0].size, factors=(y, x))
+    return Known(value, "real", axes, True, known[0].width, known[0].size,
+                 factors=() if half else (y, x))  # fmt: skip
+
+
+def _is_number(value: Any, number: float) -> bool:
+    return isinstance(value, int | float) and value == number
 
 
 def _is_sum(x: Known) -> bool:
     """Tell whether a stream is the sum of two."""
     return x.kind == "real" and len(x.factors) == 2
+
+
+def _is_half(x: Known, factor: Any) -> bool:
+    return _is_sum(x) and _is_number(factor, 0.5)
 
 
 def _halved(x: Known) -> Known:
@@ -140,7 +164,7 @@ def _halved(x: Known) -> Known:
 def _divided(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
     """A sum of two streams by 2; a product of attention by a number."""
     x = getattr(args[0], "known", None)
-    if x is not None and _is_sum(x) and args[1] in (2, 2.0):
+    if x is not None and _is_sum(x) and _is_number(args[1], 2):
         return _halved(x)
     return attention.divided(tracer, args, kwargs, out)
 
@@ -175,9 +199,18 @@ def _level_sum(tracer: Tracer, known: list[Known]) -> Known:
 def _opposite(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
     """1 - spikes."""
     known: Known = next(a.known for a in args if isinstance(a, tracer.tracked))
-    if known.kind != "spikes" or not any(isinstance(a, int | float) and a == 1 for a in args):
+    others = [a for a in args if not isinstance(a, tracer.tracked)]
+    is_one = len(others) == 1 and isinstance(others[0], int | float) and others[0] == 1
+    if known.kind != "spikes" or not is_one or kwargs.get("alpha", 1) != 1:
         raise tracer.refuse(f"a difference with {known.words}", "only 1 - spikes")
     return known.be(kind="not")
+
+
+def _subtracted(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
+    """torch.sub(1, spikes), the other way round than rsub."""
+    if isinstance(args[0], tracer.tracked):
+        raise tracer.refuse(f"a difference with {args[0].known.words}", "only 1 - spikes")
+    return _opposite(tracer, args, kwargs, out)
 
 
 def _multiplied(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) -> Known:
@@ -186,7 +219,7 @@ def _multiplied(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: Any) ->
     x = known[0] or known[1]
     if None in known and x is not None and x.product is not None:
         return attention.multiplied(tracer, x, args[known.index(None)])
-    if None in known and x is not None and _is_sum(x) and args[known.index(None)] == 0.5:
+    if None in known and x is not None and _is_half(x, args[known.index(None)]):
         return _halved(x)
     kinds = sorted("number" if k is None else k.kind for k in known)
     if kinds not in (["spikes", "spikes"], ["not", "spikes"]):
@@ -212,8 +245,17 @@ def _is_gate(spikes: Known, gate: Known) -> bool:
     return gate.size == (1, 1) and gate.axes == one
 
 
+KEYWORDS = {
+    "dim", "dims", "dim0", "dim1", "keepdim", "alpha", "chunks", "split_size", "split_sizes",
+    "split_size_or_sections", "indices_or_sections", "sections", "indices", "index", "start",
+    "length", "start_dim", "end_dim", "sizes", "shape", "size", "repeats", "memory_format",
+    "dtype", "device", "copy", "non_blocking", "kernel_size", "stride", "padding", "dilation",
+    "ceil_mode", "return_indices", "count_include_pad", "divisor_override", "output_size",
+}  # fmt: skip
+"""Keyword arguments that functions below look at, or that change nothing."""
+
 FUNCTIONS: dict[str, Function] = {
-    **dict.fromkeys(("to", "float", "contiguous", "clone", "detach", "type_as"), _first),
+    **dict.fromkeys(("to", "float", "double", "contiguous", "clone", "detach", "type_as"), _first),
     **dict.fromkeys(
         (
             "flatten",
@@ -232,7 +274,8 @@ FUNCTIONS: dict[str, Function] = {
     "mT": _turned,
     **dict.fromkeys(("expand", "repeat"), _repeated),
     **dict.fromkeys(("add", "__add__", "__radd__", "add_", "__iadd__"), _added),
-    **dict.fromkeys(("rsub", "__rsub__", "sub", "__sub__"), _opposite),
+    **dict.fromkeys(("rsub", "__rsub__"), _opposite),
+    **dict.fromkeys(("sub", "__sub__"), _subtracted),
     **dict.fromkeys(("mul", "__mul__", "__rmul__", "mul_", "__imul__"), _multiplied),
     **dict.fromkeys(("matmul", "__matmul__", "__rmatmul__", "bmm"), attention.matmul),
     "einsum": attention.einsum,

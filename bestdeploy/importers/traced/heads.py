@@ -86,7 +86,8 @@ def _of_means(tracer: Tracer, x: Known, layer: layers.Layer) -> ir.Value:
         x = windows.held(tracer, x.be(kind="averages"))
     e, value, name = tracer.e, x.value, layer.name
     kind = x.source or "spikes"
-    w = weights.taken(tracer, layer)[:, :, 0, 0].astype(np.float64) / x.divisor
+    w = weights.deployed(tracer, layer, weights.taken(tracer, layer))[:, :, 0, 0]
+    w = w.astype(np.float64) / x.divisor
     if kind != "real":
         value = e.b.op("Cast", value, to=ir.DataType.DOUBLE.value, name=f"head.{kind}")
     elif (node := value.producer()) is not None and node.op_type != "ReversibleMix":

@@ -193,7 +193,8 @@ def norm(tracer: Tracer, part: Any, x: Known, out: Any) -> Known:
     if part.eps != EPSILON or not part.affine or part.running_mean is None:
         raise tracer.refuse(class_name(part), "only eps = 1e-5, affine, with running statistics")
     channels = ax.axis(("C", x.layer.n_out))
-    where = (1, 2) if is_spikingjelly(part) else (1,)
+    modes = {"m": (2,), "s": (1,)}  # where spikingjelly's have the channels
+    where = modes.get(getattr(part, "step_mode", ""), (1, 2)) if is_spikingjelly(part) else (1,)
     if channels and not any(x.axes[i : i + 1] == (channels,) for i in where):
         raise tracer.refuse(
             class_name(part),

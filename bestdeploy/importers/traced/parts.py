@@ -55,7 +55,9 @@ def narrowed(tracer: Tracer, args: Any, kwargs: dict[str, Any], out: Any) -> Kno
     """torch.narrow: `length` of an axis from `start` on."""
     dim, start, length = (kwargs.get(k, a) for k, a in zip(
         ("dim", "start", "length"), (*args[1:], None, None, None), strict=False))  # fmt: skip
-    return _indexed(tracer, args[0], {int(dim) % args[0].ndim: slice(start, start + length)})
+    dim = int(dim) % args[0].ndim
+    first = int(start) % int(args[0].shape[dim])
+    return _indexed(tracer, args[0], {dim: slice(first, first + int(length))})
 
 
 def item(tracer: Tracer, args: Any, kwargs: dict[str, Any], out: Any) -> Known:

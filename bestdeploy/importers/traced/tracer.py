@@ -41,10 +41,14 @@ REMEDIES = {
     "relu": "use a neuron",
     "gelu": "use a neuron",
 }
-_ATTRIBUTES = {"__get__", "size", "dim", "ndimension", "numel", "__len__", "is_floating_point",
-               "is_contiguous"}  # fmt: skip
+_ATTRIBUTES = {
+    "__get__", "size", "dim", "ndimension", "numel", "__len__", "is_floating_point", "is_complex",
+    "is_contiguous", "stride", "element_size", "storage_offset", "get_device", "__hash__",
+    "__repr__", "__format__",
+}  # fmt: skip
+"""Functions that tell something else than numbers of a tensor."""
 _IN_PLACE = {"add_", "__iadd__", "mul_", "__imul__"}
-_TURNED = {"mT": "mT", "data": "detach"}  # attributes that are tensors
+_TURNED = {"mT": "mT"}  # attributes that are tensors
 
 
 def is_module(source: Any) -> bool:
@@ -88,6 +92,10 @@ class Tracer:
     ) -> None:
         if module.training:
             raise UsageError("the module is in training mode", hint="call module.eval() first")
+        for name, part in module.named_modules():
+            if part.training and PARTS.get(class_name(part)) in ("norm", "same"):
+                raise UsageError(f"layer {name} is in training mode, the module is not",
+                                 hint="call module.eval() first")  # fmt: skip
         if example is None or getattr(example, "ndim", 0) != 4:
             shape = None if example is None else list(getattr(example, "shape", ()))
             raise UsageError(
@@ -147,6 +155,7 @@ class Tracer:
             """A tensor that carries what is known of it."""
 
             known: Known
+            version: int  # of its memory when it was made
 
             @classmethod
             def __torch_function__(
@@ -157,6 +166,9 @@ class Tracer:
         self.tracked, self.torch = Tracked, torch
         handles = []
         for part in self.module.modules():
+            if class_name(part) in PARTS and (part._forward_hooks or part._forward_pre_hooks):
+                self.stack = [part]
+                raise self.refuse(f"a hook on {class_name(part)}", "only its class is looked at")
             handles.append(part.register_forward_pre_hook(self.enter))
             handles.append(part.register_forward_hook(self.leave))
         atoms = zip("BCHW", self.example.shape, strict=True)
@@ -170,14 +182,26 @@ class Tracer:
                 handle.remove()
         if not isinstance(out, Tracked):
             raise self.refuse(f"an output of type {type(out).__name__}", "expected logits [B, K]")
+        self.fresh([out])
         return heads.logits(self, out)
 
     def wrap(self, tensor: Any, known: Known) -> Any:
         """Return a tensor that carries what is known of it."""
         made = self.plain(tensor).as_subclass(self.tracked)
         assert ax.shape(known.axes) == tuple(made.shape), (known, made.shape)
-        made.known = known
+        made.known, made.version = known, self.plain(made)._version
         return made
+
+    def fresh(self, values: Any) -> None:
+        """Refuse tensors whose numbers another one with the same memory has changed since."""
+        for value in values:
+            if isinstance(value, list | tuple):
+                self.fresh(value)
+            elif isinstance(value, self.tracked) and self.plain(value)._version != value.version:
+                raise self.refuse(
+                    "a tensor that was changed in place under another name",
+                    remedy="write y = y + x in place of y += x",
+                )  # fmt: skip
 
     def plain(self, value: Any) -> Any:
         """Return a value without what it carries, nested ones too."""
@@ -192,6 +216,7 @@ class Tracer:
         self.stack.append(part)
         if class_name(part) not in PARTS:
             return None
+        self.fresh(inputs)
         part._traced_input = inputs[0]
         return tuple(self.plain(v) for v in inputs)
 
@@ -215,10 +240,12 @@ class Tracer:
     def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A tensor function outside of the known parts."""
         name = func.__name__
+        if name not in _ATTRIBUTES:
+            self.fresh((*args, *kwargs.values()))
         plain = [self.plain(a) for a in args]
         with self.torch._C.DisableTorchFunctionSubclass():
             out = func(*plain, **{k: self.plain(v) for k, v in kwargs.items()})
-        if not isinstance(out, self.torch.Tensor) and (name in _ATTRIBUTES or not _holds(out)):
+        if not isinstance(out, self.torch.Tensor) and name in _ATTRIBUTES:
             return out
         if name == "__get__":
             attribute = getattr(func.__self__, "__name__", "attribute")
@@ -226,12 +253,14 @@ class Tracer:
         handler = functions.FUNCTIONS.get(name)
         if handler is None:
             raise self.refuse(f"torch.{name}", remedy=REMEDIES.get(name))
+        if unknown := sorted(set(kwargs) - functions.KEYWORDS):
+            raise self.refuse(f"torch.{name} with {', '.join(unknown)}")
         known = handler(self, args, kwargs, out)
         if isinstance(known, list):
             return tuple(self.wrap(part, k) for part, k in zip(out, known, strict=True))
         made = self.wrap(out, known)
         if name in _IN_PLACE:
-            args[0].known = made.known
+            args[0].known, args[0].version = made.known, made.version
         return made
 
     def steps(self, n: int) -> None:
@@ -308,8 +337,3 @@ def _checkpoint(module: Any) -> Checkpoint:
     for key in sorted(tensors):
         digest.update(key.encode() + tensors[key].tobytes())
     return Checkpoint(tensors, {}, digest.hexdigest(), Path(class_name(module)))
-
-
-def _holds(out: Any) -> bool:
-    """Tell whether a result is several tensors."""
-    return isinstance(out, tuple | list) and any(hasattr(v, "as_subclass") for v in out)

@@ -34,7 +34,8 @@ def sums(tracer: Tracer, x: Known) -> ir.Value:
         return e.binary_sums(layer.name, x.value, own, levels=x.levels, stride=layer.stride,
                              pad=layer.pad)  # fmt: skip
     if not x.steps:
-        kernel = e.b.initializer(f"{layer.name}.weight", _last(_kernel(tracer, joined, own) / n))
+        whole = _kernel(tracer, joined, deployed(tracer, layer, own)) / n
+        kernel = e.b.initializer(f"{layer.name}.weight", _last(whole))
         return e.op("RealConv", x.value, kernel, name=layer.name, strides=[joined.stride] * 2,
                     pads=[joined.pad] * 4)  # fmt: skip
     w, scale, bits = _scaled(tracer, joined, own, n)
@@ -60,10 +61,10 @@ def _scaled(
     """Return the kernel divided by n, the scale of its rows, and the bits of its integers."""
     layer, depthwise = joined.layer, joined.layer.is_depthwise
     if layer.is_binary:
-        own, scale, bits = tracer.e.signs(layer.name, own), np.ones(len(own)), 1
+        own, scale, bits = deployed(tracer, layer, own), np.ones(len(own)), 1
     elif bits := layer.bits:
         scale = quantiser.scales(own, bits)
-        own = quantiser.quantised(own, scale, bits)
+        own = deployed(tracer, layer, own)
     else:
         w, bits = _kernel(tracer, joined, own, depthwise), _weight_bits(tracer, layer)
         if bits == 1 and not _kernel(tracer, joined, np.ones_like(own), depthwise).all():
@@ -72,6 +73,14 @@ def _scaled(
         return w, quantiser.scales(w, bits), bits
     w = _kernel(tracer, joined, own, depthwise)
     return w / n, scale / n, _enough_bits(w, scale, bits)
+
+
+def deployed(tracer: Tracer, layer: Layer, own: np.ndarray) -> np.ndarray:
+    """Return the weights that a layer computes with: signs, trained integers times their scale."""
+    if layer.is_binary:
+        return tracer.e.signs(layer.name, own)
+    return quantiser.quantised(own, quantiser.scales(own, layer.bits), layer.bits) if (
+        layer.bits) else own  # fmt: skip
 
 
 def _enough_bits(w: np.ndarray, scale: np.ndarray, bits: int) -> int:

@@ -418,6 +418,6 @@ def test_means_of_another_kind_are_refused(change, words):
     named = type("IFNode", (Node,), {"__module__": "spikingjelly.activation_based.neuron"})
     model = Jelly(named, VERSION_1, change).eval()
     if change in ("steps", "cells"):
-        model.fc = nn.Identity()
+        model.fc = nn.Identity().eval()
     with pytest.raises(UnsupportedModelError, match=words):
         traced.trace(model, torch.randn(2, 3, 16, 16), WHITE | {"weight_bits": 8})
